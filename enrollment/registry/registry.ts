@@ -1,0 +1,344 @@
+/**
+ * The port of the registry: the only place where state about devices, certificates, tokens and holds lives.
+ *
+ * Every method that writes is one intent: atomic, durable when its promise resolves, and recorded in the change
+ * log and the audit log in the same transaction. Implementations pass `test/contract/registry.ts`.
+ * Times are milliseconds since 1970 UTC and come from the caller; the registry has no clock and no randomness.
+ * Errors are MusterErrors with the codes named at each method; anything else is a fault of the storage.
+ */
+import type {
+  ApiTokenView,
+  BatchRequest,
+  BatchView,
+  BrokerView,
+  CertificateView,
+  DeviceDetail,
+  DevicePage,
+  DeviceView,
+  FleetRequest,
+  FleetView,
+  Naming,
+  PlanView,
+  Reason,
+  Receipt,
+  RefusalView,
+  TokenView,
+} from '#shared/api'
+import type { Evidence, RefusalErrorCode } from '#shared/errors'
+import type { Change, Cursor, IssuerRecord, Policy, ReportBatch, Scope } from '#shared/feed'
+import type { DeviceId, IdentityKind } from '#shared/identity/device'
+
+/** Who acts: `operator:<name>`, `token:<id>`, `device:<id>`, `broker:<id>` or `plane` (the service itself). */
+export type Actor = string
+
+/** Every write says when and by whom, for the audit log. */
+export interface Act {
+  readonly now: number
+  readonly by: Actor
+}
+
+// ---- issuance ----
+
+/** The CA that is about to sign: certificates end no later than it does. */
+export interface IssuingCa {
+  readonly id: string
+  readonly notAfter: number
+}
+
+export interface EnrollmentIntent {
+  readonly now: number
+  /** SHA-256 of the token, lower-case hex. */
+  readonly tokenHash: string
+  /** SHA-256 of the SubjectPublicKeyInfo, lower-case hex. */
+  readonly spkiHash: string
+  /** CN of the CSR, already checked to be a device id; null when there was none. */
+  readonly commonName: DeviceId | null
+  /** The EST label, which must name the token's batch; null without one. */
+  readonly label: string | null
+  /** Used when the batch's naming is `assigned`. */
+  readonly assignedId: DeviceId
+  /** 16 random octets, hex: the serial if a new one is needed. */
+  readonly serial: string
+  readonly issuer: IssuingCa
+}
+
+export interface RenewalIntent {
+  readonly now: number
+  /** Fingerprint of the certificate that was presented over TLS. */
+  readonly presented: string
+  readonly spkiHash: string
+  readonly serial: string
+  readonly issuer: IssuingCa
+}
+
+export interface ServiceIntent extends Act {
+  readonly id: DeviceId
+  readonly spkiHash: string
+  readonly serial: string
+  readonly issuer: IssuingCa
+}
+
+/** What has been recorded to be signed. `certificate` is the DER when an identical request was answered before. */
+export interface Issuance {
+  readonly serial: string
+  readonly device: DeviceId
+  readonly kind: IdentityKind
+  readonly fleet: string
+  readonly issuer: string
+  readonly notBefore: number
+  readonly notAfter: number
+  readonly certificate: Buffer | null
+}
+
+export interface SignedCertificate {
+  readonly der: Buffer
+  /** SHA-256 of the DER, lower-case hex. */
+  readonly fingerprint: string
+}
+
+/** A certificate, the device it belongs to and the hold it is under, as admission sees them. */
+export interface Credential {
+  readonly certificate: CertificateView
+  readonly device: DeviceView
+  readonly hold: { readonly id: string; readonly scope: Scope } | null
+  /** DER, for a renewal that must carry the same subject. */
+  readonly der: Buffer
+}
+
+// ---- tokens ----
+
+export interface NewToken extends Act {
+  /** Public name of the token, unique. */
+  readonly id: string
+  readonly hash: string
+  readonly batch: string
+  readonly uses: number
+  readonly expiresAt: number | null
+  /** Ids that may enroll with it; null for no list. They become `expected` devices. */
+  readonly devices: readonly DeviceId[] | null
+  readonly naming: Naming | null
+}
+
+export interface NewReissue extends Act {
+  readonly id: string
+  readonly hash: string
+  readonly device: DeviceId
+  readonly expiresAt: number | null
+}
+
+// ---- plans ----
+
+export interface NewPlan extends Act {
+  readonly id: string
+  readonly action: 'hold' | 'revoke'
+  /** Either one scope, or the members of a scope of kind `plan`. */
+  readonly target:
+    | { readonly scope: Exclude<Scope['kind'], 'plan'>; readonly id: string }
+    | { readonly devices: readonly DeviceId[] }
+  readonly reason: Reason
+  readonly undoMs: number
+  /** A plan that has not been applied by then is expired. */
+  readonly expiresAt: number
+}
+
+export interface Finalised {
+  /** True when the last member has been revoked and the plan is final. */
+  readonly done: boolean
+  readonly revoked: number
+}
+
+// ---- the plane's own certificates ----
+
+export type InfrastructureKind = 'server' | 'broker' | 'operator'
+
+export interface InfrastructureCertificate {
+  readonly fingerprint: string
+  readonly serial: string
+  readonly kind: InfrastructureKind
+  /** Broker id, operator name, or name of the server. */
+  readonly owner: string
+  readonly notBefore: number
+  readonly notAfter: number
+  readonly revokedAt: number | null
+}
+
+// ---- revocation data ----
+
+export interface RevokedEntry {
+  readonly serial: string
+  /** The commit of the hold that it began with. */
+  readonly revokedAt: number
+  readonly reason: Reason
+}
+
+export interface RefusalSighting {
+  readonly now: number
+  readonly code: RefusalErrorCode
+  readonly evidence: Evidence
+  readonly device: string | null
+  readonly fingerprint: string | null
+  readonly address: string
+}
+
+export interface AuditEntry {
+  readonly sequence: number
+  readonly at: number
+  readonly by: Actor
+  readonly action: string
+  readonly subject: string
+  /** SHA-256 over the previous hash and this entry, hex. */
+  readonly hash: string
+}
+
+export interface StatusCounts {
+  readonly expected: number
+  readonly active: number
+  readonly retired: number
+  readonly online: number
+  readonly synthetic: number
+  readonly holds: number
+  readonly refusedLastHour: number
+}
+
+export interface PositionedChange {
+  readonly position: number
+  readonly at: number
+  readonly change: Change
+}
+
+export interface Registry {
+  readonly trustDomain: string
+
+  // fleets and batches
+  /** @throws MusterError conflict when the id is taken */
+  createFleet(fleet: FleetRequest, act: Act): Promise<FleetView>
+  listFleets(): Promise<FleetView[]>
+  /** Replaces the policy and raises its epoch. @throws MusterError not_found */
+  setPolicy(fleet: string, policy: Policy, act: Act): Promise<FleetView>
+  /** Fleet `default` when none is named. @throws MusterError conflict, not_found (the fleet) */
+  createBatch(batch: BatchRequest, act: Act): Promise<BatchView>
+  listBatches(): Promise<BatchView[]>
+
+  // tokens
+  /** Makes the batch when it is new. @throws MusterError conflict (another naming, listed ids of another batch) */
+  createToken(token: NewToken): Promise<TokenView>
+  /** A one-use token bound to an existing device; a revoked or retired one may enroll again with it. @throws MusterError not_found */
+  createReissue(token: NewReissue): Promise<TokenView>
+  listTokens(batch?: string): Promise<TokenView[]>
+  /** @throws MusterError not_found */
+  cancelToken(id: string, act: Act): Promise<TokenView>
+
+  // issuance: begin -> sign -> finish (docs/issuance-cycle.md)
+  /**
+   * Spends one use of the token, determines the device id, allocates the serial and records the intent; all or nothing.
+   * The same token and key again: the same issuance, nothing spent, also when the token is spent or expired since.
+   * @throws MusterError token_unknown, token_cancelled, token_batch, token_spent, token_expired, token_tombstone,
+   *   csr_subject (no id, or one that is not on the list), id_taken, csr_key (the key of another device), held, pending
+   */
+  beginIssuance(intent: EnrollmentIntent): Promise<Issuance>
+  /**
+   * Records a successor of the presented certificate; idempotent on (presented certificate, key).
+   * @throws MusterError unrecorded, held, revoked, superseded, retired, pending, expired, notyet, successors, csr_key
+   */
+  beginRenewal(intent: RenewalIntent): Promise<Issuance>
+  /** Makes or extends a service: its first certificate, or one for another key. @throws MusterError id_taken, held, csr_key */
+  beginService(intent: ServiceIntent): Promise<Issuance>
+  /** Makes the reserved certificate `issued`; from here on brokers know it. Idempotent. @throws MusterError not_found, conflict */
+  finishIssuance(serial: string, signed: SignedCertificate, act: Act): Promise<void>
+
+  // devices
+  listDevices(page: {
+    fleet?: string
+    batch?: string
+    state?: string
+    after?: string
+    limit: number
+    now: number
+  }): Promise<DevicePage>
+  /** @throws MusterError not_found */
+  showDevice(id: string, now: number): Promise<DeviceDetail>
+  /** The device leaves service: not revoked, but refused. @throws MusterError not_found, conflict */
+  retireDevice(id: string, act: Act): Promise<void>
+  /** By fingerprint or serial; null when the registry has no record. */
+  findCredential(key: { fingerprint: string } | { serial: string }): Promise<Credential | null>
+  /** Forgets every device of the synthetic fleets. Returns how many. */
+  clearSynthetic(act: Act): Promise<number>
+
+  // plans: a hold is one row; a revocation is a hold that becomes final
+  /** Counts what would be stopped and freezes the members. @throws MusterError not_found */
+  proposePlan(plan: NewPlan): Promise<PlanView>
+  /** Puts the hold in force: one row, one change. Idempotent. @throws MusterError not_found, count_mismatch, conflict (expired, undone) */
+  applyPlan(id: string, devices: number, act: Act): Promise<PlanView>
+  /** Ends the hold while it may be undone; others on the same device stay. @throws MusterError not_found, undo_over, conflict */
+  undoPlan(id: string, act: Act): Promise<PlanView>
+  listPlans(): Promise<PlanView[]>
+  /** With its receipt. @throws MusterError not_found */
+  showPlan(id: string): Promise<PlanView>
+  /** Plans whose undo time is over, or whose finalising was interrupted. */
+  duePlans(now: number): Promise<string[]>
+  /** One commit after which undo is refused; cancels the tokens in scope. @throws MusterError conflict */
+  beginFinalising(id: string, act: Act): Promise<void>
+  /** Revokes up to `limit` certificates of the plan, dated at the hold's commit; the last slice ends the hold. */
+  finaliseSlice(id: string, limit: number, act: Act): Promise<Finalised>
+  receipt(id: string): Promise<Receipt>
+
+  // what follows from time
+  /** Marks certificates whose overlap is over as superseded; at most `limit`. Returns how many. */
+  supersedeDue(now: number, limit: number): Promise<number>
+
+  // the stream
+  cursor(): Promise<Cursor>
+  /** Changes after `position`, oldest first, at most `limit`. */
+  changesAfter(position: number, limit: number): Promise<PositionedChange[]>
+  /** The whole state as changes, in the order in which a replica can apply them, read at one cursor. */
+  snapshot(): Promise<{ cursor: Cursor; changes: AsyncIterable<readonly Change[]> }>
+  /** Calls back after each commit that added changes made through this instance; returns how to stop. */
+  onCommit(listener: (position: number) => void): () => void
+  /**
+   * Takes what a broker saw and applied; a batch taken before changes nothing. A first sighting of a certificate
+   * makes it active and starts the overlap of its predecessors.
+   * @throws MusterError not_found when the broker is forgotten
+   */
+  applyReports(broker: string, batch: ReportBatch, overlapMs: number, now: number): Promise<void>
+
+  // refusals and explanations
+  recordRefusal(refusal: RefusalSighting): Promise<void>
+  /** Newest first, at most 20 a device; strangers by fingerprint or address. */
+  refusalsOf(
+    subject: { device: string } | { fingerprint: string } | { address: string },
+  ): Promise<RefusalView[]>
+
+  // brokers, operators, the plane's own certificates
+  invite(invitation: { id: string; hash: string; expiresAt: number } & Act): Promise<void>
+  /** Spends the invitation for this key (idempotent) and returns the broker's id. @throws MusterError token_unknown, token_spent, token_expired */
+  acceptInvitation(request: { hash: string; spkiHash: string; now: number }): Promise<string>
+  /** A new certificate of the same owner does not end the older ones; they expire. */
+  recordInfrastructure(certificate: Omit<InfrastructureCertificate, 'revokedAt'>, act: Act): Promise<void>
+  findInfrastructure(fingerprint: string): Promise<InfrastructureCertificate | null>
+  listBrokers(now: number): Promise<BrokerView[]>
+  /** The stream of a broker opened or ended. */
+  streamOf(broker: string, open: boolean, now: number): Promise<void>
+  /** Its certificates no longer open anything, and receipts stop waiting for it. @throws MusterError not_found */
+  forgetBroker(id: string, act: Act): Promise<void>
+  createApiToken(token: { name: string; hash: string; expiresAt: number | null } & Act): Promise<ApiTokenView>
+  listApiTokens(): Promise<ApiTokenView[]>
+  cancelApiToken(name: string, act: Act): Promise<void>
+  /** Name of the live token with this hash, or null. */
+  findApiToken(hash: string, now: number): Promise<string | null>
+
+  // issuers and revocation data
+  /** Records a CA for clients; the change tells brokers to trust it. */
+  recordIssuer(issuer: IssuerRecord, act: Act): Promise<void>
+  /** Final revocations of an issuer whose certificates have not expired before `notExpiredAt`. */
+  revokedBy(issuer: string, notExpiredAt: number): Promise<RevokedEntry[]>
+  /** Rises with every final revocation, so that the CRL knows when it is out of date. */
+  revocationMark(issuer: string): Promise<number>
+
+  // audit
+  listAudit(after: number, limit: number): Promise<AuditEntry[]>
+  /** Recomputes the chain; the sequence of the first entry that does not fit, or null when whole. */
+  verifyAudit(): Promise<number | null>
+
+  counts(now: number): Promise<StatusCounts>
+  close(): Promise<void>
+}

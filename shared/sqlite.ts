@@ -1,0 +1,97 @@
+import { chmodSync, existsSync } from 'node:fs'
+import Database from 'better-sqlite3'
+import { MusterError } from './errors.ts'
+
+export type Sqlite = Database.Database
+export type Statement<Parameters extends unknown[], Row> = Database.Statement<Parameters, Row>
+
+export interface SqliteOptions {
+  /** How long a statement waits for another writer, ms; it blocks the event loop, so keep it low in a broker. */
+  readonly busyTimeoutMs: number
+  /** Statements that bring an empty database to the newest schema, one entry per version, never edited after release. */
+  readonly migrations: readonly string[]
+}
+
+/**
+ * Opens a WAL database with `synchronous=FULL`, asserts both (better-sqlite3 reopens a WAL database with NORMAL,
+ * which loses acknowledged rows at a power cut), and migrates it.
+ * @throws MusterError directory_unusable when it cannot be opened, is damaged, or is of a newer version
+ */
+export function openSqlite(path: string, options: SqliteOptions): Sqlite {
+  const isNew = !existsSync(path)
+  let db: Sqlite
+  try {
+    db = new Database(path, { timeout: options.busyTimeoutMs })
+    if (isNew) chmodSync(path, 0o600)
+    db.pragma('journal_mode = WAL')
+    db.pragma('synchronous = FULL')
+    db.pragma('foreign_keys = ON')
+  } catch (cause) {
+    throw new MusterError(
+      'directory_unusable',
+      `Cannot open the database "${path}": ${(cause as Error).message}`,
+      {
+        cause,
+      },
+    )
+  }
+  assertPragmas(db, path)
+  migrate(db, path, options.migrations)
+  return db
+}
+
+function assertPragmas(db: Sqlite, path: string): void {
+  const mode = db.pragma('journal_mode', { simple: true })
+  const synchronous = db.pragma('synchronous', { simple: true })
+  const isDurable = (mode === 'wal' || path === ':memory:') && synchronous === 2 // 2 is FULL
+  if (!isDurable) {
+    db.close()
+    throw new MusterError(
+      'directory_unusable',
+      `Cannot open the database "${path}": journal_mode is ${mode} and synchronous is ${synchronous}, it must be wal and 2`,
+    )
+  }
+}
+
+function migrate(db: Sqlite, path: string, migrations: readonly string[]): void {
+  const run = db.transaction(() => {
+    const version = db.pragma('user_version', { simple: true }) as number // SQLite stores a 32-bit integer here
+    if (version > migrations.length) {
+      throw new MusterError(
+        'directory_unusable',
+        `Cannot open the database "${path}": it was written by a newer version of Muster (schema ${version}, this one knows ${migrations.length})`,
+      )
+    }
+    for (const statements of migrations.slice(version)) db.exec(statements)
+    db.pragma(`user_version = ${migrations.length}`)
+  })
+  run.immediate()
+}
+
+/** Holds a directory for one writer until `release`; the kernel releases it when the process dies. */
+export interface DirectoryLock {
+  release(): void
+}
+
+/**
+ * Takes the lock file of a directory: an SQLite database with an open exclusive transaction, so that it needs no
+ * pid file and cannot be left behind.
+ * @throws MusterError directory_in_use
+ */
+export function lockDirectory(path: string): DirectoryLock {
+  const db = new Database(path, { timeout: 0 })
+  try {
+    db.pragma('journal_mode = DELETE')
+    db.exec('BEGIN EXCLUSIVE')
+  } catch (cause) {
+    db.close()
+    throw new MusterError(
+      'directory_in_use',
+      `Cannot use the directory of "${path}": another process holds it`,
+      {
+        cause,
+      },
+    )
+  }
+  return { release: () => db.close() }
+}
