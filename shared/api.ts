@@ -393,6 +393,25 @@ export const ApiTokenView = Type.Object({
 })
 export type ApiTokenView = Static<typeof ApiTokenView>
 
+/** One line of the audit log; `hash` covers the previous hash and this line, hex. */
+export const AuditView = Type.Object({
+  sequence: Type.Integer(),
+  at: Time,
+  by: Type.String(),
+  action: Type.String(),
+  subject: Type.String(),
+  hash: Type.String(),
+})
+export type AuditView = Static<typeof AuditView>
+
+/** `firstBad`: sequence of the first entry that does not fit the chain; null when it is whole. */
+export const AuditVerdict = Type.Object({ ok: Type.Boolean(), firstBad: orNull(Type.Integer()) })
+export type AuditVerdict = Static<typeof AuditVerdict>
+
+/** The only reply that holds the secret. */
+export const ApiTokenReply = Type.Object({ token: Type.String(), ...ApiTokenView.properties })
+export type ApiTokenReply = Static<typeof ApiTokenReply>
+
 /** RFC 9457, with our code, and for a refusal its evidence and fix. */
 export const Problem = Type.Object({
   type: Type.String(),

@@ -1,0 +1,171 @@
+import { readFileSync } from 'node:fs'
+import type {
+  ApiTokenReply,
+  ApiTokenRequest,
+  ApiTokenView,
+  AuditVerdict,
+  AuditView,
+  BatchRequest,
+  BatchView,
+  BrokerView,
+  CertificateReply,
+  DeviceDetail,
+  DevicePage,
+  Explanation,
+  FleetRequest,
+  FleetView,
+  Invitation,
+  InvitationRequest,
+  PlanRequest,
+  PlanView,
+  Receipt,
+  ServiceRequest,
+  StatusView,
+  TokenReply,
+  TokenRequest,
+  TokenView,
+} from './api.ts'
+import { MusterError } from './errors.ts'
+import { readSecretFile } from './files.ts'
+import { type JsonClientOptions, openJsonClient } from './json-client.ts'
+import type { OperatorProfile } from './layout.ts'
+
+export interface DeviceQuery {
+  readonly fleet?: string | undefined
+  readonly batch?: string | undefined
+  readonly state?: string | undefined
+  /** The `next` of the page before. */
+  readonly after?: string | undefined
+  readonly limit?: number | undefined
+}
+
+export interface AuditQuery {
+  /** Sequence of the last entry that is known already. */
+  readonly after?: number | undefined
+  readonly limit?: number | undefined
+}
+
+/** Added to the time a long poll may take, so that the server answers first, ms. */
+const REPLY_GRACE_MS = 15_000
+
+/**
+ * The admin API, one method a route. Every method throws a MusterError with the code of the server's problem
+ * document, or `unreachable`.
+ */
+export type AdminClient = ReturnType<typeof openAdminClient>
+
+/**
+ * @param access how to reach the API: an operator's profile (its files are read once, here), or PEM texts
+ * @throws MusterError not_found (a file of the profile), key_file_insecure
+ */
+export function openAdminClient(access: OperatorProfile | JsonClientOptions) {
+  const client = openJsonClient('admin' in access ? withFiles(access) : access)
+  const get = <Reply>(path: string) => client.send<Reply>('GET', path)
+  const post = <Reply>(path: string, body: unknown = {}) => client.send<Reply>('POST', path, body)
+  const remove = (path: string) => client.send<void>('DELETE', path)
+
+  return {
+    url: client.url,
+    status: () => get<StatusView>('/v1/status'),
+
+    createFleet: (fleet: FleetRequest) => post<FleetView>('/v1/fleets', fleet),
+    listFleets: () => get<FleetView[]>('/v1/fleets'),
+    createBatch: (batch: BatchRequest) => post<BatchView>('/v1/batches', batch),
+    listBatches: () => get<BatchView[]>('/v1/batches'),
+
+    createToken: (token: TokenRequest) => post<TokenReply>('/v1/tokens', token),
+    listTokens: (batch?: string) => get<TokenView[]>(`/v1/tokens${query({ batch })}`),
+    cancelToken: (id: string) => post<TokenView>(`/v1/tokens/${encodeURIComponent(id)}/cancel`),
+
+    listDevices: (page: DeviceQuery = {}) => get<DevicePage>(`/v1/devices${query({ ...page })}`),
+    showDevice: (id: string) => get<DeviceDetail>(`/v1/devices/${encodeURIComponent(id)}`),
+    retireDevice: (id: string) => post<void>(`/v1/devices/${encodeURIComponent(id)}/retire`),
+    /** The token enrolls this device once more, with a new key. */
+    reissueDevice: (id: string, options: { expiresAt?: number } = {}) =>
+      post<TokenReply>(`/v1/devices/${encodeURIComponent(id)}/reissue`, options),
+    createService: (service: ServiceRequest) => post<CertificateReply>('/v1/services', service),
+
+    proposePlan: (plan: PlanRequest) => post<PlanView>('/v1/plans', plan),
+    /** `devices`: the count that the operator has confirmed. */
+    applyPlan: (id: string, devices: number) =>
+      post<PlanView>(`/v1/plans/${encodeURIComponent(id)}/apply`, { devices }),
+    undoPlan: (id: string) => post<PlanView>(`/v1/plans/${encodeURIComponent(id)}/undo`),
+    showPlan: (id: string) => get<PlanView>(`/v1/plans/${encodeURIComponent(id)}`),
+    listPlans: () => get<PlanView[]>('/v1/plans'),
+    /** Answers when every broker has applied the plan, at the latest after `waitMs`. */
+    receipt: (id: string, waitMs = 10_000) =>
+      client.send<Receipt>(
+        'GET',
+        `/v1/plans/${encodeURIComponent(id)}/receipt${query({ waitMs })}`,
+        undefined,
+        waitMs + REPLY_GRACE_MS,
+      ),
+
+    listBrokers: () => get<BrokerView[]>('/v1/brokers'),
+    inviteBroker: (invitation: InvitationRequest = {}) =>
+      post<Invitation>('/v1/brokers/invitations', invitation),
+    forgetBroker: (id: string) => remove(`/v1/brokers/${encodeURIComponent(id)}`),
+
+    /** A device id or a serial. */
+    explain: (subject: string) => get<Explanation>(`/v1/explain/${encodeURIComponent(subject)}`),
+    listAudit: (page: AuditQuery = {}) => get<AuditView[]>(`/v1/audit${query({ ...page })}`),
+    verifyAudit: () => get<AuditVerdict>('/v1/audit/verify'),
+
+    createApiToken: (token: ApiTokenRequest) => post<ApiTokenReply>('/v1/api-tokens', token),
+    listApiTokens: () => get<ApiTokenView[]>('/v1/api-tokens'),
+    cancelApiToken: (name: string) => remove(`/v1/api-tokens/${encodeURIComponent(name)}`),
+
+    clearDemo: () => post<{ devices: number }>('/v1/demo/clear'),
+    close: () => client.close(),
+  }
+}
+
+/**
+ * Reads `operator/profile.json`.
+ * @throws MusterError not_found when there is none, config_invalid when it is not a profile
+ */
+export function readOperatorProfile(path: string): OperatorProfile {
+  let profile: Partial<OperatorProfile> | null
+  try {
+    profile = JSON.parse(readFile(path))
+  } catch (cause) {
+    if (cause instanceof MusterError) throw cause
+    throw new MusterError('config_invalid', `Cannot use the profile "${path}": it is not JSON`, { cause })
+  }
+  const { schemaVersion, admin, caFile, certificateFile, keyFile } = profile ?? {}
+  if (schemaVersion !== 1 || !admin || !caFile || !certificateFile || !keyFile) {
+    throw new MusterError('config_invalid', `Cannot use the profile "${path}": it is not one of this version`)
+  }
+  return { schemaVersion, admin, caFile, certificateFile, keyFile }
+}
+
+function withFiles(profile: OperatorProfile): JsonClientOptions {
+  return {
+    url: profile.admin,
+    ca: readFile(profile.caFile),
+    certificate: readFile(profile.certificateFile),
+    key: reading(profile.keyFile, () => readSecretFile(profile.keyFile).toString('utf8')),
+  }
+}
+
+function readFile(path: string): string {
+  return reading(path, () => readFileSync(path, 'utf8'))
+}
+
+function reading(path: string, read: () => string): string {
+  try {
+    return read()
+  } catch (cause) {
+    if (cause instanceof MusterError) throw cause
+    throw new MusterError('not_found', `Cannot read "${path}": ${(cause as NodeJS.ErrnoException).code}`, {
+      cause, // fs throws nothing but errno exceptions for a path that is a string
+    })
+  }
+}
+
+/** `?a=1&b=2` of the entries that have a value; empty without any. */
+function query(entries: Record<string, string | number | undefined>): string {
+  const given = new URLSearchParams()
+  for (const [name, value] of Object.entries(entries)) if (value !== undefined) given.set(name, String(value))
+  return given.size === 0 ? '' : `?${given}`
+}
