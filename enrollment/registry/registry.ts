@@ -225,6 +225,8 @@ export interface Registry {
   /** A one-use token bound to an existing device; a revoked or retired one may enroll again with it. @throws MusterError not_found */
   createReissue(token: NewReissue): Promise<TokenView>
   listTokens(batch?: string): Promise<TokenView[]>
+  /** By the hash of its text, whatever its state; so that a guess is turned away before any cryptography. */
+  findToken(hash: string, now: number): Promise<TokenView | null>
   /** @throws MusterError not_found */
   cancelToken(id: string, act: Act): Promise<TokenView>
 
