@@ -186,6 +186,8 @@ export interface AuditEntry {
   readonly by: Actor
   readonly action: string
   readonly subject: string
+  /** First and last position of the changes that the intent made; null when it made none. */
+  readonly positions: readonly [number, number] | null
   /** SHA-256 over the previous hash and this entry, hex. */
   readonly hash: string
 }
@@ -224,7 +226,8 @@ export interface Registry {
   createToken(token: NewToken): Promise<TokenView>
   /** A one-use token bound to an existing device; a revoked or retired one may enroll again with it. @throws MusterError not_found */
   createReissue(token: NewReissue): Promise<TokenView>
-  listTokens(batch?: string): Promise<TokenView[]>
+  /** `now` decides which of them have expired. */
+  listTokens(page: { batch?: string; now: number }): Promise<TokenView[]>
   /** By the hash of its text, whatever its state; so that a guess is turned away before any cryptography. */
   findToken(hash: string, now: number): Promise<TokenView | null>
   /** @throws MusterError not_found */
@@ -273,9 +276,10 @@ export interface Registry {
   applyPlan(id: string, devices: number, act: Act): Promise<PlanView>
   /** Ends the hold while it may be undone; others on the same device stay. @throws MusterError not_found, undo_over, conflict */
   undoPlan(id: string, act: Act): Promise<PlanView>
-  listPlans(): Promise<PlanView[]>
+  /** Without receipts; `now` decides which of the proposed ones have expired. */
+  listPlans(now: number): Promise<PlanView[]>
   /** With its receipt. @throws MusterError not_found */
-  showPlan(id: string): Promise<PlanView>
+  showPlan(id: string, now: number): Promise<PlanView>
   /** Plans whose undo time is over, or whose finalising was interrupted. */
   duePlans(now: number): Promise<string[]>
   /** One commit after which undo is refused; cancels the tokens in scope. @throws MusterError conflict */
@@ -292,8 +296,11 @@ export interface Registry {
   cursor(): Promise<Cursor>
   /** Changes after `position`, oldest first, at most `limit`. */
   changesAfter(position: number, limit: number): Promise<PositionedChange[]>
-  /** The whole state as changes, in the order in which a replica can apply them, read at one cursor. */
-  snapshot(): Promise<{ cursor: Cursor; changes: AsyncIterable<readonly Change[]> }>
+  /**
+   * The whole state as changes, in the order in which a replica can apply them, read at one cursor; certificates
+   * that have expired at `now` are left out. End the iteration (or iterate to the end): until then it pins the log.
+   */
+  snapshot(now: number): Promise<{ cursor: Cursor; changes: AsyncIterable<readonly Change[]> }>
   /** Calls back after each commit that added changes made through this instance; returns how to stop. */
   onCommit(listener: (position: number) => void): () => void
   /**
