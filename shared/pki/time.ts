@@ -1,0 +1,37 @@
+/** Dates of certificates and CRLs: RFC 5280 section 4.1.2.5, whole seconds in UTC. */
+import { type DerNode, TAG } from './der.ts'
+import { element } from './der-write.ts'
+
+/** UTCTime through 2049, GeneralizedTime from 2050 on. `at`: ms since 1970, a whole second. */
+export function encodeTime(at: number): Buffer {
+  if (!Number.isSafeInteger(at) || at % 1000 !== 0) {
+    throw new RangeError(`Cannot encode ${at} as a date: not a whole second`)
+  }
+  const digits = `${new Date(at).toISOString().slice(0, 19).replace(/[-T:]/g, '')}Z`
+  const year = Number(digits.slice(0, 4))
+  if (year >= 1950 && year < 2050) return element(TAG.utcTime, Buffer.from(digits.slice(2), 'latin1'))
+  return element(TAG.generalizedTime, Buffer.from(digits, 'latin1'))
+}
+
+const UTC_TIME = /^(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)Z$/
+const GENERALIZED_TIME = /^(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)Z$/
+
+/** Ms since 1970. No fractions, no offsets, no impossible dates. @throws SyntaxError */
+export function readTime(node: DerNode | undefined): number {
+  const isUtc = node?.tag === TAG.utcTime
+  if (node === undefined || (!isUtc && node.tag !== TAG.generalizedTime)) throw new SyntaxError('no date')
+  const match = (isUtc ? UTC_TIME : GENERALIZED_TIME).exec(node.content.toString('latin1'))
+  if (match === null) throw new SyntaxError('date form')
+  const [year = 0, month = 0, ...rest] = match.slice(1).map(Number)
+  const [day = 0, hour = 0, minute = 0, second = 0] = rest
+  const fullYear = isUtc ? year + (year < 50 ? 2000 : 1900) : year
+  const at = Date.UTC(fullYear, month - 1, day, hour, minute, second)
+  if (!Number.isFinite(at) || !encodesBack(at, match[0].slice(isUtc ? 0 : 2)))
+    throw new SyntaxError('impossible date')
+  return at
+}
+
+/** False for 31 February and 25 o'clock, which Date.UTC silently carries over. */
+function encodesBack(at: number, withoutCentury: string): boolean {
+  return `${new Date(at).toISOString().slice(2, 19).replace(/[-T:]/g, '')}Z` === withoutCentury
+}
