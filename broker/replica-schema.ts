@@ -1,0 +1,79 @@
+/**
+ * The schema of `broker.db`: the replica and the spool of reports that have not been taken yet.
+ *
+ * Every row of the replica belongs to a generation. One generation serves; a snapshot is written under a higher one
+ * and takes over with a single update, so that neither a crash nor a cut stream ever leaves half a state in charge.
+ */
+export const MIGRATIONS = [
+  `
+  CREATE TABLE replica (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    -- The complete state that serves.
+    generation INTEGER NOT NULL,
+    -- The highest number ever given to a snapshot; numbers are not used twice.
+    newest INTEGER NOT NULL,
+    epoch TEXT,
+    position INTEGER,
+    -- When the registry was last heard, ms since 1970 by this machine's clock.
+    heard_at INTEGER
+  ) STRICT;
+  INSERT INTO replica VALUES (1, 0, 0, NULL, NULL, NULL);
+
+  CREATE TABLE issuers (
+    generation INTEGER NOT NULL, id TEXT NOT NULL, pem TEXT NOT NULL, trusted INTEGER NOT NULL,
+    PRIMARY KEY (generation, id)
+  ) STRICT, WITHOUT ROWID;
+
+  CREATE TABLE fleets (
+    generation INTEGER NOT NULL, id TEXT NOT NULL, policy TEXT NOT NULL, policy_epoch INTEGER NOT NULL,
+    PRIMARY KEY (generation, id)
+  ) STRICT, WITHOUT ROWID;
+
+  CREATE TABLE devices (
+    generation INTEGER NOT NULL, id TEXT NOT NULL, kind TEXT NOT NULL, fleet TEXT NOT NULL, batch TEXT,
+    state TEXT NOT NULL,
+    PRIMARY KEY (generation, id)
+  ) STRICT, WITHOUT ROWID;
+
+  CREATE TABLE certificates (
+    generation INTEGER NOT NULL, fingerprint TEXT NOT NULL, serial TEXT NOT NULL, issuer TEXT NOT NULL,
+    device TEXT NOT NULL, state TEXT NOT NULL, not_before INTEGER NOT NULL, not_after INTEGER NOT NULL,
+    superseded_from INTEGER, revoked_at INTEGER, reason TEXT,
+    PRIMARY KEY (generation, fingerprint)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX certificates_by_device ON certificates (generation, device);
+
+  CREATE TABLE holds (
+    generation INTEGER NOT NULL, id TEXT NOT NULL, kind TEXT NOT NULL, scope TEXT NOT NULL, state TEXT NOT NULL,
+    -- 1 when the line for the receipt is in the spool.
+    reported INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (generation, id)
+  ) STRICT, WITHOUT ROWID;
+
+  -- Members of holds on a plan; they arrive before their hold, so there is no foreign key.
+  CREATE TABLE members (
+    generation INTEGER NOT NULL, hold TEXT NOT NULL, device TEXT NOT NULL,
+    PRIMARY KEY (generation, hold, device)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX members_by_device ON members (generation, device);
+
+  -- Reports in the order in which they were made; boot and sequence are set when a batch is made of them.
+  CREATE TABLE spool (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT NOT NULL, report TEXT NOT NULL, boot TEXT, sequence INTEGER
+  ) STRICT;
+  CREATE INDEX spool_by_type ON spool (type, id);
+  `,
+] as const
+
+/** How long a statement waits for another process, ms. Only this broker writes here, so waiting helps nobody. */
+export const BUSY_TIMEOUT_MS = 100
+
+/** Tables whose rows belong to a generation, with the column that follows it in their key. */
+export const GENERATIONS = {
+  issuers: 'id',
+  fleets: 'id',
+  devices: 'id',
+  certificates: 'fingerprint',
+  holds: 'id',
+  members: 'hold, device',
+} as const
