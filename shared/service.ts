@@ -1,3 +1,4 @@
+import type { ErrorCode } from './errors.ts'
 import type { Log } from './log.ts'
 
 /** A part of a process with a lifetime: started in order, stopped in reverse. */
@@ -45,12 +46,23 @@ export class Lifecycle {
 }
 
 /** What a supervised process tells its supervisor over the IPC channel, when there is one. */
-export type ProcessMessage = { readonly type: 'ready'; readonly details: Readonly<Record<string, string>> }
+export type ProcessMessage =
+  | { readonly type: 'ready'; readonly details: Readonly<Record<string, string>> }
+  /** Why the process is about to end: one sentence, which the supervisor shows. */
+  | { readonly type: 'failed'; readonly code: ErrorCode; readonly message: string }
 
 /** Says that this process is ready: to the supervisor, or as a log line when it runs alone. */
 export function announceReady(log: Log, details: Readonly<Record<string, string>>): void {
   log.info(details, 'ready')
   process.send?.({ type: 'ready', details } satisfies ProcessMessage)
+}
+
+/** Tells the supervisor, when there is one, why this process ends; resolves when the message is on its way. */
+export async function announceFailure(code: ErrorCode, message: string): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>()
+  // A channel that is gone is no reason to fail again.
+  if (!process.send?.({ type: 'failed', code, message } satisfies ProcessMessage, () => resolve())) resolve()
+  await promise
 }
 
 /**
