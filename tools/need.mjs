@@ -3,7 +3,11 @@ import { accessSync, constants } from 'node:fs'
 import { delimiter, join } from 'node:path'
 
 /** The Debian package of a command, where it has another name. */
-const PACKAGES = { mosquitto_sub: 'mosquitto-clients', mosquitto_pub: 'mosquitto-clients', base64: 'coreutils' }
+const PACKAGES = {
+  mosquitto_sub: 'mosquitto-clients',
+  mosquitto_pub: 'mosquitto-clients',
+  base64: 'coreutils',
+}
 
 const missing = process.argv.slice(2).filter((command) => !isInstalled(command))
 if (missing.length > 0) {

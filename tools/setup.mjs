@@ -13,7 +13,11 @@ const modules = join(root, 'node_modules')
 const stamp = join(modules, '.muster-lock')
 
 const lockfile = readFileSync(join(root, 'package-lock.json'))
-const wanted = createHash('sha256').update(lockfile).update(process.platform).update(process.arch).digest('hex')
+const wanted = createHash('sha256')
+  .update(lockfile)
+  .update(process.platform)
+  .update(process.arch)
+  .digest('hex')
 
 if (!isStamped()) {
   if (!matchesLockfile()) await install()
@@ -44,7 +48,9 @@ async function install() {
   const startedAt = Date.now()
   const { status, output } = await npmCi()
   if (status !== 0) {
-    process.stderr.write(`\n${output}\nCannot install the dependencies: npm ci failed; the lines above say why.\n`)
+    process.stderr.write(
+      `\n${output}\nCannot install the dependencies: npm ci failed; the lines above say why.\n`,
+    )
     process.exit(1)
   }
   process.stderr.write(`${Math.ceil((Date.now() - startedAt) / 1000)} s\n`)
