@@ -1,0 +1,191 @@
+import type { Duplex } from 'node:stream'
+import type { RefusalErrorCode } from '#shared/errors'
+import type { FleetRecord, Scope } from '#shared/feed'
+import { type CompiledPolicy, compilePolicy } from './topic-policy.ts'
+
+/** One open socket of an identified client, from the decision to let it in until it has closed. */
+export interface Connection {
+  /** Unique within the broker's boot. */
+  readonly id: string
+  readonly socket: Duplex
+  readonly fingerprint: string
+  readonly serial: string
+  readonly device: string
+  readonly kind: 'device' | 'service'
+  readonly batch: string | null
+  readonly fleet: string
+  readonly issuer: string
+  readonly address: string
+  readonly openedAt: number
+  /** Replaced when the fleet's policy changes; whoever asks it must not keep it. */
+  policy: CompiledPolicy
+  /** Set in the tick of the decision: from then on nothing of it is routed and nothing is delivered to it. */
+  refused: RefusalErrorCode | null
+}
+
+export type Selector =
+  | Scope
+  | { readonly kind: 'certificate'; readonly id: string }
+  | { readonly kind: 'devices'; readonly ids: ReadonlySet<string> }
+  | { readonly kind: 'all' }
+
+export interface CloseOptions {
+  /** The code that ends the connection, or null when it may stay. Called in the tick of `close`. */
+  judge(connection: Connection): RefusalErrorCode | null
+  /** Commit time of what is being applied, ms; `closeMs` counts from it. */
+  readonly since: number
+}
+
+export interface Closed {
+  readonly closed: number
+  /** From `since` to the socket's `close`, one entry a connection, ms. */
+  readonly closeMs: number[]
+  /** Devices with a socket that had not closed at the deadline. */
+  readonly survivors: string[]
+}
+
+export interface SessionsOptions {
+  now(): number
+  /** Sockets destroyed in one turn of the event loop. */
+  readonly sliceSize?: number
+  /** How long `close` waits for the sockets, ms. */
+  readonly deadlineMs?: number
+}
+
+const SLICE_SIZE = 500
+const DEADLINE_MS = 5_000
+
+type Key = 'fingerprint' | 'device' | 'batch' | 'fleet' | 'issuer'
+const KEY_OF = {
+  certificate: 'fingerprint',
+  device: 'device',
+  batch: 'batch',
+  fleet: 'fleet',
+  issuer: 'issuer',
+} as const
+
+/** Every open connection of an identified client, found by certificate, device, batch, fleet and issuer. */
+export class Sessions {
+  readonly #now: () => number
+  readonly #sliceSize: number
+  readonly #deadlineMs: number
+  readonly #all = new Set<Connection>()
+  readonly #by: Record<Key, Map<string, Set<Connection>>> = {
+    fingerprint: new Map(),
+    device: new Map(),
+    batch: new Map(),
+    fleet: new Map(),
+    issuer: new Map(),
+  }
+
+  constructor(options: SessionsOptions) {
+    this.#now = options.now
+    this.#sliceSize = options.sliceSize ?? SLICE_SIZE
+    this.#deadlineMs = options.deadlineMs ?? DEADLINE_MS
+  }
+
+  add(connection: Connection): void {
+    this.#all.add(connection)
+    for (const [key, index] of this.#indexes()) {
+      const value = connection[key]
+      if (value === null) continue
+      const set = index.get(value)
+      if (set === undefined) index.set(value, new Set([connection]))
+      else set.add(connection)
+    }
+  }
+
+  remove(connection: Connection): void {
+    if (!this.#all.delete(connection)) return
+    for (const [key, index] of this.#indexes()) {
+      const value = connection[key]
+      if (value === null) continue
+      const set = index.get(value)
+      set?.delete(connection)
+      if (set?.size === 0) index.delete(value)
+    }
+  }
+
+  /** Open sockets of identified clients. */
+  count(): number {
+    return this.#all.size
+  }
+
+  /** The connections that a selector names; costs as many steps as it finds. */
+  select(selector: Selector): Connection[] {
+    switch (selector.kind) {
+      case 'all':
+        return [...this.#all]
+      case 'devices':
+        return this.#ofDevices(selector.ids)
+      case 'plan':
+        throw new RangeError('The members of a plan are not known here: select by devices')
+      default:
+        return [...(this.#by[KEY_OF[selector.kind]].get(selector.id) ?? [])]
+    }
+  }
+
+  /** Gives every connection of the fleet its new policy; returns how many. Messages are judged by it at once. */
+  setPolicy(fleet: FleetRecord): number {
+    const connections = this.select({ kind: 'fleet', id: fleet.id })
+    for (const connection of connections) {
+      connection.policy = compilePolicy(fleet.policy, { id: connection.device, fleet: fleet.id })
+    }
+    return connections.length
+  }
+
+  /**
+   * Marks the selected connections for which `judge` names a code, all in this tick, then destroys their sockets,
+   * a slice in each turn of the event loop. Resolves when all have closed, or at the deadline with the survivors.
+   */
+  async close(selector: Selector, options: CloseOptions): Promise<Closed> {
+    const marked: Connection[] = []
+    for (const connection of this.select(selector)) {
+      const code = options.judge(connection)
+      if (code === null) continue
+      connection.refused ??= code
+      marked.push(connection)
+    }
+    const open = new Set(marked)
+    const closeMs: number[] = []
+    const allClosed = Promise.withResolvers<void>()
+    const closed = (connection: Connection) => {
+      open.delete(connection)
+      closeMs.push(Math.max(0, this.#now() - options.since))
+      if (open.size === 0) allClosed.resolve()
+    }
+    for (const connection of marked) onceClosed(connection, closed)
+    if (open.size === 0) allClosed.resolve()
+    const deadline = setTimeout(allClosed.resolve, this.#deadlineMs)
+    this.#destroySlices(marked)
+    await allClosed.promise
+    clearTimeout(deadline)
+    return {
+      closed: closeMs.length,
+      closeMs: [...closeMs],
+      survivors: [...new Set([...open].map(({ device }) => device))],
+    }
+  }
+
+  /** The first slice goes at once, so that a few sockets wait for nothing. */
+  #destroySlices(connections: readonly Connection[]): void {
+    for (const { socket } of connections.slice(0, this.#sliceSize)) socket.destroy()
+    const rest = connections.slice(this.#sliceSize)
+    if (rest.length > 0) setImmediate(() => this.#destroySlices(rest))
+  }
+
+  #ofDevices(ids: ReadonlySet<string>): Connection[] {
+    const index = this.#by.device
+    const known = ids.size <= index.size ? [...ids] : [...index.keys()].filter((id) => ids.has(id))
+    return known.flatMap((id) => [...(index.get(id) ?? [])])
+  }
+
+  #indexes(): [Key, Map<string, Set<Connection>>][] {
+    return Object.entries(this.#by) as [Key, Map<string, Set<Connection>>][] // the keys of a Record<Key, …>
+  }
+}
+
+function onceClosed(connection: Connection, closed: (connection: Connection) => void): void {
+  if (connection.socket.closed) closed(connection)
+  else connection.socket.once('close', () => closed(connection))
+}
