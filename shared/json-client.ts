@@ -18,7 +18,8 @@ export interface JsonClient {
   readonly url: string
   /**
    * Sends a JSON request and returns the JSON reply.
-   * @throws MusterError with the code of the problem document, or `unreachable`
+   * @throws MusterError with the code of the problem document, or `unreachable`; a Retry-After in seconds is in its
+   *   evidence as `retryAfterS`
    */
   send<Reply>(
     method: 'GET' | 'POST' | 'DELETE',
@@ -72,7 +73,7 @@ export function openJsonClient(options: JsonClientOptions): JsonClient {
     ) {
       const reply = await call(method, path, body, AbortSignal.timeout(timeoutMs))
       const text = await reply.body.text()
-      if (reply.statusCode >= 400) throw fromProblem(text, reply.statusCode)
+      if (reply.statusCode >= 400) throw fromProblem(text, reply.statusCode, reply.headers['retry-after'])
       return (text === '' ? undefined : JSON.parse(text)) as Reply // the server's schema says what it is
     },
     async stream(path, signal) {
@@ -85,7 +86,7 @@ export function openJsonClient(options: JsonClientOptions): JsonClient {
 }
 
 /** The error that the server meant: `R-TOKEN-SPENT` is `token_spent` again. */
-function fromProblem(text: string, status: number): MusterError {
+function fromProblem(text: string, status: number, retryAfter?: string | string[]): MusterError {
   let problem: Partial<Problem> = {}
   try {
     problem = JSON.parse(text) as Partial<Problem>
@@ -94,5 +95,6 @@ function fromProblem(text: string, status: number): MusterError {
   }
   const code = problem.code?.replace(/^R-/, '').toLowerCase().replaceAll('-', '_') ?? 'internal'
   const detail = problem.detail ?? `The server answered ${status}.`
-  return new MusterError(code as ErrorCode, detail, { evidence: problem.evidence ?? {} })
+  const retry = /^\d{1,6}$/.test(String(retryAfter)) ? { retryAfterS: Number(retryAfter) } : {}
+  return new MusterError(code as ErrorCode, detail, { evidence: { ...problem.evidence, ...retry } })
 }
