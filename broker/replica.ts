@@ -54,6 +54,16 @@ function isDamage(error: unknown): boolean {
   return code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB'
 }
 
+/** Those that rise from the position on; a change that is delivered again, late, would undo what followed it. */
+function messagesAfter(position: number, messages: readonly PositionedChange[]): PositionedChange[] {
+  let newest = position
+  return messages.filter((message) => {
+    const isNew = message.position > newest
+    if (isNew) newest = message.position
+    return isNew
+  })
+}
+
 interface State {
   generation: number
   newest: number
@@ -122,6 +132,10 @@ export class Replica {
     return this.#fleets.get(id) ?? null
   }
 
+  fleets(): FleetRecord[] {
+    return [...this.#fleets.values()]
+  }
+
   issuers(): IssuerRecord[] {
     return [...this.#issuers.values()]
   }
@@ -171,8 +185,7 @@ export class Replica {
    * @throws what SQLite throws; nothing was stored then
    */
   apply(messages: readonly PositionedChange[]): readonly PositionedChange[] {
-    const after = this.#state.position ?? -1
-    const fresh = messages.filter(({ position }) => position > after)
+    const fresh = messagesAfter(this.#state.position ?? -1, messages)
     const last = fresh.at(-1)
     if (last === undefined) return fresh
     const next = { ...this.#state, position: last.position }

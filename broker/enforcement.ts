@@ -1,0 +1,187 @@
+import type { RefusalErrorCode } from '#shared/errors'
+import type { Change, HoldRecord, Report } from '#shared/feed'
+import type { Log } from '#shared/log'
+import { spread } from '#shared/spread'
+import { stillLive } from './admission.ts'
+import type { PositionedChange, Replica } from './replica.ts'
+import type { Connection, Selector, Sessions } from './sessions.ts'
+
+export interface EnforcementDeps {
+  readonly replica: Replica
+  readonly sessions: Pick<Sessions, 'select' | 'close' | 'count' | 'setPolicy'>
+  report(report: Report): void
+  /** Forgets the MQTT sessions, queues and wills of devices. */
+  purge(devices: readonly string[]): Promise<void>
+  /** The set of trusted issuers may have changed. */
+  trustChanged(): void
+  now(): number
+  readonly log: Log
+}
+
+type AppliedReport = Extract<Report, { type: 'applied' }>
+
+/** Most survivors that a report names; there must be none. */
+const NAMED_SURVIVORS = 500
+
+/** What a stop did: who was told to go, and what became of the sockets. */
+interface Stopped {
+  readonly devices: ReadonlySet<string>
+  readonly closeMs: readonly number[]
+  readonly survivors: string[]
+}
+
+/**
+ * What a change of the replica means for open sessions. Every method decides before it returns, in the tick of the
+ * change: from then on nothing of a refused session is routed. Sockets close after it, paced by `sessions`.
+ */
+export class Enforcement {
+  readonly #deps: EnforcementDeps
+  readonly #running = new Set<Promise<void>>()
+
+  constructor(deps: EnforcementDeps) {
+    this.#deps = deps
+  }
+
+  /** Holds of an earlier run whose receipt line was not stored: they are in force, and no session is open yet. */
+  resumed(): void {
+    for (const hold of this.#deps.replica.unreportedHolds()) {
+      this.#report(hold, { sessionsClosed: 0, closeMs: spread([]), survivors: [] })
+    }
+  }
+
+  changed(messages: readonly PositionedChange[]): void {
+    const stops = messages.map(({ change, at }) => this.#enforce(change, at))
+    const gone = messages.flatMap(({ change }) => this.#goneBy(change))
+    this.#track(Promise.all(stops).then(() => this.#purge(gone)))
+  }
+
+  #enforce(change: Change, since: number): Promise<unknown> | undefined {
+    switch (change.kind) {
+      case 'hold':
+        return change.hold.state === 'active' ? this.#applyHold(change.hold, since) : undefined
+      case 'certificate':
+        return this.#stop({ kind: 'certificate', id: change.certificate.fingerprint }, since)
+      case 'device':
+        return this.#stop({ kind: 'device', id: change.device.id }, since)
+      case 'forgotten':
+        return this.#stop({ kind: 'device', id: change.device }, since)
+      case 'issuer':
+        this.#deps.trustChanged()
+        return this.#stop({ kind: 'issuer', id: change.issuer.id }, since)
+      case 'fleet':
+        this.#deps.sessions.setPolicy(change.fleet)
+        return
+      case 'members': // the hold that follows puts them in force
+        return
+      default:
+        change satisfies never
+    }
+  }
+
+  /** Whose MQTT session ends for good: a rotated device keeps it when its old certificate is revoked. */
+  #goneBy(change: Change): readonly string[] {
+    if (change.kind === 'forgotten') return [change.device]
+    if (change.kind === 'device') return change.device.state === 'retired' ? [change.device.id] : []
+    if (change.kind !== 'certificate' || change.certificate.state !== 'revoked') return []
+    const { device } = change.certificate
+    return this.#deps.replica.hasLiveCertificate(device) ? [] : [device]
+  }
+
+  /** After a snapshot: anything may have changed, so every session is judged, in one tick, and every hold reported. */
+  replaced(): void {
+    const { replica, sessions, now, trustChanged } = this.#deps
+    trustChanged()
+    for (const fleet of replica.fleets()) sessions.setPolicy(fleet)
+    const held = new Map<string, string[]>()
+    const stopped = this.#stop({ kind: 'all' }, now(), (connection, code) => {
+      const hold = code === 'held' ? replica.record(connection.fingerprint)?.hold : null
+      if (hold) held.set(hold.id, [...(held.get(hold.id) ?? []), connection.device])
+    })
+    const holds = replica.unreportedHolds()
+    this.#track(
+      stopped.then(({ closeMs, survivors, devices }) => {
+        for (const hold of holds) {
+          const own = held.get(hold.id) ?? []
+          this.#report(hold, {
+            sessionsClosed: own.length,
+            closeMs: spread(own.length === 0 ? [] : closeMs),
+            survivors: survivors.filter((device) => own.includes(device)),
+          })
+        }
+        return this.#purge([...devices])
+      }),
+    )
+  }
+
+  /** Refuses every session that is no longer live, without a word to the registry. */
+  judgeAll(): void {
+    this.#track(this.#stop({ kind: 'all' }, this.#deps.now()))
+  }
+
+  /** Resolves when every closing and purging that has begun is over. */
+  async settled(): Promise<void> {
+    while (this.#running.size > 0) await Promise.all(this.#running)
+  }
+
+  async #applyHold(hold: HoldRecord, since: number): Promise<void> {
+    const { devices, closeMs, survivors } = await this.#stop(this.#selectorOf(hold), since)
+    this.#report(hold, { sessionsClosed: closeMs.length, closeMs: spread(closeMs), survivors })
+    await this.#purge([...devices])
+  }
+
+  /** Members of a plan are looked up from the shorter side: its members, or the open sessions. */
+  #selectorOf(hold: HoldRecord): Selector {
+    if (hold.scope.kind !== 'plan') return hold.scope
+    const members = this.#deps.replica.members(hold.id, this.#deps.sessions.count())
+    return members === null ? { kind: 'all' } : { kind: 'devices', ids: new Set(members) }
+  }
+
+  /** Refuses the selected sessions that are no longer live, before it returns its promise. */
+  async #stop(
+    selector: Selector,
+    since: number,
+    told?: (connection: Connection, code: RefusalErrorCode) => void,
+  ): Promise<Stopped> {
+    const devices = new Set<string>()
+    const judge = (connection: Connection) => {
+      const code = this.#judge(connection)
+      if (code !== null) devices.add(connection.device)
+      if (code !== null) told?.(connection, code)
+      return code
+    }
+    const { closeMs, survivors } = await this.#deps.sessions.close(selector, { judge, since })
+    if (survivors.length > 0) this.#deps.log.error({ survivors }, 'sessions did not close')
+    return { devices, closeMs, survivors }
+  }
+
+  #judge(connection: Connection): RefusalErrorCode | null {
+    const record = this.#deps.replica.record(connection.fingerprint)
+    const code = stillLive(record, this.#deps.now())
+    if (code !== null || record === null) return code ?? 'unrecorded'
+    // The session is indexed under what it was admitted as; a device that has moved connects again as what it is.
+    const isSame = record.device.fleet === connection.fleet && record.device.batch === connection.batch
+    return isSame ? null : 'unrecorded'
+  }
+
+  #report(hold: HoldRecord, line: Pick<AppliedReport, 'sessionsClosed' | 'closeMs' | 'survivors'>): void {
+    const survivors = line.survivors.slice(0, NAMED_SURVIVORS)
+    const position = this.#deps.replica.cursor()?.position ?? 0
+    this.#deps.report({ type: 'applied', at: this.#deps.now(), hold: hold.id, position, ...line, survivors })
+  }
+
+  /** Leaves out devices that are back already: what they have now is theirs. */
+  async #purge(devices: readonly string[]): Promise<void> {
+    const { sessions, purge } = this.#deps
+    const isGone = (id: string) => sessions.select({ kind: 'device', id }).every((c) => c.refused !== null)
+    const gone = devices.filter((id) => isGone(id))
+    if (gone.length > 0) await purge(gone)
+  }
+
+  #track(work: Promise<unknown>): void {
+    const running: Promise<void> = work
+      .then(() => {})
+      .catch((error: unknown) => this.#deps.log.error({ err: error }, 'enforcement failed'))
+      .finally(() => this.#running.delete(running))
+    this.#running.add(running)
+  }
+}

@@ -1,0 +1,290 @@
+import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises'
+import { isMusterError, MusterError } from '#shared/errors'
+import type { Cursor, FeedMessage } from '#shared/feed'
+import { Enforcement, type EnforcementDeps } from './enforcement.ts'
+import { readMessages } from './feed-lines.ts'
+import { RecordWaiters } from './record-waiters.ts'
+import type { AdmissionRecord, PositionedChange } from './replica.ts'
+
+/** Times in ms. */
+export interface FollowLimits {
+  /** The stream says something every 5 s; after this long without a byte it is taken for dead. */
+  readonly silenceMs: number
+  /** From then on the log says that the registry is silent, once. */
+  readonly alarmMs: number
+  readonly backoffFirstMs: number
+  readonly backoffMostMs: number
+  readonly recordWaitMs: number
+  /** `lastHeardAt` is at most this much behind after a crash. */
+  readonly heardEveryMs: number
+}
+
+export const FOLLOW_LIMITS = Object.freeze({
+  silenceMs: 15_000,
+  alarmMs: 60_000,
+  backoffFirstMs: 100,
+  backoffMostMs: 5_000,
+  recordWaitMs: 2_000,
+  heardEveryMs: 10_000,
+}) satisfies FollowLimits
+
+export interface FollowerDeps extends EnforcementDeps {
+  /** Opens the stream; the client may be another one each time, after a renewal. */
+  open(path: string, signal: AbortSignal): Promise<AsyncIterable<Uint8Array>>
+  /** The cursor has moved. */
+  moved(): void
+  random(): number
+  readonly limits?: Partial<FollowLimits>
+}
+
+/** Work in one turn of the event loop: a change counts one, a slice of members as many as it has. */
+const TURN_WEIGHT = 500
+
+/** Most connections that wait at the gate for their record. */
+const WAITING_CAPACITY = 1_000
+
+/**
+ * Follows the registry's change stream: applies each change to the replica and decides about its sessions in one
+ * tick. A cut or silent stream is opened again from the cursor; until then the replica serves as it is.
+ */
+export class Follower {
+  readonly #deps: FollowerDeps
+  readonly #limits: FollowLimits
+  readonly #enforcement: Enforcement
+  readonly #waiters: RecordWaiters
+  readonly #stopped = new AbortController()
+  readonly #complete = Promise.withResolvers<void>()
+  #stream = new AbortController()
+  #failures = 0
+  /** What the snapshot that is being received will be; null outside of one. */
+  #snapshot: Cursor | null = null
+  #heardStoredAt = 0
+  #alarm: NodeJS.Timeout | undefined
+  #isSilent = false
+  #isSweeping = false
+  #following: Promise<void> = Promise.resolve()
+
+  constructor(deps: FollowerDeps) {
+    this.#deps = deps
+    this.#limits = { ...FOLLOW_LIMITS, ...deps.limits }
+    this.#enforcement = new Enforcement(deps)
+    this.#waiters = new RecordWaiters({
+      lookup: (fingerprint) => deps.replica.record(fingerprint),
+      deadlineMs: this.#limits.recordWaitMs,
+      capacity: WAITING_CAPACITY,
+    })
+  }
+
+  start(): void {
+    if (this.#deps.replica.cursor() !== null) this.#complete.resolve()
+    this.#enforcement.resumed()
+    this.#sweepReplica()
+    this.#alarm = setTimeout(() => this.#soundAlarm(), this.#limits.alarmMs).unref()
+    this.#following = this.#follow()
+  }
+
+  /** Resolves when the replica holds a complete state: at once after a restart, else with the first snapshot. */
+  complete(): Promise<void> {
+    return this.#complete.promise
+  }
+
+  /** For a certificate whose chain verifies: its record, at once when known, else when it comes, else null. */
+  waitForRecord(fingerprint: string): Promise<AdmissionRecord | null> {
+    return this.#waiters.wait(fingerprint)
+  }
+
+  /** Opens the stream anew, with the newest certificate. */
+  reconnect(): void {
+    this.#failures = 0
+    this.#stream.abort(renewed())
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped.abort()
+    this.#stream.abort()
+    clearTimeout(this.#alarm)
+    this.#waiters.close()
+    await this.#following
+    await this.#enforcement.settled()
+  }
+
+  async #follow(): Promise<void> {
+    const { signal } = this.#stopped
+    while (!signal.aborted) {
+      this.#stream = new AbortController()
+      try {
+        await this.#followOnce(this.#stream)
+        this.#deps.log.info('change stream ended')
+      } catch (error) {
+        if (!signal.aborted) this.#failed(this.#stream.signal.reason ?? error)
+      }
+      this.#snapshot = null
+      this.#deps.replica.abandonSnapshot()
+      await delay(this.#backoffMs(), undefined, { signal }).catch(() => {}) // only the signal rejects it
+    }
+  }
+
+  #failed(error: unknown): void {
+    // A message that cannot be understood will not be understood sooner by asking fast.
+    if (isMusterError(error, 'invalid_request', 'forbidden')) this.#failures = 16
+    this.#deps.log.warn({ err: error }, 'change stream failed')
+  }
+
+  /** Full jitter, so that brokers that were cut together do not come back together. */
+  #backoffMs(): number {
+    const { backoffFirstMs, backoffMostMs } = this.#limits
+    const most = Math.min(backoffMostMs, backoffFirstMs * 2 ** this.#failures)
+    this.#failures += 1
+    return backoffFirstMs + this.#deps.random() * (most - backoffFirstMs)
+  }
+
+  async #followOnce(stream: AbortController): Promise<void> {
+    const silence = setTimeout(() => stream.abort(silent()), this.#limits.silenceMs).unref()
+    try {
+      const body = await this.#deps.open(feedPath(this.#deps.replica.cursor()), stream.signal)
+      for await (const messages of readMessages(body)) {
+        silence.refresh()
+        for (const turn of turns(messages)) {
+          this.#take(turn)
+          await nextTurn()
+          if (stream.signal.aborted) return
+        }
+      }
+    } finally {
+      clearTimeout(silence)
+    }
+  }
+
+  #take(turn: Turn): void {
+    if (turn.type === 'changes') this.#takeChanges(turn.changes)
+    else if (turn.type === 'alive') this.#takeAlive(turn)
+    else if (turn.type === 'snapshot') this.#beginSnapshot(turn)
+    else this.#endSnapshot(turn)
+    this.#failures = 0
+  }
+
+  /** The one tick: the replica changes, and every session that it no longer admits is refused. */
+  #takeChanges(changes: readonly PositionedChange[]): void {
+    const { replica, moved } = this.#deps
+    if (this.#snapshot !== null) {
+      replica.stage(changes)
+      return
+    }
+    if (replica.cursor() === null) throw outOfOrder('a change came before the first snapshot')
+    this.#enforcement.changed(this.#apply(changes))
+    this.#heard()
+    this.#waiters.settle()
+    if (changes.some(({ change }) => change.kind === 'hold')) this.#sweepReplica()
+    moved()
+  }
+
+  /** When the disk refuses, the holds stop their sessions, but no receipt says so: a restart would not know of them. */
+  #apply(changes: readonly PositionedChange[]): readonly PositionedChange[] {
+    try {
+      return this.#deps.replica.apply(changes)
+    } catch (error) {
+      this.#enforcement.judgeAll()
+      throw error
+    }
+  }
+
+  #takeAlive({ epoch, position }: Cursor): void {
+    const cursor = this.#deps.replica.cursor()
+    if (this.#snapshot !== null) return
+    if (cursor?.epoch !== epoch) throw outOfOrder(`it is of epoch "${epoch}"`)
+    if (cursor.position >= position) this.#heard()
+  }
+
+  #beginSnapshot({ epoch, position }: Cursor): void {
+    this.#deps.log.info({ epoch, position }, 'receiving a snapshot')
+    this.#deps.replica.beginSnapshot()
+    this.#snapshot = { epoch, position }
+  }
+
+  #endSnapshot({ epoch, position }: Cursor): void {
+    const begun = this.#snapshot
+    if (begun?.epoch !== epoch || begun.position !== position) {
+      throw outOfOrder('a snapshot ended that was not begun')
+    }
+    this.#deps.replica.endSnapshot(begun)
+    this.#snapshot = null
+    this.#enforcement.replaced()
+    this.#heard()
+    this.#waiters.settle()
+    this.#complete.resolve()
+    this.#sweepReplica()
+    this.#deps.moved()
+    this.#deps.log.info({ epoch, position }, 'snapshot is complete')
+  }
+
+  /** The registry has spoken and the replica is what it says. */
+  #heard(): void {
+    const now = this.#deps.now()
+    const isDue = now - this.#heardStoredAt >= this.#limits.heardEveryMs
+    this.#deps.replica.heard(now, isDue)
+    if (isDue) this.#heardStoredAt = now
+    this.#alarm?.refresh()
+    if (this.#isSilent) this.#deps.log.info('the registry is heard again')
+    this.#isSilent = false
+  }
+
+  #soundAlarm(): void {
+    this.#isSilent = true
+    const lastHeardAt = this.#deps.replica.lastHeardAt()
+    this.#deps.log.error({ lastHeardAt }, 'the registry is silent; known devices are still admitted')
+  }
+
+  /** Deletes what no longer counts, a slice a turn. */
+  #sweepReplica(): void {
+    if (this.#isSweeping) return
+    this.#isSweeping = true
+    const sweep = async () => {
+      while (!this.#stopped.signal.aborted && this.#deps.replica.sweep()) await nextTurn()
+    }
+    void sweep()
+      .catch((error: unknown) => this.#deps.log.warn({ err: error }, 'cannot clean up the replica'))
+      .finally(() => {
+        this.#isSweeping = false
+      })
+  }
+}
+
+function feedPath(cursor: Cursor | null): string {
+  return cursor === null
+    ? '/v1/feed'
+    : `/v1/feed?${new URLSearchParams({ ...cursor, position: `${cursor.position}` })}`
+}
+
+function silent(): MusterError {
+  return new MusterError('unreachable', 'Cannot follow the change stream: nothing came for too long')
+}
+
+function renewed(): MusterError {
+  return new MusterError('unreachable', 'Cannot follow the old change stream: the certificate was renewed')
+}
+
+function outOfOrder(why: string): MusterError {
+  return new MusterError('invalid_request', `Cannot follow the change stream: ${why}`)
+}
+
+type Turn =
+  | { readonly type: 'changes'; readonly changes: PositionedChange[] }
+  | Exclude<FeedMessage, { type: 'change' }>
+
+/** Cuts messages into what one turn of the event loop does: runs of changes up to a weight, or one other message. */
+function* turns(messages: readonly FeedMessage[]): Generator<Turn> {
+  let changes: PositionedChange[] = []
+  let weight = 0
+  for (const message of messages) {
+    if (message.type === 'change') {
+      changes.push(message)
+      weight += message.change.kind === 'members' ? message.change.devices.length : 1
+      if (weight < TURN_WEIGHT) continue
+    }
+    if (changes.length > 0) yield { type: 'changes', changes }
+    changes = []
+    weight = 0
+    if (message.type !== 'change') yield message
+  }
+  if (changes.length > 0) yield { type: 'changes', changes }
+}
