@@ -25,6 +25,8 @@ export interface Tbs {
   /** Ms since 1970. */
   readonly notBefore: number
   readonly notAfter: number
+  /** The two dates as they are encoded. */
+  readonly validity: DerNode
   readonly subject: DerNode
   readonly spki: DerNode
   readonly extensions: Extensions
@@ -69,6 +71,7 @@ function readTbsNode(node: DerNode | undefined): Tbs {
     issuer: expectTag(issuer, TAG.sequence, 'issuer'),
     notBefore: readTime(notBefore),
     notAfter: readTime(notAfter),
+    validity: expectTag(validity, TAG.sequence, 'validity'),
     subject: expectTag(subject, TAG.sequence, 'subject'),
     spki: expectTag(spki, TAG.sequence, 'public key'),
     extensions: extensionsIn(rest),

@@ -1,5 +1,4 @@
 /** Strict readers of extensions (RFC 5280 section 4.2), for certificates and for the wishes of a request. */
-import { isIP } from 'node:net'
 import { contextTag, type DerNode, expectTag, fields, oidOf, readDer, smallIntegerOf, TAG } from './der.ts'
 import { KEY_USAGE_BIT, type KeyUsage } from './extensions.ts'
 import { oidName } from './oid.ts'
@@ -60,7 +59,8 @@ export function readExtKeyUsage(extension: Extension): string[] {
 
 /** A name of a SAN; of the types that Muster has no use for only the tag is kept. */
 export type ReadName =
-  | { readonly type: 'uri' | 'dns'; readonly text: string }
+  | { readonly type: 'uri'; readonly text: string }
+  | { readonly type: 'dns'; readonly text: string }
   | { readonly type: 'ip'; readonly octets: Buffer }
   | { readonly type: 'other'; readonly tag: number }
 
@@ -103,8 +103,26 @@ export function readSubjectKeyId(extension: Extension): Buffer {
   return expectTag(readDer(extension.value), TAG.octetString, 'subjectKeyIdentifier').content
 }
 
-/** True when the host (IP address or DNS name) is exactly this name. */
-export function isHost(name: ReadName, host: string, addressOctets: (address: string) => Buffer): boolean {
-  if (name.type === 'ip') return isIP(host) !== 0 && name.octets.equals(addressOctets(host))
-  return name.type === 'dns' && name.text === host
+/** The one URI of the one distribution point; anything richer is refused. @throws SyntaxError */
+export function readDistributionPoint(extension: Extension): string {
+  const [point] = fields(readDer(extension.value), 'cRLDistributionPoints', [1, 1])
+  const [name] = fields(point, 'distribution point', [1, 1])
+  const fullName = onlyChild(expectTag(name, contextTag(0, 'constructed'), 'distribution point name'))
+  return uriOf(onlyChild(expectTag(fullName, contextTag(0, 'constructed'), 'full name')))
+}
+
+/** The one access description: method (dotted) and URI. @throws SyntaxError */
+export function readInfoAccess(extension: Extension): { method: string; uri: string } {
+  const [access] = fields(readDer(extension.value), 'authorityInfoAccess', [1, 1])
+  const [method, location] = fields(access, 'access description', [2, 2])
+  return { method: oidOf(method), uri: uriOf(location) }
+}
+
+function onlyChild(node: DerNode): DerNode | undefined {
+  if (node.children.length !== 1) throw new SyntaxError('more than one name')
+  return node.children[0]
+}
+
+function uriOf(node: DerNode | undefined): string {
+  return ia5Of(expectTag(node, contextTag(6, 'primitive'), 'URI'))
 }

@@ -1,0 +1,104 @@
+import type { KeyObject } from 'node:crypto'
+import { readCertificate } from '#shared/pki/certificate'
+import { generateKey, privateKeyPem, sha256Hex, spkiDer } from '#shared/pki/keys'
+import { derToPem } from '#shared/pki/pem'
+import { type Authority, type AuthorityOptions, checkOptions } from './authority.ts'
+import { issueCaCertificate } from './ca-certificate.ts'
+import {
+  beginCreation,
+  type CaDirectory,
+  type CaFile,
+  caDirectory,
+  creationState,
+  endCreation,
+  prepareDirectory,
+  writeAuthority,
+  writeCa,
+} from './ca-directory.ts'
+import { loadAuthority } from './load-ca.ts'
+import type { IssuerKind } from './profile.ts'
+import { keySigner } from './signer.ts'
+import { keyIdentifier } from './template.ts'
+
+export type { Authority, AuthorityOptions } from './authority.ts'
+
+/**
+ * Opens the authority, or creates it when the directory holds none: the caller must hold the plane's lock.
+ * A creation that was cut short is begun anew; anything else that is missing or does not fit is refused.
+ * @throws MusterError config_invalid (names, or others than it was created with), key_file_insecure, passphrase_wrong,
+ *   directory_unusable, clock_wrong
+ */
+export async function openAuthority(options: AuthorityOptions): Promise<Authority> {
+  checkOptions(options)
+  const directory = caDirectory(options.directory)
+  prepareDirectory(directory)
+  const isNew = creationState(directory) !== 'complete'
+  if (isNew) await create(directory, options)
+  endCreation(directory)
+  return { ...loadAuthority(directory, options), created: isNew }
+}
+
+interface NewCa {
+  readonly key: KeyObject
+  readonly der: Buffer
+}
+
+/** Keys and certificates first, authority.json last: from then on the authority exists. */
+async function create(directory: CaDirectory, options: AuthorityOptions): Promise<void> {
+  const reached = options.reached ?? (() => {})
+  beginCreation(directory)
+  reached('create-ca.1')
+  const root = await makeRoot(options)
+  store(directory, 'root', { ca: root, passphrase: options.passphrase })
+  reached('create-ca.2')
+  const device = await makeIssuing('device', { root, options })
+  store(directory, 'device-ca', { ca: device, passphrase: options.passphrase })
+  reached('create-ca.3')
+  const infrastructure = await makeIssuing('infrastructure', { root, options })
+  store(directory, 'infrastructure-ca', { ca: infrastructure, passphrase: options.passphrase })
+  reached('create-ca.4')
+  writeAuthority(directory, {
+    schemaVersion: 1,
+    trustDomain: options.trustDomain,
+    httpBase: options.httpBase,
+    root: sha256Hex(root.der),
+    device: sha256Hex(device.der),
+    infrastructure: sha256Hex(infrastructure.der),
+  })
+  reached('create-ca.5')
+}
+
+async function makeRoot({ trustDomain, now }: AuthorityOptions): Promise<NewCa> {
+  const key = generateKey()
+  const request = { kind: 'root', trustDomain, now, spki: spkiDer(key) } as const
+  return { key, der: await issueCaCertificate(request, keySigner(key)) }
+}
+
+async function makeIssuing(
+  kind: IssuerKind,
+  { root, options }: { root: NewCa; options: AuthorityOptions },
+): Promise<NewCa> {
+  const { trustDomain, now, httpBase } = options
+  const key = generateKey()
+  const { tbs } = readCertificate(root.der)
+  const der = await issueCaCertificate(
+    { kind, trustDomain, now, spki: spkiDer(key) },
+    {
+      name: tbs.subject.raw,
+      keyId: keyIdentifier(tbs.spki.raw),
+      notAfter: tbs.notAfter,
+      signer: keySigner(root.key),
+      caUrl: `${httpBase}/ca/${sha256Hex(root.der)}.crt`,
+    },
+  )
+  return { key, der }
+}
+
+function store(
+  directory: CaDirectory,
+  file: CaFile,
+  { ca, passphrase }: { ca: NewCa; passphrase: string },
+): void {
+  const keyPem = privateKeyPem(ca.key, passphrase)
+  writeCa(directory, file, { keyPem, pem: derToPem(ca.der, 'CERTIFICATE') })
+}

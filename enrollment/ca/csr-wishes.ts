@@ -1,0 +1,108 @@
+import { MusterError } from '#shared/errors'
+import { type DeviceId, isDeviceId } from '#shared/identity/device'
+import type { DerNode } from '#shared/pki/der'
+import { commonNames } from '#shared/pki/name'
+import { OID, oidName } from '#shared/pki/oid'
+import {
+  type Extension,
+  type Extensions,
+  type ReadName,
+  readBasicConstraints,
+  readExtKeyUsage,
+  readKeyUsage,
+  readSubjectAltName,
+} from '#shared/pki/read-extensions'
+
+/** What a request may wish for: a name. */
+export interface Wishes {
+  readonly commonName: DeviceId | null
+  readonly uris: readonly string[]
+}
+
+/**
+ * Names and extensions come from the profile; a wish for more is refused by name instead of being dropped in silence,
+ * because a device that asked for it would take its certificate for something that it is not.
+ * Other attributes of the subject and harmless extensions are passed over.
+ * @throws MusterError csr_subject (evidence: wish)
+ */
+export function checkWishes(csr: { readonly subject: DerNode; readonly extensions: Extensions }): Wishes {
+  for (const [type, extension] of csr.extensions) {
+    const check = CHECKS.get(type)
+    if (check === undefined && extension.isCritical) throw refused(`critical extension ${oidName(type)}`)
+    if (check !== undefined) readable(oidName(type), () => check(extension))
+  }
+  return { commonName: commonNameOf(csr.subject), uris: urisOf(csr.extensions) }
+}
+
+const CHECKS: ReadonlyMap<string, (extension: Extension) => void> = new Map([
+  [OID.basicConstraints, checkBasicConstraints],
+  [OID.keyUsage, checkKeyUsage],
+  [OID.extKeyUsage, checkExtKeyUsage],
+  [OID.subjectAltName, checkSubjectAltName],
+])
+
+function checkBasicConstraints(extension: Extension): void {
+  if (readBasicConstraints(extension).isCa) throw refused('CA:TRUE')
+}
+
+function checkKeyUsage(extension: Extension): void {
+  const usages = readKeyUsage(extension)
+  for (const usage of ['keyCertSign', 'cRLSign'] as const) {
+    if (usages.includes(usage)) throw refused(usage)
+  }
+}
+
+function checkExtKeyUsage(extension: Extension): void {
+  const foreign = readExtKeyUsage(extension).find((purpose) => purpose !== OID.clientAuth)
+  if (foreign !== undefined) throw refused(oidName(foreign))
+}
+
+function checkSubjectAltName(extension: Extension): void {
+  for (const name of readSubjectAltName(extension)) {
+    if (name.type !== 'uri' || !isSpiffeId(name.text)) throw refused(`SAN ${shown(name)}`)
+  }
+}
+
+/** `spiffe://<trust domain>/<kind>/<id>`; whose it is gets compared once the id is known. */
+function isSpiffeId(uri: string): boolean {
+  const match = /^spiffe:\/\/[a-z0-9._-]{1,64}\/(?:device|service|broker)\/([^/]+)$/.exec(uri)
+  return match?.[1] !== undefined && isDeviceId(match[1])
+}
+
+function shown(name: ReadName): string {
+  if (name.type === 'uri' || name.type === 'dns')
+    return `${name.type.toUpperCase()}:${name.text.slice(0, 100)}`
+  return name.type === 'ip' ? `IP:${name.octets.join('.')}` : `of type ${name.tag & 0x1f}`
+}
+
+function urisOf(extensions: Extensions): string[] {
+  const extension = extensions.get(OID.subjectAltName)
+  if (extension === undefined) return []
+  return readSubjectAltName(extension).flatMap((name) => (name.type === 'uri' ? [name.text] : []))
+}
+
+function commonNameOf(subject: DerNode): DeviceId | null {
+  const names = readable('common name', () => commonNames(subject))
+  if (names.length > 1) throw refused(`${names.length} common names`)
+  const [name] = names
+  if (name === undefined) return null
+  if (!isDeviceId(name)) throw refused('a common name that is no device id')
+  return name
+}
+
+/** An extension that cannot be read is a wish that cannot be granted. */
+function readable<Result>(what: string, read: () => Result): Result {
+  try {
+    return read()
+  } catch (cause) {
+    if (!(cause instanceof SyntaxError)) throw cause
+    throw refused(`unreadable ${what}`, cause)
+  }
+}
+
+function refused(wish: string, cause?: unknown): MusterError {
+  return new MusterError('csr_subject', `Cannot grant what the request asks for: ${wish}`, {
+    cause,
+    evidence: { wish },
+  })
+}

