@@ -1,0 +1,72 @@
+import type { CertificateReply } from '#shared/api'
+import { isMusterError } from '#shared/errors'
+import { type JsonClientOptions, openJsonClient } from '#shared/json-client'
+import { fullJitter, type Random } from './backoff.ts'
+import type { Clock } from './clock.ts'
+import type { IssuedPair } from './credential.ts'
+
+export interface EnrollClientOptions {
+  /** Base URL of the enrollment listener. */
+  readonly url: string
+  /** PEM of the pinned root. */
+  readonly ca: string
+  readonly clock: Clock
+  readonly random: Random
+  readonly signal: AbortSignal
+  /** How long one request is repeated while the service cannot answer, ms. */
+  readonly patienceMs: number
+}
+
+/**
+ * Asks for certificates, and asks again with full jitter while the service is unreachable, busy or failing.
+ * The same token and key (or presented certificate and key) is the same request to the service: a lost reply
+ * costs nothing. Both throw the MusterError of a refusal, and the last one when patience ends.
+ */
+export interface EnrollClient {
+  enroll(request: { token: string; csr: string }): Promise<CertificateReply>
+  renew(request: { pair: IssuedPair; csr: string }): Promise<CertificateReply>
+}
+
+const RETRY = { baseMs: 200, capMs: 10_000 }
+
+export function openEnrollClient(options: EnrollClientOptions): EnrollClient {
+  const { url, ca } = options
+  return {
+    enroll: (body) => persist(options, () => ask({ url, ca }, { path: '/v1/enroll', body })),
+    renew: ({ pair: { certificate, key }, csr }) =>
+      persist(options, () => ask({ url, ca, certificate, key }, { path: '/v1/renew', body: { csr } })),
+  }
+}
+
+/** One connection a request, as a device would: it asks once in weeks. */
+async function ask(
+  access: JsonClientOptions,
+  request: { path: string; body: unknown },
+): Promise<CertificateReply> {
+  const client = openJsonClient(access)
+  try {
+    return await client.send<CertificateReply>('POST', request.path, request.body)
+  } finally {
+    await client.close()
+  }
+}
+
+async function persist<Reply>(options: EnrollClientOptions, send: () => Promise<Reply>): Promise<Reply> {
+  const until = options.clock.now() + options.patienceMs
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return await send()
+    } catch (error) {
+      const mayPass = isMusterError(error, 'unreachable', 'unavailable', 'rate', 'internal')
+      if (!mayPass || options.signal.aborted) throw error
+      const waitMs = retryAfterMs(error.evidence.retryAfterS) + fullJitter(attempt, { ...RETRY, ...options })
+      if (options.clock.now() + waitMs > until) throw error
+      await options.clock.wait(waitMs, options.signal)
+    }
+  }
+}
+
+/** Jitter comes on top: everybody was told the same second. */
+function retryAfterMs(seconds: unknown): number {
+  return typeof seconds === 'number' && seconds > 0 ? seconds * 1000 : 0
+}

@@ -1,0 +1,150 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { MusterError } from '#shared/errors'
+import { layout, type Ready } from '#shared/layout'
+import { type Random, seededRandom } from './backoff.ts'
+import type { Clock } from './clock.ts'
+import type { RunOptions } from './config.ts'
+import type { DeviceDeps } from './device.ts'
+import { openEnrollClient } from './enroll-client.ts'
+import { type Fault, plantFault } from './faults.ts'
+import { type Fleet, openDevice, openFleet } from './fleet.ts'
+import { Judge } from './judge.ts'
+import { openLink } from './mqtt-link.ts'
+import type { Progress } from './progress.ts'
+import { quantiles, type RunReport } from './report.ts'
+import type { Stage } from './stage.ts'
+import { judge as conclude } from './verdict.ts'
+
+export interface RunDeps {
+  readonly clock: Clock
+  readonly progress: Progress
+  readonly reached: DeviceDeps['reached']
+  /** Seed and name of this run when the options give none. */
+  readonly runId: string
+  /** Ends requests that wait for an answer. */
+  readonly signal: AbortSignal
+  /** Called with what must be undone when the run ends, however it ends; undone in reverse. */
+  readonly onEnd: (undo: () => Promise<void> | void) => void
+}
+
+/** How long a device asks an enrollment service that does not answer, ms. */
+const PATIENCE_MS = 30_000
+
+/**
+ * Plays the scenario of the options on a running plane and judges it.
+ * @throws MusterError unreachable when there is no plane, and what else keeps the run from beginning
+ */
+export async function runScenario(options: RunOptions, deps: RunDeps): Promise<RunReport> {
+  const startedAt = deps.clock.now()
+  const { scenario } = options
+  const stage = await setStage(options, deps)
+  const { judge, fleet, spare, progress, failures } = stage
+  const revocation = await scenario.play(stage)
+  await fleet.stop()
+  await spare?.stop()
+  const devices = await judge.findings(fleet.devices, revocation)
+  const listedOnCrl = revocation ? await judge.listedOnCrl(revocation) : 0
+  const { outcome, findings } = conclude({
+    devices,
+    expects: { rotation: scenario.expects.rotation, revoked: options.revoke },
+    sessions: revocation?.sessions ?? null,
+    receipt: revocation?.receipt ?? null,
+    listedOnCrl,
+    seconds: (deps.clock.now() - startedAt) / 1000,
+  })
+  const times = Object.entries({ ...progress.times(), delivery: judge.witness.delays })
+  return {
+    schemaVersion: 1,
+    scenario: scenario.name,
+    seed: options.seed ?? deps.runId,
+    startedAt: new Date(startedAt).toISOString(),
+    outcome,
+    latencyMs: Object.fromEntries(times.map(([name, values]) => [name, quantiles(values)])),
+    refusals: refusalsIn(fleet),
+    listedOnCrl,
+    receipt: revocation?.receipt ?? null,
+    findings: outcome.ok ? [] : [...findings, ...failures.slice(0, 20)],
+  }
+}
+
+async function setStage(options: RunOptions, deps: RunDeps): Promise<Stage> {
+  const { clock, progress, runId, onEnd } = deps
+  const ready = readReady(options.data)
+  const root = readFileSync(ready.caFile, 'utf8')
+  const seed = options.seed ?? runId
+  const fault = plantFault(options.fault, openLink)
+  const { directory, prefix } = placeOf(options, deps)
+  const random = seededRandom(seed)
+  const fleetOptions = {
+    directory,
+    prefix,
+    count: options.devices,
+    seed,
+    deps: deviceDeps({ ready, root, fault, random }, deps),
+  }
+  const fleet = openFleet(fleetOptions)
+  onEnd(() => fleet.stop())
+  const spare = fault.needsSpare ? openDevice(`${prefix}-spare`, fleetOptions) : null
+  onEnd(() => spare?.stop())
+  const judge = await Judge.open({ ready, root, clock, run: runId })
+  onEnd(() => judge.close())
+  return {
+    ...options,
+    fleetId: options.fleet,
+    fleet,
+    spare,
+    judge,
+    fault,
+    progress,
+    clock,
+    random,
+    failures: [],
+  }
+}
+
+/** What every device of the fleet is given: addresses, the pinned root, a clock. */
+function deviceDeps(
+  plane: { ready: Ready; root: string; fault: Fault; random: Random },
+  { clock, signal, reached }: RunDeps,
+): Omit<DeviceDeps, 'random'> {
+  const { ready, root: ca, fault, random } = plane
+  const enrollClient = openEnrollClient({
+    url: ready.enrollment,
+    ca,
+    clock,
+    random,
+    signal,
+    patienceMs: PATIENCE_MS,
+  })
+  return { broker: ready.broker, ca, clock, enrollClient, openLink: fault.openLink, reached }
+}
+
+/** Kept devices have names that the next run finds again; others are new every time. */
+function placeOf(options: RunOptions, { runId, onEnd }: RunDeps): { directory: string; prefix: string } {
+  if (options.keep) return { directory: layout(options.data).demo, prefix: options.fleet }
+  const directory = mkdtempSync(join(tmpdir(), 'muster-sim-'))
+  onEnd(() => rmSync(directory, { recursive: true, force: true }))
+  return { directory, prefix: `${options.fleet}-${runId}` }
+}
+
+function readReady(data: string): Ready {
+  const path = layout(data).ready
+  try {
+    return JSON.parse(readFileSync(path, 'utf8')) as Ready // `muster up` wrote it
+  } catch (cause) {
+    throw new MusterError(
+      'unreachable',
+      `Cannot find a running plane: "${path}" is not there. Start one with \`muster up\`, or add --self-contained.`,
+      { cause },
+    )
+  }
+}
+
+function refusalsIn({ devices }: Fleet): Record<string, number> {
+  const codes = devices.flatMap(({ refusals }) => refusals.map(({ returnCode }) => `CONNACK ${returnCode}`))
+  const counts: Record<string, number> = {}
+  for (const code of codes) counts[code] = (counts[code] ?? 0) + 1
+  return counts
+}
