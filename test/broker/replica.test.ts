@@ -1,0 +1,312 @@
+import { mkdtempSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import Database from 'better-sqlite3'
+import fc from 'fast-check'
+import t, { type Test } from 'tap'
+import type { Change, HoldRecord } from '#shared/feed'
+import { openReplica, type PositionedChange, type Replica } from '../../broker/replica.ts'
+import {
+  certificateChange,
+  deviceChange,
+  fingerprintOf,
+  fleetChange,
+  holdChange,
+  issuerChange,
+  membersChange,
+  smallRegistry,
+} from '../support/feed-changes.ts'
+
+function directory(t: Test): string {
+  return mkdtempSync(join(t.testdir(), 'replica-'))
+}
+
+/** A replica in a directory of its own, closed with the test. */
+function replicaOf(t: Test, path = join(directory(t), 'broker.db')): Replica {
+  const replica = openReplica(path)
+  t.teardown(() => replica.close())
+  return replica
+}
+
+function from(position: number, changes: readonly Change[]): PositionedChange[] {
+  return changes.map((change, index) => ({ type: 'change', position: position + index, at: 0, change }))
+}
+
+function load(replica: Replica, changes: readonly Change[], position = 100, epoch = 'e1'): void {
+  replica.beginSnapshot()
+  replica.stage(from(position, changes))
+  replica.endSnapshot({ epoch, position })
+}
+
+const lamp = fingerprintOf('lamp')
+
+t.test(
+  'a certificate is known with its device, fleet and hold once the registry has told of it',
+  async (t) => {
+    const replica = replicaOf(t)
+    t.equal(replica.record(lamp), null)
+    t.equal(replica.cursor(), null)
+    load(replica, smallRegistry())
+    t.match(replica.record(lamp), {
+      device: { id: 'lamp', state: 'active' },
+      fleet: { id: 'default' },
+      hold: null,
+    })
+    t.same(replica.cursor(), { epoch: 'e1', position: 100 })
+  },
+)
+
+t.test('a hold on any scope is found from the certificate, and its end leaves the others', async (t) => {
+  const scopes: HoldRecord['scope'][] = [
+    { kind: 'device', id: 'lamp' },
+    { kind: 'batch', id: 'b1' },
+    { kind: 'fleet', id: 'default' },
+    { kind: 'issuer', id: 'aa' },
+    { kind: 'plan', id: 'h4' },
+  ]
+  const replica = replicaOf(t)
+  load(replica, [...smallRegistry(['lamp', 'door']), deviceChange('lamp', { batch: 'b1' })])
+  replica.apply(from(101, [membersChange('h4', ['lamp'])]))
+  t.equal(replica.record(lamp)?.hold, null, 'members alone hold nobody')
+  for (const [index, scope] of scopes.entries()) {
+    replica.apply(from(200 + index, [holdChange(`h${index}`, scope)]))
+    t.ok(replica.record(lamp)?.hold, `held by its ${scope.kind}`)
+  }
+  for (const [index, scope] of scopes.entries()) {
+    t.ok(replica.record(lamp)?.hold, 'still held by those that are left')
+    replica.apply(from(300 + index, [holdChange(`h${index}`, scope, 'ended')]))
+  }
+  t.equal(replica.record(lamp)?.hold, null)
+  t.equal(replica.record(fingerprintOf('door'))?.hold, null)
+  while (replica.sweep());
+  t.equal(replica.isMember('h4', 'lamp'), false, 'members of an ended hold are swept')
+})
+
+t.test('a certificate of an issuer that is not trusted, or of an unknown fleet, is not known', async (t) => {
+  const replica = replicaOf(t)
+  load(replica, smallRegistry())
+  replica.apply(from(101, [issuerChange('aa', { trusted: false })]))
+  t.equal(replica.record(lamp), null)
+  replica.apply(from(102, [issuerChange(), deviceChange('lamp', { fleet: 'nowhere' })]))
+  t.equal(replica.record(lamp), null)
+})
+
+t.test('a forgotten device is forgotten with its certificates', async (t) => {
+  const replica = replicaOf(t)
+  load(replica, smallRegistry(['lamp', 'door']))
+  replica.apply(from(101, [{ kind: 'forgotten', device: 'lamp' }, deviceChange('lamp')]))
+  t.equal(replica.record(lamp), null)
+  t.ok(replica.record(fingerprintOf('door')))
+})
+
+t.test('a change that is delivered again, late, does not undo what followed it', async (t) => {
+  const replica = replicaOf(t)
+  load(replica, smallRegistry())
+  const hold = from(101, [holdChange('h', { kind: 'device', id: 'lamp' })])
+  const end = from(102, [holdChange('h', { kind: 'device', id: 'lamp' }, 'ended')])
+  t.equal(replica.apply([...hold, ...hold, ...end]).length, 2)
+  t.equal(replica.apply([...hold, ...end, ...hold]).length, 0)
+  t.equal(replica.record(lamp)?.hold, null)
+  t.equal(replica.cursor()?.position, 102)
+})
+
+t.test('state, cursor and the time when the registry was heard survive a restart', async (t) => {
+  const path = join(directory(t), 'broker.db')
+  const before = openReplica(path)
+  load(before, smallRegistry())
+  before.apply(from(101, [holdChange('h', { kind: 'fleet', id: 'default' })]))
+  before.heard(5_000, true)
+  before.close()
+  t.equal(statSync(path).mode & 0o777, 0o600)
+
+  const after = replicaOf(t, path)
+  t.same(after.cursor(), { epoch: 'e1', position: 101 })
+  t.equal(after.lastHeardAt(), 5_000)
+  t.equal(after.record(lamp)?.hold?.id, 'h')
+  t.same(
+    after.unreportedHolds().map(({ id }) => id),
+    ['h'],
+  )
+  after.markReported('h')
+  t.same(after.unreportedHolds(), [])
+})
+
+t.test('a snapshot replaces everything at once, and the older state serves until then', async (t) => {
+  const replica = replicaOf(t)
+  load(replica, smallRegistry(['lamp', 'door']))
+  replica.beginSnapshot()
+  replica.stage(from(7, smallRegistry(['gate'])))
+  t.ok(replica.record(lamp))
+  t.equal(replica.record(fingerprintOf('gate')), null)
+  replica.endSnapshot({ epoch: 'e2', position: 7 })
+  t.equal(replica.record(lamp), null)
+  t.ok(replica.record(fingerprintOf('gate')))
+  t.same(replica.cursor(), { epoch: 'e2', position: 7 })
+})
+
+t.test(
+  'a snapshot that was cut in the middle changes nothing, also not after a restart, and is swept',
+  async (t) => {
+    const path = join(directory(t), 'broker.db')
+    const before = openReplica(path)
+    load(before, smallRegistry())
+    before.beginSnapshot()
+    before.stage(from(7, smallRegistry(['gate'])))
+    before.close()
+
+    const after = replicaOf(t, path)
+    t.ok(after.record(lamp))
+    t.same(after.cursor(), { epoch: 'e1', position: 100 })
+    load(after, smallRegistry(['door']), 9, 'e2')
+    t.equal(after.record(fingerprintOf('gate')), null)
+    while (after.sweep());
+    const db = new Database(path, { readonly: true })
+    t.teardown(() => db.close())
+    t.equal(db.prepare('SELECT count(*) FROM certificates').pluck().get(), 1)
+  },
+)
+
+t.test(
+  'a hold is in force although the disk refuses it, and the cursor stays for the next delivery',
+  async (t) => {
+    const path = join(directory(t), 'broker.db')
+    const replica = replicaOf(t, path)
+    load(replica, smallRegistry())
+    const other = new Database(path)
+    other.exec('BEGIN IMMEDIATE')
+    const hold = from(101, [holdChange('h', { kind: 'device', id: 'lamp' })])
+    t.throws(() => replica.apply(hold), { code: 'SQLITE_BUSY' })
+    t.equal(replica.record(lamp)?.hold?.id, 'h')
+    t.equal(replica.cursor()?.position, 100)
+    other.close()
+    t.equal(replica.apply(hold).length, 1)
+    t.equal(replica.cursor()?.position, 101)
+  },
+)
+
+t.test('a damaged replica is refused with the way to start again', async (t) => {
+  const path = join(directory(t), 'broker.db')
+  const replica = openReplica(path)
+  load(replica, smallRegistry(Array.from({ length: 500 }, (_, index) => `d${index}`)))
+  replica.close()
+  const whole = readFileSync(path)
+  writeFileSync(path, Buffer.alloc(whole.length, 0x55))
+  t.throws(() => openReplica(path), {
+    code: 'directory_unusable',
+    message: /copy of the registry; fix: rm .*broker\.db/,
+  })
+  // The pages of the schema and of the small tables.
+  writeFileSync(path, whole.fill(0xff, 4096, 4096 * 20))
+  t.throws(() => openReplica(path), { code: 'directory_unusable', message: /fix: rm / })
+})
+
+t.test('changes applied one by one come to the same as their snapshot', async (t) => {
+  const path = join(directory(t), 'broker.db')
+  let run = 0
+  fc.assert(
+    fc.property(
+      fc.array(arbitraryChange, { maxLength: 60 }),
+      fc.integer({ min: 1, max: 7 }),
+      (drawn, step) => {
+        const changes = withoutReturns(drawn)
+        const incremental = openReplica(`${path}.${++run}`)
+        const whole = openReplica(`${path}.${++run}`)
+        load(incremental, [], 0)
+        for (let start = 0; start < changes.length; start += step) {
+          incremental.apply(from(start + 1, changes.slice(start, start + step)))
+          if (start % 2 === 0) incremental.sweep()
+        }
+        load(whole, snapshotOf(changes), changes.length)
+        t.strictSame(everything(incremental), everything(whole))
+        incremental.close()
+        whole.close()
+      },
+    ),
+    { numRuns: 60 },
+  )
+})
+
+const DEVICES = ['d1', 'd2', 'd3', 'd4']
+const CERTIFICATES = ['c1', 'c2', 'c3', 'c4', 'c5', 'c6']
+const SCOPES: Record<string, HoldRecord['scope']> = {
+  h1: { kind: 'device', id: 'd1' },
+  h2: { kind: 'batch', id: 'b1' },
+  h3: { kind: 'fleet', id: 'f1' },
+  h4: { kind: 'issuer', id: 'aa' },
+  h5: { kind: 'plan', id: 'h5' },
+  h6: { kind: 'plan', id: 'h6' },
+}
+
+const arbitraryChange: fc.Arbitrary<Change> = fc.oneof(
+  fc.record({ id: fc.constantFrom('aa', 'bb'), trusted: fc.boolean() }).map((f) => issuerChange(f.id, f)),
+  fc
+    .constantFrom('f1', 'f2')
+    .chain((id) => fc.constantFrom('a/#', 'b/#').map((rule) => fleetChange(id, { publish: [rule] }))),
+  fc
+    .record({
+      id: fc.constantFrom(...DEVICES),
+      fleet: fc.constantFrom('f1', 'f2'),
+      batch: fc.constantFrom('b1', null),
+      state: fc.constantFrom('active', 'retired'),
+    })
+    .map(({ id, ...fields }) => deviceChange(id, fields)),
+  fc
+    .record({
+      fingerprint: fc.constantFrom(...CERTIFICATES),
+      device: fc.constantFrom(...DEVICES),
+      issuer: fc.constantFrom('aa', 'bb'),
+      state: fc.constantFrom('issued', 'active', 'superseded', 'revoked'),
+    })
+    .map(({ fingerprint, device, ...fields }) => certificateChange(fingerprint, device, fields)),
+  fc
+    .record({ hold: fc.constantFrom('h5', 'h6'), devices: fc.uniqueArray(fc.constantFrom(...DEVICES)) })
+    .map(({ hold, devices }) => membersChange(hold, devices)),
+  fc
+    .record({ id: fc.constantFrom(...Object.keys(SCOPES)), state: fc.constantFrom('active', 'ended') })
+    .map(({ id, state }) => holdChange(id, SCOPES[id] as HoldRecord['scope'], state)), // drawn from the keys
+  fc.constantFrom(...DEVICES).map((device): Change => ({ kind: 'forgotten', device })),
+)
+
+/** A hold that has ended does not come back, and nobody joins it. */
+function withoutReturns(changes: readonly Change[]): Change[] {
+  const ended = new Set<string>()
+  return changes.filter((change) => {
+    if (change.kind === 'members') return !ended.has(change.hold)
+    if (change.kind !== 'hold') return true
+    if (ended.has(change.hold.id)) return false
+    if (change.hold.state === 'ended') ended.add(change.hold.id)
+    return true
+  })
+}
+
+/** The last state of every subject, members before holds; what ended or was forgotten is left out. */
+function snapshotOf(changes: readonly Change[]): Change[] {
+  const last = new Map<string, Change>()
+  for (const [index, change] of changes.entries()) {
+    if (change.kind === 'issuer') last.set(`1 ${change.issuer.id}`, change)
+    if (change.kind === 'fleet') last.set(`2 ${change.fleet.id}`, change)
+    if (change.kind === 'device') last.set(`3 ${change.device.id}`, change)
+    if (change.kind === 'certificate') last.set(`4 ${change.certificate.fingerprint}`, change)
+    if (change.kind === 'members') last.set(`5 ${index}`, change)
+    if (change.kind === 'hold') last.set(`6 ${change.hold.id}`, change)
+    if (change.kind !== 'forgotten') continue
+    last.delete(`3 ${change.device}`)
+    for (const [key, kept] of last) {
+      if (kept.kind === 'certificate' && kept.certificate.device === change.device) last.delete(key)
+    }
+  }
+  return [...last.entries()].toSorted(([a], [b]) => (a < b ? -1 : 1)).map(([, change]) => change)
+}
+
+function everything(replica: Replica) {
+  const byId = (a: { id: string }, b: { id: string }) => (a.id < b.id ? -1 : 1)
+  return {
+    records: CERTIFICATES.map((fingerprint) => replica.record(fingerprint)),
+    live: DEVICES.map((device) => replica.hasLiveCertificate(device)),
+    issuers: replica.issuers().toSorted(byId),
+    fleets: replica.fleets().toSorted(byId),
+    holds: replica.activeHolds().toSorted(byId),
+    members: ['h5', 'h6']
+      .filter((id) => replica.activeHolds().some((hold) => hold.id === id))
+      .map((hold) => replica.members(hold, 10)),
+  }
+}
