@@ -4,11 +4,14 @@ import type { Peer } from '#shared/identity/peer'
 import type { Refusal } from './refusals.ts'
 import type { AdmissionRecord } from './replica.ts'
 
+/** Who a certificate says that it is, once its profile has been checked. */
+export type Identity = Pick<Peer, 'kind' | 'id' | 'fingerprint' | 'serial'>
+
 export interface AdmissionRequest {
   readonly record: AdmissionRecord | null
   /** Null at the gate, where CONNECT has not been read: everything else is judged already. */
   readonly clientId: string | null
-  readonly peer: Peer
+  readonly peer: Identity
   readonly now: number
   /** How long the registry has not been heard, ms. */
   readonly silentMs: number
@@ -88,14 +91,14 @@ export function refusalOf(record: AdmissionRecord | null, code: RefusalErrorCode
 }
 
 /** A device is its own client id; a service may open several clients, told apart by what follows `:`. */
-function isClientIdOf(peer: Peer, clientId: string): boolean {
+function isClientIdOf(peer: Identity, clientId: string): boolean {
   if (clientId === peer.id) return true
   const own = `${peer.id}:`
   return peer.kind === 'service' && clientId.startsWith(own) && SUFFIX.test(clientId.slice(own.length))
 }
 
 /** The registry's row decides who this is; a certificate that says something else is refused. */
-function disagreement({ certificate, device }: AdmissionRecord, peer: Peer): string | null {
+function disagreement({ certificate, device }: AdmissionRecord, peer: Identity): string | null {
   if (certificate.fingerprint !== peer.fingerprint) return 'the record is of another certificate'
   if (certificate.device !== device.id || device.id !== peer.id) return 'the record names another identity'
   if (device.kind !== peer.kind) return 'the record names another kind'

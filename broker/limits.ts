@@ -14,8 +14,6 @@ export interface Limits {
   readonly writeBufferBytes: number
   /** Octets that a replay (retained messages, offline queue) may have waiting before it pauses. */
   readonly replayBufferBytes: number
-  /** Packets that a client may send ahead of its CONNACK. */
-  readonly packetsBeforeConnack: number
   /** Longest wait for the replica to learn of a certificate whose chain verifies. */
   readonly recordWaitMs: number
   /**
@@ -41,7 +39,6 @@ export const LIMITS = Object.freeze({
   packetBytes: 262_144,
   writeBufferBytes: 1_048_576,
   replayBufferBytes: 65_536,
-  packetsBeforeConnack: 42,
   recordWaitMs: 2_000,
   keepaliveMs: 1_200_000,
   subscriptions: 100,

@@ -1,0 +1,203 @@
+import type { X509Certificate } from 'node:crypto'
+import type { TLSSocket } from 'node:tls'
+import { isMusterError } from '#shared/errors'
+import type { Report } from '#shared/feed'
+import { checkPeer, type Peer } from '#shared/identity/peer'
+import type { Log } from '#shared/log'
+import { isRefusalErrorCode } from '#shared/refusals'
+import { admit } from './admission.ts'
+import { sendConnackRefused } from './connack-refused.ts'
+import { type Guard, guardSocket } from './guarded-socket.ts'
+import type { Limits } from './limits.ts'
+import { type Refusal, refusedReport } from './refusals.ts'
+import type { AdmissionRecord } from './replica.ts'
+import { endWithRecord } from './session-end.ts'
+import type { Connection, Sessions } from './sessions.ts'
+import { compilePolicy } from './topic-policy.ts'
+
+/** What admission reads of the replica. */
+export interface AdmissionReader {
+  record(fingerprint: string): AdmissionRecord | null
+  /** Null when the registry has never been heard. */
+  lastHeardAt(): number | null
+}
+
+export interface GateDeps {
+  now(): number
+  readonly trustDomain: string
+  readonly replica: AdmissionReader
+  /** Resolves when the replica knows the certificate, or with null after at most {@link Limits.recordWaitMs}. */
+  waitForRecord(fingerprint: string): Promise<AdmissionRecord | null>
+  readonly maxStalenessMs: number
+  readonly sessions: Sessions
+  readonly limits: Limits
+  readonly log: Log
+  report(report: Report): void
+}
+
+/** Where a client goes that has been let in. */
+export interface Inside {
+  handle(connection: Connection): void
+}
+
+interface Visitor {
+  readonly deps: GateDeps
+  readonly socket: TLSSocket
+  readonly guard: Guard
+  readonly address: string
+  /** Ends the wait for CONNECT. */
+  readonly connectDeadline: NodeJS.Timeout
+}
+
+/**
+ * Takes sockets whose TLS handshake is done, whether or not a certificate came with them. Only one that is
+ * identified and admitted goes inside; any other gets a CONNACK that says so, and a report with the reason.
+ */
+export function openGate(deps: GateDeps, inside: Inside): (socket: TLSSocket) => void {
+  let opened = 0
+  return (socket) => {
+    const visitor = meet(deps, socket)
+    const identified = identify(visitor)
+    if ('code' in identified) return turnAway(visitor, identified, null)
+    const id = `c${++opened}`
+    enter(visitor, identified, id, inside).catch((error: unknown) => {
+      deps.log.error({ err: error }, 'gate failed')
+      socket.destroy()
+    })
+  }
+}
+
+function meet(deps: GateDeps, socket: TLSSocket): Visitor {
+  const address = (socket.remoteAddress ?? '').replace(/^::ffff:/, '')
+  const { limits } = deps
+  const violated = (violation: string) => {
+    visitor.deps.report(
+      refusedReport({ code: 'packet', evidence: { violation } }, whoIs(visitor), deps.now()),
+    )
+  }
+  const guard = guardSocket(socket, {
+    limits,
+    onViolation: violated,
+    onSlow: (bytes) => violated(`${bytes} octets wait for a client that does not read`),
+  })
+  const connectDeadline = setTimeout(() => {
+    if (guard.walk.packets > 0) return
+    violated(`no CONNECT within ${limits.connectMs} ms`)
+    socket.destroy()
+  }, limits.connectMs)
+  const visitor: Visitor = { deps, socket, guard, address, connectDeadline }
+  socket.on('error', () => socket.destroy()) // 'close' follows; without a listener the process would end
+  socket.once('close', () => clearTimeout(connectDeadline))
+  socket.disableRenegotiation() // nobody changes certificates in a connection that has been judged
+  return visitor
+}
+
+function whoIs({ guard, address }: Visitor) {
+  const { connection } = guard
+  return { device: connection?.device ?? null, fingerprint: connection?.fingerprint ?? null, address }
+}
+
+/** The peer that the certificate stands for; resumed sessions are looked at in the same way as new ones. */
+function identify({ deps, socket }: Visitor): Peer | Refusal {
+  const certificate = socket.getPeerX509Certificate()
+  if (certificate === undefined) return { code: 'nocert', evidence: {} }
+  if (socket.authorized !== true) return chainRefusal(certificate, socket.authorizationError, deps.now())
+  try {
+    const { trustDomain } = deps
+    return checkPeer(certificate, { trustDomain, kinds: ['device', 'service'], now: deps.now() })
+  } catch (error) {
+    if (isMusterError(error) && isRefusalErrorCode(error.code)) {
+      return { code: error.code, evidence: error.evidence }
+    }
+    deps.log.error({ err: error }, 'certificate check failed')
+    return { code: 'profile', evidence: { violation: 'cannot be read' } }
+  }
+}
+
+function chainRefusal(certificate: X509Certificate, error: unknown, now: number): Refusal {
+  const reason = error instanceof Error && 'code' in error ? String(error.code) : String(error)
+  const shownNow = new Date(now).toISOString()
+  if (reason === 'CERT_HAS_EXPIRED') {
+    return { code: 'expired', evidence: { notAfter: certificate.validTo, now: shownNow } }
+  }
+  if (reason === 'CERT_NOT_YET_VALID') {
+    return { code: 'notyet', evidence: { notBefore: certificate.validFrom, now: shownNow } }
+  }
+  return { code: 'unknown_ca', evidence: { issuer: certificate.issuer.replaceAll('\n', ', '), reason } }
+}
+
+/** Lets the client in or turns it away; from the reading of the replica to the index no turn of the event loop passes. */
+async function enter(visitor: Visitor, peer: Peer, id: string, inside: Inside): Promise<void> {
+  const { deps, socket } = visitor
+  const { fingerprint } = peer
+  const began = deps.now()
+  if (deps.replica.record(fingerprint) === null) await waitForRecord(deps, fingerprint)
+  if (socket.destroyed) return
+  const now = deps.now()
+  const record = deps.replica.record(fingerprint)
+  const { maxStalenessMs } = deps
+  const decision = admit({ record, clientId: null, peer, now, silentMs: silence(deps, now), maxStalenessMs })
+  if (!decision.admitted || record === null) {
+    const refusal = decision.admitted ? { code: 'unrecorded' as const, evidence: {} } : decision
+    const waited = record === null ? { waitedMs: now - began } : {}
+    return turnAway(visitor, { code: refusal.code, evidence: { ...refusal.evidence, ...waited } }, peer)
+  }
+  const connection = describe(visitor, record, id)
+  visitor.guard.connection = connection
+  deps.sessions.add(connection)
+  socket.once('close', () => deps.sessions.remove(connection))
+  endWithRecord(deps, connection, record)
+  inside.handle(connection)
+}
+
+/** The follower's promise, with a deadline of our own; what it says does not matter, the replica is read again. */
+async function waitForRecord({ waitForRecord, limits, log }: GateDeps, fingerprint: string): Promise<void> {
+  const deadline = Promise.withResolvers<null>()
+  const timer = setTimeout(() => deadline.resolve(null), limits.recordWaitMs)
+  try {
+    await Promise.race([waitForRecord(fingerprint), deadline.promise])
+  } catch (error) {
+    log.error({ err: error }, 'waiting for a record failed')
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** How long the registry has been silent, ms; for ever when it was never heard. */
+export function silence({ replica }: { replica: AdmissionReader }, now: number): number {
+  const heardAt = replica.lastHeardAt()
+  return heardAt === null ? Number.MAX_SAFE_INTEGER : now - heardAt
+}
+
+function describe({ deps, socket, address }: Visitor, record: AdmissionRecord, id: string): Connection {
+  const { certificate, device, fleet } = record
+  return {
+    id,
+    socket,
+    fingerprint: certificate.fingerprint,
+    serial: certificate.serial,
+    device: device.id,
+    kind: device.kind,
+    batch: device.batch,
+    fleet: fleet.id,
+    issuer: certificate.issuer,
+    address,
+    openedAt: deps.now(),
+    policy: compilePolicy(fleet.policy, { id: device.id, fleet: fleet.id }),
+    refused: null,
+  }
+}
+
+function turnAway(visitor: Visitor, refusal: Refusal, peer: Peer | null): void {
+  const { deps, socket, guard, address } = visitor
+  const evidence = refusal.code === 'nocert' ? { address } : refusal.evidence
+  const fingerprint = peer?.fingerprint ?? fingerprintOf(socket)
+  deps.report(
+    refusedReport({ ...refusal, evidence }, { device: peer?.id ?? null, fingerprint, address }, deps.now()),
+  )
+  sendConnackRefused(socket, guard.walk)
+}
+
+function fingerprintOf(socket: TLSSocket): string | null {
+  return socket.getPeerX509Certificate()?.fingerprint256.replaceAll(':', '').toLowerCase() ?? null
+}

@@ -1,0 +1,80 @@
+import { TLSSocket } from 'node:tls'
+import { type PacketLimits, PacketWalk } from './packet-walk.ts'
+import type { Connection } from './sessions.ts'
+
+export interface GuardLimits extends PacketLimits {
+  /** Octets that may wait for a slow reader. */
+  readonly writeBufferBytes: number
+}
+
+export interface GuardOptions {
+  readonly limits: GuardLimits
+  /** The client broke a rule; the socket is destroyed after this call. */
+  onViolation(violation: string): void
+  /** The client reads too slowly; the socket is destroyed after this call. */
+  onSlow(waitingBytes: number): void
+}
+
+/** What the guard of one socket knows; `connection` is set once the client has been let in. */
+export interface Guard {
+  readonly walk: PacketWalk
+  readonly options: GuardOptions
+  connection: Connection | null
+  isCorked: boolean
+}
+
+const GUARD = Symbol('guard')
+
+/**
+ * A TLS socket that judges packets by their headers as they arrive, writes once in a turn of the event loop, and
+ * never makes a writer wait: a reader that is too slow loses its socket, not everybody else their time. It is put
+ * on a socket that exists already; a stream in between would cost a tenth of the throughput.
+ */
+class Guarded extends TLSSocket {
+  declare [GUARD]: Guard
+
+  override push(chunk: unknown, encoding?: BufferEncoding): boolean {
+    const { walk, options } = this[GUARD]
+    const violation = chunk instanceof Uint8Array ? walk.take(chunk) : null
+    if (violation === null) return super.push(chunk, encoding)
+    options.onViolation(violation)
+    this.destroy()
+    return false
+  }
+
+  /** Always true. After the decision against the client nothing more is written to it. */
+  override write(...written: unknown[]): boolean {
+    const { connection, options } = this[GUARD]
+    if (connection !== null && connection.refused !== null) return true
+    super.write(...(written as Parameters<TLSSocket['write']>)) // the overloads of Writable.write, passed on as they came
+    if (this.writableLength > options.limits.writeBufferBytes && !this.destroyed) {
+      options.onSlow(this.writableLength)
+      this.destroy()
+    }
+    return true
+  }
+
+  override cork(): void {
+    const guard = this[GUARD]
+    if (guard.isCorked) return
+    guard.isCorked = true
+    super.cork()
+    setImmediate(() => {
+      guard.isCorked = false
+      if (guard.connection !== null && guard.connection.refused !== null) this.destroy()
+      else super.uncork()
+    })
+  }
+
+  /** Nothing: what was corked is written at the end of the turn. */
+  override uncork(): void {}
+}
+
+/** Puts the guard on a socket whose handshake has just ended, before it has delivered an octet. */
+export function guardSocket(socket: TLSSocket, options: GuardOptions): Guard {
+  const guard: Guard = { walk: new PacketWalk(options.limits), options, connection: null, isCorked: false }
+  Object.setPrototypeOf(socket, Guarded.prototype)
+  const guarded = socket as Guarded // by the line above
+  guarded[GUARD] = guard
+  return guard
+}

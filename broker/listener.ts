@@ -1,0 +1,125 @@
+import { once } from 'node:events'
+import type { AddressInfo, Socket } from 'node:net'
+import { createServer, type TLSSocket, type TlsOptions } from 'node:tls'
+import { MusterError } from '#shared/errors'
+import { type GateDeps, type Inside, openGate } from './gate.ts'
+
+export interface Credentials {
+  /** Chain of the broker, PEM, leaf first. */
+  readonly certificate: string
+  readonly key: string
+  /** Issuing CAs whose client certificates are looked at further, PEM; nothing else is trusted. */
+  readonly trust: readonly string[]
+}
+
+export interface ListenerDeps extends GateDeps, Credentials {
+  readonly host: string
+  /** 0 for any. */
+  readonly port: number
+  readonly mqtt: Inside
+}
+
+export interface Listener {
+  readonly port: number
+  /** New connections use the new credentials; open ones stay. */
+  reload(credentials: Credentials): void
+  /** Destroys every socket and resolves when all have closed. */
+  close(): Promise<void>
+}
+
+/** AEAD only; TLS 1.2 with ephemeral ECDH. */
+const CIPHERS = [
+  'TLS_AES_128_GCM_SHA256',
+  'TLS_AES_256_GCM_SHA384',
+  'TLS_CHACHA20_POLY1305_SHA256',
+  'ECDHE-ECDSA-AES128-GCM-SHA256',
+  'ECDHE-ECDSA-AES256-GCM-SHA384',
+  'ECDHE-ECDSA-CHACHA20-POLY1305',
+].join(':')
+
+/**
+ * Listens for TLS. A client without an acceptable certificate is not cut off in the handshake, where neither side
+ * would learn why: it reaches the gate, which answers.
+ * @throws MusterError port_taken
+ */
+export async function openListener(deps: ListenerDeps): Promise<Listener> {
+  const { limits } = deps
+  const sockets = new Set<Socket>()
+  const handshakes = new Map<string, NodeJS.Timeout>()
+  const server = createServer({
+    ...contextOf(deps),
+    requestCert: true,
+    rejectUnauthorized: false,
+    handshakeTimeout: limits.handshakeMs,
+    noDelay: true,
+    keepAlive: true,
+  })
+  server.maxConnections = limits.connections
+  server.prependListener('connection', (socket: Socket) => {
+    sockets.add(socket)
+    const name = endpoint(socket)
+    handshakes.set(
+      name,
+      setTimeout(() => socket.destroy(), limits.handshakeMs),
+    )
+    socket.once('close', () => {
+      sockets.delete(socket)
+      endHandshake(handshakes, name)
+    })
+  })
+  const pass = openGate(deps, deps.mqtt)
+  server.on('secureConnection', (socket) => {
+    endHandshake(handshakes, endpoint(socket))
+    pass(socket)
+  })
+  // Node only announces a failed or late handshake; the socket is ours to destroy.
+  server.on('tlsClientError', (_, socket: TLSSocket) => socket.destroy())
+  server.listen(deps.port, deps.host)
+  await listening(server, deps)
+  return {
+    port: (server.address() as AddressInfo).port, // listening on TCP
+    reload: (credentials) => server.setSecureContext(contextOf(credentials)),
+    async close() {
+      const closed = once(server, 'close')
+      server.close()
+      for (const socket of sockets) socket.destroy()
+      await closed
+    },
+  }
+}
+
+function contextOf({ certificate, key, trust }: Credentials): TlsOptions {
+  return {
+    cert: certificate,
+    key,
+    ca: [...trust],
+    // The issuing CA is the anchor. With the root as anchor, certificates of the other CA would chain as well.
+    allowPartialTrustChain: true,
+    minVersion: 'TLSv1.2',
+    maxVersion: 'TLSv1.3',
+    ciphers: CIPHERS,
+    honorCipherOrder: true,
+    sessionIdContext: 'muster-broker',
+  }
+}
+
+async function listening(server: ReturnType<typeof createServer>, deps: ListenerDeps): Promise<void> {
+  try {
+    await once(server, 'listening')
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException // what net.Server emits
+    if (code !== 'EADDRINUSE') throw cause
+    throw new MusterError('port_taken', `Cannot listen on "${deps.host}:${deps.port}": it is in use`, {
+      cause,
+    })
+  }
+}
+
+function endpoint({ remoteAddress, remotePort }: Socket): string {
+  return `${remoteAddress} ${remotePort}`
+}
+
+function endHandshake(handshakes: Map<string, NodeJS.Timeout>, name: string): void {
+  clearTimeout(handshakes.get(name))
+  handshakes.delete(name)
+}

@@ -1,0 +1,45 @@
+import type { Duplex } from 'node:stream'
+import type { Connection } from './sessions.ts'
+
+/** A will as Aedes keeps it. The last two are ours: who stored it, for the day when its client is long gone. */
+export interface Will {
+  readonly topic: string
+  readonly payload: Buffer
+  readonly qos: number
+  readonly retain: boolean
+  readonly clientId?: string
+  fingerprint?: string
+  /** Id of the connection that it belongs to. */
+  connection?: string
+}
+
+/** What is known about one MQTT conversation beside what Aedes knows. */
+export interface Link {
+  readonly connection: Connection
+  /** The client id as CONNECT had it; Aedes replaces an empty one. */
+  clientId: string
+  will: Will | null
+  /** Filters that have been granted. */
+  readonly filters: Set<string>
+  /** CONNACK 0 has been sent. */
+  isAccepted: boolean
+  /** Why the conversation ended, as far as it is known. */
+  ending: string
+}
+
+/** The parts of Aedes' Client that we use. */
+export interface MqttClient {
+  readonly id: string
+  readonly clean: boolean
+  /** True from the first step of closing, which may be long before the socket has closed. */
+  readonly closed: boolean
+  readonly conn: Duplex
+  /** What was given to `handle`. */
+  readonly req: Link
+  close(done?: () => void): void
+}
+
+/** True when the client cannot take part any more: closed, its socket gone, or decided against. */
+export function isGone(client: MqttClient): boolean {
+  return client.closed || client.conn.destroyed || client.req.connection.refused !== null
+}
