@@ -1,0 +1,33 @@
+import type { Log } from '#shared/log'
+import type { Bell } from './bell.ts'
+import type { Authority } from './ca/create-ca.ts'
+import type { Registry } from './registry/registry.ts'
+import type { RevocationList } from './revocation-list.ts'
+import type { SigningClock } from './signing-clock.ts'
+
+/** A numbered step of a recipe, see docs/issuance-cycle.md. */
+export type Step = `${'enroll' | 'renew' | 'service'}.${1 | 2 | 3 | 4}`
+
+/** What the use cases act with. Everything that is not a function of its arguments comes from here. */
+export interface Deps {
+  readonly registry: Registry
+  readonly authority: Authority
+  /** SHA-256 of the SubjectPublicKeyInfos of the CAs: no device may have one of these keys. */
+  readonly caKeys: ReadonlySet<string>
+  readonly signingClock: SigningClock
+  readonly revocationList: RevocationList
+  readonly log: Log
+  /** Public URL of the admin listener, for invitations. */
+  readonly adminUrl: string
+  /** Milliseconds since 1970 UTC. */
+  now(): number
+  random(octets: number): Buffer
+  /** Called after each numbered step; a crash test ends the process here. */
+  reached(step: Step): void
+  /** Rings when the registry committed changes. */
+  readonly changed: Bell
+  /** Rings when a broker reported or was forgotten, so that a receipt may have become complete. */
+  readonly reported: Bell
+  /** Starts finalising plans that are due, off the caller's path. */
+  finaliseSoon(): void
+}

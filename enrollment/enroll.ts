@@ -1,0 +1,63 @@
+import type { DeviceId } from '#shared/identity/device'
+import { checkCsr } from './ca/check-csr.ts'
+import { issueCertificate } from './ca/issue.ts'
+import type { Deps } from './deps.ts'
+import { checkUris, type Issued, newSerial, record } from './issuance.ts'
+
+export interface EnrollmentRequest {
+  /** SHA-256 of the token, hex. */
+  readonly tokenHash: string
+  /** PKCS#10, DER. */
+  readonly csr: Uint8Array
+  /** The EST label, which must name the token's batch; null without one. */
+  readonly label: string | null
+}
+
+/**
+ * The first certificate of a device; the numbers are those of docs/issuance-cycle.md. The same token and key again
+ * get the same certificate.
+ * @throws MusterError csr_*, token_*, id_taken, held, pending, clock_wrong
+ */
+export async function enroll(deps: Deps, request: EnrollmentRequest): Promise<Issued> {
+  // 1 check the request: limits, structure, key, proof of possession, wishes
+  const csr = await checkCsr(request.csr, deps.caKeys)
+  checkUris(deps, csr)
+  const now = deps.now()
+  deps.signingClock.check(now)
+  deps.reached('enroll.1')
+
+  // 2 spend one use of the token and record what will be signed, in one transaction
+  const issuance = await deps.registry.beginIssuance({
+    now,
+    tokenHash: request.tokenHash,
+    spkiHash: csr.spkiHash,
+    commonName: csr.commonName,
+    label: request.label,
+    assignedId: assignedId(deps),
+    serial: newSerial(deps),
+    issuer: deps.authority.device,
+  })
+  deps.reached('enroll.2')
+  if (issuance.certificate) return { issuance, certificate: issuance.certificate }
+
+  // 3 sign
+  const signed = await issueCertificate(deps.authority.device, {
+    ...issuance,
+    profile: issuance.kind,
+    id: issuance.device,
+    spki: csr.spki,
+  })
+  deps.reached('enroll.3')
+
+  // 4 record the certificate: from here on brokers know it
+  const certificate = await record(deps, { issuance, signed, by: `device:${issuance.device}` })
+  deps.reached('enroll.4')
+
+  // 5 answer
+  return { issuance, certificate }
+}
+
+/** 50 random bits: short enough to read out, and the registry refuses one that is taken. */
+function assignedId(deps: Deps): DeviceId {
+  return `d-${deps.random(6).toString('hex')}` as DeviceId // `d-` and hex digits have the form of an id
+}

@@ -1,0 +1,301 @@
+import { Type } from 'typebox'
+import {
+  ApiTokenRequest,
+  BatchRequest,
+  BrokerEnrollRequest,
+  BrokerRenewRequest,
+  FleetRequest,
+  InvitationRequest,
+  PlanApply,
+  PlanRequest,
+  ServiceRequest,
+  TokenRequest,
+} from '#shared/api'
+import { isMusterError } from '#shared/errors'
+import { parseToken } from '#shared/token'
+import { enrollBroker, inviteBroker, renewBroker } from '../brokers.ts'
+import { decodeCsr } from '../ca/check-csr.ts'
+import { explain } from '../explain.ts'
+import { certificateReply } from '../issuance.ts'
+import { applyPlan, awaitReceipt, proposePlan, undoPlan } from '../plans.ts'
+import { createService } from '../services.ts'
+import { status } from '../status.ts'
+import { createApiToken, createToken, reissueDevice } from '../tokens.ts'
+import type { Caller } from './caller.ts'
+import { type Route, route } from './routes.ts'
+
+const text = Type.Optional(Type.String({ maxLength: 128 }))
+const TokenQuery = Type.Object({ batch: text })
+const DeviceQuery = Type.Object({
+  fleet: text,
+  batch: text,
+  state: text,
+  after: text,
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
+})
+const AuditQuery = Type.Object({
+  after: Type.Optional(Type.Integer({ minimum: 0 })),
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
+})
+const ReceiptQuery = Type.Object({ waitMs: Type.Optional(Type.Integer({ minimum: 0, maximum: 60_000 })) })
+const ReissueRequest = Type.Object(
+  { expiresAt: Type.Optional(Type.Integer({ minimum: 0 })) },
+  { additionalProperties: false },
+)
+
+const PAGE = 100
+const RECEIPT_WAIT_MS = 10_000
+
+const fleets = [
+  route({
+    method: 'POST',
+    path: '/v1/fleets',
+    role: 'operator',
+    body: FleetRequest,
+    handle: async ({ deps, body, by }) => deps.registry.createFleet(body, { now: deps.now(), by }),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/fleets',
+    role: 'operator',
+    handle: async ({ deps }) => deps.registry.listFleets(),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/batches',
+    role: 'operator',
+    body: BatchRequest,
+    handle: async ({ deps, body, by }) => deps.registry.createBatch(body, { now: deps.now(), by }),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/batches',
+    role: 'operator',
+    handle: async ({ deps }) => deps.registry.listBatches(),
+  }),
+]
+
+const tokens = [
+  route({
+    method: 'POST',
+    path: '/v1/tokens',
+    role: 'operator',
+    body: TokenRequest,
+    handle: async ({ deps, body, by }) => createToken(deps, { ...body, by }),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/tokens',
+    role: 'operator',
+    query: TokenQuery,
+    handle: async ({ deps, query }) => deps.registry.listTokens({ ...query, now: deps.now() }),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/tokens/:id/cancel',
+    role: 'operator',
+    handle: async ({ deps, param, by }) => deps.registry.cancelToken(param('id'), { now: deps.now(), by }),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/api-tokens',
+    role: 'operator',
+    body: ApiTokenRequest,
+    handle: async ({ deps, body, by }) => createApiToken(deps, { ...body, by }),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/api-tokens',
+    role: 'operator',
+    handle: async ({ deps }) => deps.registry.listApiTokens(),
+  }),
+  route({
+    method: 'DELETE',
+    path: '/v1/api-tokens/:name',
+    role: 'operator',
+    handle: async ({ deps, param, by }) =>
+      deps.registry.cancelApiToken(param('name'), { now: deps.now(), by }),
+  }),
+]
+
+const devices = [
+  route({
+    method: 'GET',
+    path: '/v1/devices',
+    role: 'operator',
+    query: DeviceQuery,
+    handle: async ({ deps, query }) => deps.registry.listDevices({ limit: PAGE, ...query, now: deps.now() }),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/devices/:id',
+    role: 'operator',
+    handle: async ({ deps, param }) => deps.registry.showDevice(param('id'), deps.now()),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/devices/:id/retire',
+    role: 'operator',
+    handle: async ({ deps, param, by }) => deps.registry.retireDevice(param('id'), { now: deps.now(), by }),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/devices/:id/reissue',
+    role: 'operator',
+    body: ReissueRequest,
+    handle: async ({ deps, param, body, by }) => reissueDevice(deps, { ...body, device: param('id'), by }),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/services',
+    role: 'operator',
+    body: ServiceRequest,
+    handle: async ({ deps, body, by }) =>
+      certificateReply(deps, await createService(deps, { id: body.id, csr: decodeCsr(body.csr), by })),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/explain/:subject',
+    role: 'operator',
+    handle: async ({ deps, param }) => explain(deps, param('subject')),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/demo/clear',
+    role: 'operator',
+    handle: async ({ deps, by }) => ({
+      devices: await deps.registry.clearSynthetic({ now: deps.now(), by }),
+    }),
+  }),
+]
+
+const plans = [
+  route({
+    method: 'POST',
+    path: '/v1/plans',
+    role: 'operator',
+    body: PlanRequest,
+    handle: async ({ deps, body, by }) => proposePlan(deps, { ...body, by }),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/plans',
+    role: 'operator',
+    handle: async ({ deps }) => deps.registry.listPlans(deps.now()),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/plans/:id',
+    role: 'operator',
+    handle: async ({ deps, param }) => deps.registry.showPlan(param('id'), deps.now()),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/plans/:id/apply',
+    role: 'operator',
+    body: PlanApply,
+    handle: async ({ deps, param, body, by }) =>
+      applyPlan(deps, { id: param('id'), devices: body.devices, by }),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/plans/:id/undo',
+    role: 'operator',
+    handle: async ({ deps, param, by }) => undoPlan(deps, { id: param('id'), by }),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/plans/:id/receipt',
+    role: 'operator',
+    query: ReceiptQuery,
+    handle: async ({ deps, param, query, signal }) =>
+      awaitReceipt(deps, { id: param('id'), waitMs: query.waitMs ?? RECEIPT_WAIT_MS, signal }),
+  }),
+]
+
+const brokers = [
+  route({
+    method: 'GET',
+    path: '/v1/brokers',
+    role: 'operator',
+    handle: async ({ deps }) => deps.registry.listBrokers(deps.now()),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/brokers/invitations',
+    role: 'operator',
+    body: InvitationRequest,
+    handle: async ({ deps, body, by }) => inviteBroker(deps, { ...body, by }),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/brokers/enroll',
+    role: 'anyone',
+    body: BrokerEnrollRequest,
+    handle: async ({ deps, limits, address, body }) => {
+      const invitation = parseToken(body.token) ?? (await limits.unknown(address))
+      const key = `invitation ${address}`
+      await limits.check(key, address)
+      try {
+        return await enrollBroker(deps, { tokenHash: invitation.hash, csr: body.csr, hosts: body.hosts })
+      } catch (error) {
+        if (isMusterError(error)) await limits.failed(key)
+        throw error
+      }
+    },
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/brokers/renew',
+    role: 'broker',
+    body: BrokerRenewRequest,
+    handle: async ({ deps, caller, body }) => renewBroker(deps, { ...body, broker: brokerOf(caller) }),
+  }),
+  route({
+    method: 'DELETE',
+    path: '/v1/brokers/:id',
+    role: 'operator',
+    handle: async ({ deps, param, by }) => {
+      await deps.registry.forgetBroker(param('id'), { now: deps.now(), by })
+      deps.reported.ring() // receipts no longer wait for it
+      deps.changed.ring() // its stream ends
+    },
+  }),
+]
+
+const plane = [
+  route({ method: 'GET', path: '/v1/status', role: 'operator', handle: async ({ deps }) => status(deps) }),
+  route({ method: 'GET', path: '/healthz', role: 'anyone', handle: async () => ({ status: 'ok' }) }),
+  route({
+    method: 'GET',
+    path: '/v1/audit',
+    role: 'operator',
+    query: AuditQuery,
+    handle: async ({ deps, query }) => deps.registry.listAudit(query.after ?? 0, query.limit ?? PAGE),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/audit/verify',
+    role: 'operator',
+    handle: async ({ deps }) => {
+      const firstBad = await deps.registry.verifyAudit()
+      return { ok: firstBad === null, firstBad }
+    },
+  }),
+]
+
+/** The admin API, for operators; a broker may enroll by invitation and renew itself. */
+export const ADMIN_ROUTES: readonly Route[] = [
+  ...fleets,
+  ...tokens,
+  ...devices,
+  ...plans,
+  ...brokers,
+  ...plane,
+]
+
+/** The id of a caller whose role is `broker`. */
+export function brokerOf(caller: Caller): string {
+  if (caller.kind === 'broker') return caller.id
+  throw new TypeError(`a route for brokers was run for ${caller.kind}`)
+}

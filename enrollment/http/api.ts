@@ -1,0 +1,99 @@
+import type { FastifyRequest } from 'fastify'
+import { type CaReply, EnrollRequest, RenewRequest } from '#shared/api'
+import { isMusterError, MusterError } from '#shared/errors'
+import { decodeCsr } from '../ca/check-csr.ts'
+import type { Deps } from '../deps.ts'
+import { enroll } from '../enroll.ts'
+import { certificateReply, type Issued } from '../issuance.ts'
+import { rememberRefusal } from '../refused.ts'
+import type { Credential } from '../registry/registry.ts'
+import { renew } from '../renew.ts'
+import type { Caller, CallerDeps } from './caller.ts'
+import { type Route, route } from './routes.ts'
+
+/** The device API on the enrollment listener. */
+export const API_ROUTES: readonly Route[] = [
+  route({
+    method: 'POST',
+    path: '/v1/enroll',
+    role: 'anyone',
+    body: EnrollRequest,
+    handle: async (call) => {
+      const { token, csr } = call.body
+      return certificateReply(
+        call.deps,
+        await enrollWith(call, { token, csr: () => decodeCsr(csr), label: null }),
+      )
+    },
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/renew',
+    role: 'device',
+    body: RenewRequest,
+    handle: async ({ deps, caller, body }) => {
+      const presented = credentialOf(caller)
+      return certificateReply(
+        deps,
+        await renew(deps, { presented, csr: decodeCsr(body.csr), names: 'optional' }),
+      )
+    },
+  }),
+  route({ method: 'GET', path: '/v1/ca', role: 'anyone', handle: async ({ deps }) => caReply(deps) }),
+  route({ method: 'GET', path: '/healthz', role: 'anyone', handle: async () => ({ status: 'ok' }) }),
+]
+
+/**
+ * Enrolls with a token from the wire. The token is looked up before the request is parsed: a guess buys no
+ * cryptography. Failures count against this token at this address, successes never do.
+ * @throws MusterError token_*, rate, csr_*, and those of `enroll`
+ */
+export async function enrollWith(
+  { deps, limits, address }: CallerDeps & { address: string },
+  request: { token: string; csr(): Uint8Array; label: string | null },
+): Promise<Issued> {
+  const found = await limits.resolve({
+    text: request.token,
+    address,
+    find: async (hash) => {
+      const view = await deps.registry.findToken(hash, deps.now())
+      return view && { hash, id: view.id }
+    },
+  })
+  const key = `${found.id} ${address}`
+  await limits.check(key, address)
+  try {
+    return await enroll(deps, { tokenHash: found.hash, csr: request.csr(), label: request.label })
+  } catch (error) {
+    if (isMusterError(error)) await limits.failed(key)
+    throw error
+  }
+}
+
+/** The credential of a caller whose role is `device`. */
+export function credentialOf(caller: Caller): Credential {
+  if (caller.kind === 'device') return caller.credential
+  throw new TypeError(`a route for devices was run for ${caller.kind}`)
+}
+
+/** Remembers a refusal at the enrollment listener, with the device as far as the caller proved to be one. */
+export async function rememberFailure(
+  { deps, limits }: CallerDeps,
+  failure: { error: unknown; request: FastifyRequest; caller: Caller | null },
+): Promise<void> {
+  const { error, request, caller } = failure
+  if (!(error instanceof MusterError) || error.code === 'rate') return
+  if (!(await limits.mayRecord(request.ip))) return
+  const credential = caller?.kind === 'device' ? caller.credential : null
+  await rememberRefusal(deps, {
+    error,
+    device: credential?.device.id ?? null,
+    fingerprint: credential?.certificate.fingerprint ?? null,
+    address: request.ip,
+  })
+}
+
+function caReply({ authority }: Deps): CaReply {
+  const { trustDomain, rootPem, device, infrastructure } = authority
+  return { trustDomain, root: rootPem, certificates: [rootPem, device.pem, infrastructure.pem] }
+}

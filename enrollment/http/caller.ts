@@ -1,0 +1,137 @@
+import { X509Certificate } from 'node:crypto'
+import { TLSSocket } from 'node:tls'
+import type { FastifyRequest } from 'fastify'
+import { MusterError } from '#shared/errors'
+import { checkPeer, type Peer } from '#shared/identity/peer'
+import type { Deps } from '../deps.ts'
+import type { Actor, Credential } from '../registry/registry.ts'
+import type { Limits } from './limits.ts'
+
+/** Who is calling. A certificate counts only when the registry has it; an API token acts for an operator. */
+export type Caller =
+  | { readonly kind: 'nobody' }
+  | { readonly kind: 'device'; readonly credential: Credential }
+  | { readonly kind: 'operator' | 'broker' | 'server'; readonly id: string }
+
+/** Whom a route is for. */
+export type Role = 'anyone' | 'device' | 'operator' | 'broker'
+
+export interface CallerDeps {
+  readonly deps: Deps
+  readonly limits: Limits
+}
+
+/** @throws MusterError unauthenticated when nobody is known, forbidden when it is somebody else */
+export function demand(caller: Caller, role: Role): void {
+  if (role === 'anyone' || caller.kind === role) return
+  if (caller.kind !== 'nobody') {
+    throw new MusterError('forbidden', `Cannot do this as ${caller.kind}: the route is for ${role}s`)
+  }
+  throw new MusterError('unauthenticated', `Cannot do this without credentials: the route is for ${role}s`)
+}
+
+/** How the caller appears in the audit log. */
+export function actorOf(caller: Caller): Actor {
+  if (caller.kind === 'nobody') return 'plane'
+  return caller.kind === 'device' ? `device:${caller.credential.device.id}` : `${caller.kind}:${caller.id}`
+}
+
+/**
+ * The device or service whose certificate was presented.
+ * @throws MusterError nocert, unknown_ca, profile, expired, notyet, unrecorded
+ */
+export async function identifyDevice({ deps }: CallerDeps, request: FastifyRequest): Promise<Caller> {
+  const certificate = presented(request, deps.authority.device.pem)
+  if (!certificate) {
+    throw new MusterError('nocert', 'Cannot tell who asks: no client certificate was presented', {
+      evidence: { address: request.ip },
+    })
+  }
+  const expect = {
+    trustDomain: deps.authority.trustDomain,
+    kinds: ['device', 'service'],
+    now: deps.now(),
+  } as const
+  const peer = checkPeer(certificate, expect)
+  const credential = await deps.registry.findCredential({ fingerprint: peer.fingerprint })
+  if (!credential || credential.device.id !== peer.id) throw unrecorded(peer)
+  return { kind: 'device', credential }
+}
+
+/**
+ * The operator or broker that calls: by API token when one is given, else by certificate.
+ * @throws MusterError token_unknown, rate, unknown_ca, profile, expired, notyet, unrecorded, revoked
+ */
+export async function identifyAdmin(at: CallerDeps, request: FastifyRequest): Promise<Caller> {
+  const bearer = /^Bearer +(\S+)$/i.exec(request.headers.authorization ?? '')?.[1]
+  return bearer === undefined ? byCertificate(at.deps, request) : byToken(at, { bearer, address: request.ip })
+}
+
+async function byToken(
+  { deps, limits }: CallerDeps,
+  from: { bearer: string; address: string },
+): Promise<Caller> {
+  const id = await limits.resolve({
+    text: from.bearer,
+    address: from.address,
+    find: (hash) => deps.registry.findApiToken(hash, deps.now()),
+  })
+  return { kind: 'operator', id }
+}
+
+async function byCertificate(deps: Deps, request: FastifyRequest): Promise<Caller> {
+  const certificate = presented(request, deps.authority.infrastructure.pem)
+  if (!certificate) return { kind: 'nobody' }
+  const expect = {
+    trustDomain: deps.authority.trustDomain,
+    kinds: ['operator', 'broker', 'server'],
+    now: deps.now(),
+  } as const
+  const peer = checkPeer(certificate, expect)
+  const row = await deps.registry.findInfrastructure(peer.fingerprint)
+  if (!row || row.kind !== peer.kind || row.owner !== peer.id) throw unrecorded(peer)
+  if (row.revokedAt !== null) {
+    throw new MusterError(
+      'revoked',
+      `Cannot accept the certificate of ${peer.kind} "${peer.id}": it has been revoked`,
+      {
+        evidence: { serial: row.serial, revokedAt: row.revokedAt },
+      },
+    )
+  }
+  return { kind: row.kind, id: row.owner }
+}
+
+/**
+ * The client certificate of the connection, when there is one, of this issuer. `authorized` says that the chain
+ * reaches the root; Node's servers cannot anchor trust at an intermediate (`setSecureContext` drops
+ * `allowPartialTrustChain`), and what a resumed session says is old, so issuer and dates are checked per request.
+ * @throws MusterError unknown_ca, expired, notyet
+ */
+function presented(request: FastifyRequest, issuerPem: string): X509Certificate | null {
+  const socket = request.raw.socket
+  const certificate = socket instanceof TLSSocket ? socket.getPeerX509Certificate() : undefined
+  if (!certificate || !(socket instanceof TLSSocket)) return null
+  const issuer = new X509Certificate(issuerPem)
+  const isOurs = certificate.checkIssued(issuer) && certificate.verify(issuer.publicKey)
+  const reason = String(socket.authorizationError ?? 'another issuer')
+  const isOutOfDate = reason === 'CERT_HAS_EXPIRED' || reason === 'CERT_NOT_YET_VALID'
+  if (isOurs && (socket.authorized || isOutOfDate)) return certificate // checkPeer names the date
+  throw new MusterError(
+    'unknown_ca',
+    'Cannot accept the certificate: it is not of the CA that this listener trusts',
+    {
+      evidence: { issuer: certificate.issuer.replaceAll('\n', ', ').slice(0, 200), reason },
+    },
+  )
+}
+
+function unrecorded(peer: Peer): MusterError {
+  return new MusterError(
+    'unrecorded',
+    `Cannot accept the certificate of "${peer.id}": the registry has no record of it`,
+    {
+      evidence: { fingerprint: peer.fingerprint, serial: peer.serial, waitedMs: 0 },
+    },
+  )
+}

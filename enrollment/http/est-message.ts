@@ -1,0 +1,49 @@
+import { MusterError } from '#shared/errors'
+import { certsOnly } from '#shared/pki/pkcs7'
+
+/** Octets of base64 that a request may have: 16 KiB of DER, and room for line breaks. */
+const BODY_LIMIT = 24 * 1024
+const BASE64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/
+
+/** DER of a request body: base64 with CR, LF, space and tab anywhere (RFC 8951 section 3.1). @throws MusterError csr_malformed */
+export function readBody(body: unknown): Buffer {
+  if (!Buffer.isBuffer(body) || body.length === 0) throw malformed('the body is empty')
+  if (body.length > BODY_LIMIT) throw malformed(`the body is longer than ${BODY_LIMIT} octets`)
+  const text = body.toString('latin1').replace(/[\r\n\t ]/g, '')
+  if (text === '') throw malformed('the body is empty')
+  if (!BASE64.test(text)) throw malformed('the body is not base64 of DER')
+  return Buffer.from(text, 'base64')
+}
+
+/** Media type without parameters, lower case (RFC 9110 section 8.3.1). */
+export function mediaType(header: string | undefined): string {
+  return (header ?? '').split(';')[0]?.trim().toLowerCase() ?? ''
+}
+
+/** The password of Basic credentials, which is the token; the user name may be empty (RFC 7030 section 3.2.3). */
+export function basicPassword(header: string | undefined): string | null {
+  const encoded = /^Basic +([A-Za-z0-9+/]+={0,2})$/i.exec(header ?? '')?.[1]
+  if (encoded === undefined) return null
+  const decoded = Buffer.from(encoded, 'base64').toString('utf8')
+  const colon = decoded.indexOf(':')
+  return colon < 0 ? null : decoded.slice(colon + 1)
+}
+
+/**
+ * Certificates as base64 of a certs-only SignedData. libest reads lines of 64 characters, strongSwan one line;
+ * RFC 8951 section 3.1 allows both.
+ */
+export function writeCertificates(
+  certificates: readonly Uint8Array[],
+  userAgent: string | undefined,
+): string {
+  const base64 = certsOnly([...certificates]).toString('base64')
+  const wantsLines = /\blibest\b/i.test(userAgent ?? '')
+  return wantsLines ? base64.replace(/.{1,64}/g, '$&\n') : base64
+}
+
+function malformed(violation: string): MusterError {
+  return new MusterError('csr_malformed', `Cannot read the request: ${violation}`, {
+    evidence: { violation },
+  })
+}

@@ -1,0 +1,175 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { MusterError } from '#shared/errors'
+import { isBatchId } from '#shared/identity/device'
+import { pemToDer } from '#shared/pki/pem'
+import { renew } from '../renew.ts'
+import { credentialOf, enrollWith, rememberFailure } from './api.ts'
+import { type Caller, type CallerDeps, identifyDevice } from './caller.ts'
+import { basicPassword, mediaType, readBody, writeCertificates } from './est-message.ts'
+import { asMusterError, errorHeaders, logFault, STATUS, shownCode } from './problem.ts'
+
+/** A reply before it is written. Header names go out in exactly this case: libest compares them letter by letter. */
+interface EstReply {
+  readonly status: number
+  readonly headers: Readonly<Record<string, string>>
+  readonly body: string
+}
+
+interface EstRequest extends CallerDeps {
+  readonly request: FastifyRequest
+  readonly label: string | null
+  /** Set once the TLS client certificate has been accepted, for the record of a refusal. */
+  caller: Caller | null
+}
+
+interface Operation {
+  readonly method: 'GET' | 'POST'
+  answer(est: EstRequest): Promise<EstReply>
+}
+
+/** RFC 7030 section 3.2.2: every operation with and without a label. */
+const OPERATIONS: Readonly<Record<string, Operation>> = {
+  cacerts: { method: 'GET', answer: cacerts },
+  simpleenroll: { method: 'POST', answer: simpleenroll },
+  simplereenroll: { method: 'POST', answer: simplereenroll },
+  csrattrs: { method: 'GET', answer: async () => ({ status: 204, headers: {}, body: '' }) },
+  fullcmc: { method: 'POST', answer: notImplemented },
+  serverkeygen: { method: 'POST', answer: notImplemented },
+}
+
+const PREFIX = '/.well-known/est'
+
+/** EST (RFC 7030, clarified by RFC 8951) with what strongSwan and libest need beyond it. */
+export function serveEst(app: FastifyInstance, at: CallerDeps): void {
+  void app.register((est, _options, done) => {
+    est.removeAllContentTypeParsers()
+    est.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body))
+    est.setErrorHandler((error, request, reply) =>
+      fail({ ...at, request, label: null, caller: null }, { error, reply }),
+    )
+    for (const [name, { method, answer }] of Object.entries(OPERATIONS)) {
+      for (const url of [`${PREFIX}/${name}`, `${PREFIX}/:label/${name}`]) {
+        est.route({
+          method,
+          url,
+          handler: (request, reply) =>
+            handle({ ...at, request, label: null, caller: null }, { answer, reply }),
+        })
+      }
+    }
+    done()
+  })
+}
+
+async function handle(
+  est: EstRequest,
+  to: { answer: Operation['answer']; reply: FastifyReply },
+): Promise<FastifyReply> {
+  try {
+    return write(to.reply, await to.answer({ ...est, label: labelOf(est.request) }))
+  } catch (error) {
+    return fail(est, { error, reply: to.reply })
+  }
+}
+
+/** RFC 7030 section 4.1: no authentication; the root and the whole chain. */
+async function cacerts({ deps, request }: EstRequest): Promise<EstReply> {
+  const { rootPem, device } = deps.authority
+  return certificates([pemToDer(rootPem, 'CERTIFICATE'), pemToDer(device.pem, 'CERTIFICATE')], request)
+}
+
+/** RFC 7030 section 4.2.1: the token is the Basic password. */
+async function simpleenroll(est: EstRequest): Promise<EstReply> {
+  const { request, label, deps, limits } = est
+  const token = basicPassword(request.headers.authorization)
+  if (token === null) {
+    throw new MusterError(
+      'unauthenticated',
+      'Cannot enroll without a token: send it as the password of HTTP Basic',
+    )
+  }
+  checkType(request)
+  const at = { deps, limits, address: request.ip }
+  const { certificate } = await enrollWith(at, { token, csr: () => readBody(request.body), label })
+  return certificates([certificate], request)
+}
+
+/** RFC 7030 section 4.2.2: the identity is that of the TLS client certificate, whatever the request says. */
+async function simplereenroll(est: EstRequest): Promise<EstReply> {
+  est.caller = await identifyDevice(est, est.request)
+  checkType(est.request)
+  const { certificate } = await renew(est.deps, {
+    presented: credentialOf(est.caller),
+    csr: readBody(est.request.body),
+    names: 'equal',
+  })
+  return certificates([certificate], est.request)
+}
+
+async function notImplemented(): Promise<EstReply> {
+  return text(501, 'Cannot do this: the operation is optional in RFC 7030 and not offered here')
+}
+
+/** RFC 7030 section 3.2.2: a label names a batch, and is never the name of an operation. @throws MusterError not_found */
+function labelOf(request: FastifyRequest): string | null {
+  const { label } = request.params as { label?: string } // Fastify fills it from the path
+  if (label === undefined) return null
+  if (isBatchId(label) && !Object.hasOwn(OPERATIONS, label)) return label
+  throw new MusterError('not_found', 'Cannot use the label: it is not the name of a batch')
+}
+
+/** @throws MusterError unsupported */
+function checkType(request: FastifyRequest): void {
+  const type = mediaType(request.headers['content-type'])
+  if (type === 'application/pkcs10') return
+  throw new MusterError('unsupported', `Cannot read "${type.slice(0, 100)}": send application/pkcs10`)
+}
+
+function certificates(ders: readonly Uint8Array[], request: FastifyRequest): EstReply {
+  return {
+    status: 200,
+    headers: {
+      'Content-Type': 'application/pkcs7-mime; smime-type=certs-only',
+      'Content-Transfer-Encoding': 'base64',
+    },
+    body: writeCertificates(ders, request.headers['user-agent']),
+  }
+}
+
+function text(status: number, sentence: string, headers: Readonly<Record<string, string>> = {}): EstReply {
+  return {
+    status,
+    headers: { 'Content-Type': 'text/plain; charset=utf-8', ...headers },
+    body: `${sentence}\n`,
+  }
+}
+
+/** A client's fault is told in a sentence with our code (RFC 7030 section 4.2.3), and remembered. */
+async function fail(
+  est: EstRequest,
+  { error: thrown, reply }: { error: unknown; reply: FastifyReply },
+): Promise<FastifyReply> {
+  const error = asMusterError(thrown)
+  logFault(error, { request: est.request, log: est.deps.log })
+  await rememberFailure(est, { error, request: est.request, caller: est.caller })
+  const status = STATUS[error.code]
+  const challenge = status === 401 ? { 'WWW-Authenticate': 'Basic realm="est"' } : {}
+  const ends = status === 413 ? { Connection: 'close' } : {} // the rest of the body is not read
+  return write(
+    reply,
+    text(status, `${shownCode(error.code)}: ${error.message}`, {
+      ...errorHeaders(error),
+      ...challenge,
+      ...ends,
+    }),
+  )
+}
+
+/** On the raw response: Fastify would send the header names in lower case, and Node would chunk. */
+function write(reply: FastifyReply, { status, headers, body }: EstReply): FastifyReply {
+  reply.hijack()
+  const length = status === 204 ? {} : { 'Content-Length': String(Buffer.byteLength(body)) }
+  reply.raw.writeHead(status, { ...headers, ...length })
+  reply.raw.end(body)
+  return reply
+}

@@ -1,0 +1,103 @@
+import { Readable } from 'node:stream'
+import { Type } from 'typebox'
+import { ALIVE_EVERY_MS, type Cursor, type FeedMessage, ReportBatch, type ReportReply } from '#shared/feed'
+import type { Deps } from '../deps.ts'
+import { brokerOf } from './admin.ts'
+import { type Route, route } from './routes.ts'
+
+/** From the first sighting of a certificate until its predecessors are superseded, ms. */
+export const OVERLAP_MS = 24 * 3_600_000
+/** Changes read and written at once. */
+const SLICE = 500
+
+const FeedQuery = Type.Object({
+  epoch: Type.Optional(Type.String({ maxLength: 64 })),
+  position: Type.Optional(Type.Integer({ minimum: 0 })),
+})
+
+/** The change stream and the reports, for brokers. */
+export const FEED_ROUTES: readonly Route[] = [
+  route({
+    method: 'GET',
+    path: '/v1/feed',
+    role: 'broker',
+    query: FeedQuery,
+    handle: async ({ deps, caller, query, signal }) => {
+      const { epoch, position } = query
+      const from = epoch !== undefined && position !== undefined ? { epoch, position } : null
+      // Readable.from asks for the next slice only when the socket has taken the last one.
+      return Readable.from(lines(deps, { broker: brokerOf(caller), from, signal }), { highWaterMark: 1 })
+    },
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/feed/reports',
+    role: 'broker',
+    body: ReportBatch,
+    handle: async ({ deps, caller, body }): Promise<ReportReply> => {
+      await deps.registry.applyReports(brokerOf(caller), body, OVERLAP_MS, deps.now())
+      deps.reported.ring()
+      return { sequence: body.sequence }
+    },
+  }),
+]
+
+interface Reader {
+  readonly broker: string
+  readonly from: Cursor | null
+  readonly signal: AbortSignal
+}
+
+async function* lines(deps: Deps, reader: Reader): AsyncGenerator<string> {
+  await deps.registry.streamOf(reader.broker, true, deps.now())
+  try {
+    for await (const slice of messages(deps, reader)) {
+      yield slice.map((message) => `${JSON.stringify(message)}\n`).join('')
+    }
+  } finally {
+    await deps.registry.streamOf(reader.broker, false, deps.now())
+  }
+}
+
+/** The state as a snapshot, unless the reader is on this epoch and not ahead of it; then every change, as it happens. */
+async function* messages(deps: Deps, { from, signal, broker }: Reader): AsyncGenerator<FeedMessage[]> {
+  const { registry } = deps
+  const commits = deps.changed.listen()
+  try {
+    const cursor = await registry.cursor()
+    const canResume = from !== null && from.epoch === cursor.epoch && from.position <= cursor.position
+    deps.log.info({ broker, from, canResume }, 'feed opened')
+    let position = canResume ? from.position : yield* snapshot(deps)
+    const { epoch } = cursor
+    while (!signal.aborted) {
+      const changes = await registry.changesAfter(position, SLICE)
+      if (changes.length > 0) {
+        yield changes.map((change) => ({ type: 'change', ...change }))
+        position = changes.at(-1)?.position ?? position
+        continue
+      }
+      if (!(await isKnown(deps, broker))) return // forgotten since its stream was opened
+      yield [{ type: 'alive', epoch, position, at: deps.now() }]
+      await commits.wait({ ms: ALIVE_EVERY_MS, signal })
+    }
+  } finally {
+    commits.stop()
+  }
+}
+
+async function isKnown(deps: Deps, broker: string): Promise<boolean> {
+  return (await deps.registry.listBrokers(deps.now())).some(({ id }) => id === broker)
+}
+
+/** Returns the position from which the changes go on. */
+async function* snapshot(deps: Deps): AsyncGenerator<FeedMessage[], number> {
+  const at = deps.now()
+  const { cursor, changes } = await deps.registry.snapshot(at)
+  const { epoch, position } = cursor
+  yield [{ type: 'snapshot', epoch, position }]
+  for await (const slice of changes) {
+    yield slice.map((change) => ({ type: 'change', position, at, change }))
+  }
+  yield [{ type: 'snapshot-end', epoch, position }]
+  return position
+}

@@ -1,0 +1,85 @@
+import type { FastifyInstance } from 'fastify'
+import type { Lifecycle } from '#shared/service'
+import type { Config } from '../config.ts'
+import type { Deps } from '../deps.ts'
+import type { OwnPair } from '../own-certificates.ts'
+import { ADMIN_ROUTES } from './admin.ts'
+import { API_ROUTES, rememberFailure } from './api.ts'
+import { identifyAdmin, identifyDevice } from './caller.ts'
+import { downloads } from './downloads.ts'
+import { serveEst } from './est.ts'
+import { FEED_ROUTES } from './feed.ts'
+import { createLimits } from './limits.ts'
+import { serveRoutes } from './routes.ts'
+import { openListener, type TlsMaterial } from './server.ts'
+
+interface ListenersOptions {
+  readonly config: Config
+  readonly lifecycle: Lifecycle
+  readonly pair: OwnPair
+}
+
+/**
+ * The three listeners: devices (device CA), operators and brokers (infrastructure CA), downloads (plain HTTP).
+ * @throws MusterError port_taken
+ */
+export async function startListeners(
+  deps: Deps,
+  { config, lifecycle, pair }: ListenersOptions,
+): Promise<{ reload(pair: OwnPair): void }> {
+  const stopping = new AbortController()
+  const at = { deps, limits: createLimits() }
+  const { device, infrastructure } = deps.authority
+  const trust = (issuer: { pem: string }, own: OwnPair): TlsMaterial => ({
+    certificate: own.certificate,
+    key: own.key,
+    clientCas: [deps.authority.rootPem, issuer.pem],
+  })
+  const start = async (
+    name: 'enrollment' | 'admin' | 'http',
+    options: { tls: TlsMaterial | null; register(app: FastifyInstance): void },
+  ) => {
+    const listener = await openListener({
+      ...options,
+      name,
+      host: config.listen,
+      port: config.ports[name],
+      log: deps.log,
+    })
+    lifecycle.started(`${name} listener`, () => listener.stop())
+    return listener
+  }
+
+  await start('http', { tls: null, register: (app) => downloads(app, deps) })
+  const enrollment = await start('enrollment', {
+    tls: trust(device, pair),
+    register: (app) => {
+      serveEst(app, at)
+      serveRoutes(app, {
+        ...at,
+        routes: API_ROUTES,
+        stopping: stopping.signal,
+        identify: identifyDevice,
+        onFailure: (error, from) => rememberFailure(at, { error, ...from }),
+      })
+    },
+  })
+  const admin = await start('admin', {
+    tls: trust(infrastructure, pair),
+    register: (app) =>
+      serveRoutes(app, {
+        ...at,
+        routes: [...ADMIN_ROUTES, ...FEED_ROUTES],
+        stopping: stopping.signal,
+        identify: identifyAdmin,
+      }),
+  })
+  // Stopped first: streams and long polls end, so that the listeners need not wait for them.
+  lifecycle.started('streams', () => stopping.abort())
+  return {
+    reload: (own) => {
+      enrollment.reload(trust(device, own))
+      admin.reload(trust(infrastructure, own))
+    },
+  }
+}

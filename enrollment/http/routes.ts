@@ -1,0 +1,129 @@
+import type { Readable } from 'node:stream'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { Static, TSchema } from 'typebox'
+import { Compile } from 'typebox/compile'
+import { MusterError } from '#shared/errors'
+import type { Deps } from '../deps.ts'
+import type { Actor } from '../registry/registry.ts'
+import { actorOf, type Caller, type CallerDeps, demand, type Role } from './caller.ts'
+import type { Limits } from './limits.ts'
+
+/** A request after its caller and its contents have been checked. */
+export interface Call<Body = unknown, Query = unknown> {
+  readonly deps: Deps
+  readonly limits: Limits
+  readonly caller: Caller
+  readonly by: Actor
+  readonly address: string
+  readonly body: Body
+  readonly query: Query
+  /** A parameter of the path. */
+  param(name: string): string
+  /** Aborted when the client has gone or the service stops. */
+  readonly signal: AbortSignal
+}
+
+/** A route as data: the role is part of it, so that a test can try every route as everybody. */
+export interface Route {
+  readonly method: 'GET' | 'POST' | 'DELETE'
+  readonly path: string
+  readonly role: Role
+  /** Checks body and query, then acts. What it returns is sent as JSON, a stream as NDJSON, nothing as 204. */
+  run(call: Call): Promise<unknown>
+}
+
+interface RouteOptions<Body extends TSchema, Query extends TSchema> extends Omit<Route, 'run'> {
+  readonly body?: Body
+  readonly query?: Query
+  handle(call: Call<Static<Body>, Static<Query>>): Promise<unknown>
+}
+
+/** Compiles the schemas of a route. */
+export function route<Body extends TSchema, Query extends TSchema>(
+  options: RouteOptions<Body, Query>,
+): Route {
+  const { method, path, role, handle } = options
+  const body = checker(options.body, 'body')
+  const query = checker(options.query, 'query')
+  return {
+    method,
+    path,
+    role,
+    run: async (call) => handle({ ...call, body: body(call.body), query: query(call.query) }),
+  }
+}
+
+/** @returns a function that gives the value its type, or throws invalid_request with the first three faults */
+function checker<Schema extends TSchema>(schema: Schema | undefined, part: 'body' | 'query') {
+  if (!schema) return () => undefined as Static<Schema> // a route without the schema has no use for the part
+  const validator = Compile(schema)
+  return (value: unknown): Static<Schema> => {
+    const candidate = part === 'query' ? validator.Convert(value) : value // a query knows only text
+    if (validator.Check(candidate)) return candidate as Static<Schema> // that is what Check says
+    const faults = validator.Errors(candidate).slice(0, 3)
+    const shown = faults.map(({ instancePath, message }) => `${instancePath || part} ${message}`).join('; ')
+    throw new MusterError('invalid_request', `Cannot read the ${part}: ${shown}`)
+  }
+}
+
+export interface ServeOptions extends CallerDeps {
+  readonly routes: readonly Route[]
+  readonly stopping: AbortSignal
+  identify(at: CallerDeps, request: FastifyRequest): Promise<Caller>
+  /** Told of every error before it is sent. */
+  onFailure?(error: unknown, at: { request: FastifyRequest; caller: Caller | null }): Promise<void>
+}
+
+/** Puts the routes on the listener. Who calls is settled before the body is read. */
+export function serveRoutes(app: FastifyInstance, options: ServeOptions): void {
+  const callers = new WeakMap<FastifyRequest, Caller>()
+  for (const one of options.routes) {
+    app.route({
+      method: one.method,
+      url: one.path,
+      onRequest: async (request) => {
+        if (one.role === 'anyone') return
+        const caller = await options.identify(options, request)
+        callers.set(request, caller)
+        demand(caller, one.role)
+      },
+      onError: async (request, _reply, error) => {
+        await options.onFailure?.(error, { request, caller: callers.get(request) ?? null })
+      },
+      handler: async (request, reply) => {
+        const caller = callers.get(request) ?? { kind: 'nobody' }
+        return answer(reply, await one.run(callOf({ request, reply, caller }, options)))
+      },
+    })
+  }
+}
+
+function callOf(
+  { request, reply, caller }: { request: FastifyRequest; reply: FastifyReply; caller: Caller },
+  { deps, limits, stopping }: ServeOptions,
+): Call {
+  const gone = new AbortController()
+  reply.raw.once('close', () => gone.abort())
+  const params = request.params as Record<string, string> // Fastify fills it from the path
+  return {
+    deps,
+    limits,
+    caller,
+    by: actorOf(caller),
+    address: request.ip,
+    body: request.body,
+    query: request.query,
+    param: (name) => params[name] ?? '',
+    signal: AbortSignal.any([gone.signal, stopping]),
+  }
+}
+
+function answer(reply: FastifyReply, result: unknown): FastifyReply {
+  if (result === undefined) return reply.code(204).send()
+  if (isStream(result)) return reply.type('application/x-ndjson').send(result)
+  return reply.send(result)
+}
+
+function isStream(result: unknown): result is Readable {
+  return typeof result === 'object' && result !== null && 'pipe' in result
+}

@@ -1,0 +1,215 @@
+import { X509Certificate } from 'node:crypto'
+import { mkdirSync } from 'node:fs'
+import { isIPv6 } from 'node:net'
+import { join } from 'node:path'
+import { MusterError } from '#shared/errors'
+import { writeFileDurably } from '#shared/files'
+import type { OperatorProfile, Ready } from '#shared/layout'
+import type { Log } from '#shared/log'
+import { sha256Hex, spkiDer } from '#shared/pki/keys'
+import type { Lifecycle } from '#shared/service'
+import { lockDirectory } from '#shared/sqlite'
+import { Bell } from './bell.ts'
+import { type Authority, openAuthority } from './ca/create-ca.ts'
+import type { Config } from './config.ts'
+import type { Deps, Step } from './deps.ts'
+import { startListeners } from './http/listeners.ts'
+import { Job } from './job.ts'
+import { namesFor } from './names.ts'
+import { keepOwn, type OwnPair } from './own-certificates.ts'
+import { readPassphrase } from './passphrase.ts'
+import { finaliseDue } from './plans.ts'
+import { openRegistry } from './registry/open.ts'
+import { openRevocationList } from './revocation-list.ts'
+import { newestNotBefore, openSigningClock } from './signing-clock.ts'
+
+/** What the process gives to the plane: everything that tests replace. */
+export interface Runtime {
+  readonly log: Log
+  readonly lifecycle: Lifecycle
+  now(): number
+  random(octets: number): Buffer
+  reached(step: Step): void
+}
+
+/** Where the running plane is, as `ready.json` names it. */
+export type Whereabouts = Pick<Ready, 'enrollment' | 'admin' | 'http' | 'caFile' | 'operatorProfile'>
+
+export interface Plane {
+  readonly whereabouts: Whereabouts
+  readonly deps: Deps
+}
+
+/** Certificates superseded in one commit. */
+const SUPERSEDE_SLICE = 1_000
+const SECOND_MS = 1_000
+const HOUR_MS = 3_600_000
+
+/**
+ * Opens everything in the data directory and starts to serve; what it started is on the lifecycle.
+ * @throws MusterError directory_in_use, directory_unusable, config_invalid, key_file_insecure, passphrase_wrong,
+ *   clock_wrong, port_taken
+ */
+export async function startPlane(config: Config, runtime: Runtime): Promise<Plane> {
+  const { lifecycle } = runtime
+  openDirectories(config)
+  const lock = lockDirectory(join(config.layout.enrollment, 'lock.db'))
+  lifecycle.started('lock', () => lock.release())
+
+  const whereabouts = whereaboutsOf(config)
+  const finalise = Promise.withResolvers<() => void>()
+  const deps = await openDeps(config, {
+    ...runtime,
+    whereabouts,
+    finaliseSoon: () => finalise.promise.then((go) => go()),
+  })
+  const server = await keepServerPair(deps, config)
+  await keepOperator(deps, { config, whereabouts })
+  await deps.revocationList.refresh(deps.now())
+
+  const listeners = await startListeners(deps, { config, lifecycle, pair: server })
+  const jobs = startJobs(deps, {
+    renewOwn: async () => {
+      listeners.reload(await keepServerPair(deps, config))
+      await keepOperator(deps, { config, whereabouts })
+    },
+  })
+  lifecycle.started('jobs', jobs.stop)
+  finalise.resolve(jobs.finaliseSoon)
+  return { whereabouts, deps }
+}
+
+/** @throws MusterError directory_unusable */
+function openDirectories({ layout }: Config): void {
+  try {
+    for (const path of [layout.root, layout.ca, layout.enrollment, layout.operator]) {
+      mkdirSync(path, { recursive: true, mode: 0o700 })
+    }
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException // fs throws nothing but errno exceptions for such paths
+    throw new MusterError(
+      'directory_unusable',
+      `Cannot use the data directory "${layout.root}": ${code}; fix: choose another one with --data`,
+      { cause },
+    )
+  }
+}
+
+function whereaboutsOf({ hosts, ports, layout }: Config): Whereabouts {
+  const [first = 'localhost'] = hosts
+  const host = isIPv6(first) ? `[${first}]` : first
+  return {
+    enrollment: `https://${host}:${ports.enrollment}`,
+    admin: `https://${host}:${ports.admin}`,
+    http: `http://${host}:${ports.http}`,
+    caFile: layout.rootCertificate,
+    operatorProfile: layout.operatorProfile,
+  }
+}
+
+async function openDeps(
+  config: Config,
+  runtime: Runtime & { whereabouts: Whereabouts; finaliseSoon(): void },
+): Promise<Deps> {
+  const { layout } = config
+  const { log, now, random, reached, lifecycle, whereabouts, finaliseSoon } = runtime
+  const names = namesFor(layout.ca, {
+    trustDomain: config.trustDomain,
+    httpBase: whereabouts.http,
+  })
+  const passphrase = readPassphrase(config.passphrase, random)
+  const authority = await openAuthority({ directory: layout.ca, passphrase, now: now(), ...names })
+  const registry = await openRegistry({
+    path: join(layout.enrollment, 'registry.db'),
+    trustDomain: names.trustDomain,
+    now: now(),
+  })
+  lifecycle.started('registry', () => registry.close())
+  const signingClock = openSigningClock(await newestNotBefore(registry))
+  signingClock.check(now())
+  const { id, pem } = authority.device
+  await registry.recordIssuer({ id, pem, trusted: true }, { now: now(), by: 'plane' })
+  const changed = new Bell()
+  registry.onCommit(() => changed.ring())
+  const revocationList = openRevocationList({
+    registry,
+    issuer: authority.device,
+    directory: join(layout.ca, 'crl'),
+  })
+  return {
+    registry,
+    authority,
+    caKeys: keysOf(authority),
+    signingClock,
+    revocationList,
+    log,
+    adminUrl: whereabouts.admin,
+    now,
+    random,
+    reached,
+    changed,
+    reported: new Bell(),
+    finaliseSoon,
+  }
+}
+
+function keysOf({ rootPem, device, infrastructure }: Authority): ReadonlySet<string> {
+  const pems = [rootPem, device.pem, infrastructure.pem]
+  return new Set(pems.map((pem) => sha256Hex(spkiDer(new X509Certificate(pem).publicKey))))
+}
+
+function keepServerPair(deps: Deps, { layout, hosts }: Config): Promise<OwnPair> {
+  return keepOwn(deps, {
+    kind: 'server',
+    owner: 'enrollment',
+    hosts,
+    certificateFile: join(layout.enrollment, 'server.crt'),
+    keyFile: join(layout.enrollment, 'server.key'),
+  })
+}
+
+/** The certificate and profile with which tools on this machine act as operator `local`. */
+async function keepOperator(deps: Deps, place: { config: Config; whereabouts: Whereabouts }): Promise<void> {
+  const { operator, operatorProfile } = place.config.layout
+  const caFile = join(operator, 'ca.crt')
+  const certificateFile = join(operator, 'operator.crt')
+  const keyFile = join(operator, 'operator.key')
+  await keepOwn(deps, { kind: 'operator', owner: 'local', hosts: [], certificateFile, keyFile })
+  const { admin } = place.whereabouts
+  const profile: OperatorProfile = { schemaVersion: 1, admin, caFile, certificateFile, keyFile }
+  writeFileDurably(caFile, deps.authority.rootPem)
+  writeFileDurably(operatorProfile, `${JSON.stringify(profile, null, 2)}\n`)
+}
+
+/** What follows from time: finalising, superseding, the CRL, the plane's own certificates. */
+function startJobs(deps: Deps, own: { renewOwn(): Promise<void> }) {
+  const { log, registry } = deps
+  const finalising = new Job({
+    name: 'finalise',
+    everyMs: SECOND_MS,
+    log,
+    run: async (signal) => {
+      await finaliseDue(deps, signal)
+      await deps.revocationList.refresh(deps.now())
+    },
+  })
+  const superseding = new Job({
+    name: 'supersede',
+    everyMs: 5 * SECOND_MS,
+    log,
+    run: async (signal) => {
+      for (let more = true; more && !signal.aborted; ) {
+        more = (await registry.supersedeDue(deps.now(), SUPERSEDE_SLICE)) === SUPERSEDE_SLICE
+      }
+    },
+  })
+  const renewing = new Job({ name: 'own certificates', everyMs: HOUR_MS, log, run: own.renewOwn })
+  finalising.wake()
+  superseding.wake()
+  return {
+    finaliseSoon: () => finalising.wake(),
+    stop: async () => {
+      await Promise.all([finalising.stop(), superseding.stop(), renewing.stop()])
+    },
+  }
+}

@@ -1,0 +1,30 @@
+import type { StatusView } from '#shared/api'
+import { VERSION } from './config.ts'
+import type { Deps } from './deps.ts'
+
+/** The plane at a glance. */
+export async function status(deps: Deps): Promise<StatusView> {
+  const now = deps.now()
+  const { registry, authority, revocationList } = deps
+  const { holds, refusedLastHour, ...devices } = await registry.counts(now)
+  const crl = revocationList.published
+  return {
+    version: VERSION,
+    trustDomain: authority.trustDomain,
+    cursor: await registry.cursor(),
+    devices,
+    holds,
+    refusedLastHour,
+    brokers: await registry.listBrokers(now),
+    crl: {
+      number: crl?.number ?? 0,
+      nextUpdate: crl?.nextUpdate ?? 0,
+      entries: crl?.entries ?? 0,
+      url: revocationList.url,
+    },
+    certificates: [
+      { name: 'device CA', notAfter: authority.device.notAfter },
+      { name: 'infrastructure CA', notAfter: authority.infrastructure.notAfter },
+    ],
+  }
+}
