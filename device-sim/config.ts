@@ -68,48 +68,39 @@ function makeProgram(
     )
     .exitOverride()
     .configureOutput({ writeOut: stdout, writeErr: stderr })
-  const run = program
-    .command('run')
-    .argument('<scenario>', SCENARIOS.map(({ name }) => name).join(', '), toScenario)
-    .summary('play a scenario and judge it')
-    .description('Plays a scenario on a plane that is running, or on one of its own, and judges it.')
-    .option('--devices <n>', 'number of devices', toCount({ least: 1, most: 100_000 }), 20)
-    .option('--data <dir>', 'data directory of the plane', 'data')
-    .option('--self-contained', 'start a plane for this run, and remove it afterwards', false)
-    .option('--seed <text>', 'pacing and choice of devices depend on it alone (default: a new one)')
-    .option('--json', 'one document on stdout', false)
-    .option('--report <file>', 'write latencies, refusals and findings as JSON')
-    .option('--fleet <id>', 'fleet of the devices; made as a synthetic one when missing', toFleet, 'sim')
-    .option(
-      '--revoke <k>',
-      'how many are revoked (default: one in 40, at least one)',
-      toCount({ least: 1, most: 100_000 }),
-    )
-    .option(
-      '--messages <m>',
-      'messages that each device sends at least',
-      toCount({ least: 1, most: 1_000_000 }),
-      5,
-    )
-    .option(
-      '--concurrency <c>',
-      'devices that enroll, connect or rotate at a time',
-      toCount({ least: 1, most: 1_000 }),
-      32,
-    )
-    .option('--keep', 'leave the devices in <data>/demo, and take up those that are there', false)
-    .addOption(new Option('--fault <name>').argParser(toFault).hideHelp())
-    .addHelpText('after', EPILOG)
-    .action((scenario: Scenario, options: Record<string, unknown>) =>
-      choose({ verb: 'run', options: toRun(scenario, options) }),
-    )
-  run.copyInheritedSettings(program)
+  addRun(program, choose)
   program
     .command('list')
     .description('List the scenarios.')
     .action(() => choose({ verb: 'list' }))
     .copyInheritedSettings(program)
   return program
+}
+
+function addRun(program: Command, choose: (intent: Intent) => void): void {
+  const many = { least: 1, most: 100_000 }
+  program
+    .command('run')
+    .copyInheritedSettings(program)
+    .argument('<scenario>', SCENARIOS.map(({ name }) => name).join(', '), toScenario)
+    .summary('play a scenario and judge it')
+    .description('Plays a scenario on a plane that is running, or on one of its own, and judges it.')
+    .option('--devices <n>', 'number of devices', toCount(many), 20)
+    .option('--data <dir>', 'data directory of the plane', 'data')
+    .option('--self-contained', 'start a plane for this run, and remove it afterwards', false)
+    .option('--seed <text>', 'pacing and choice of devices depend on it alone (default: a new one)')
+    .option('--json', 'one document on stdout', false)
+    .option('--report <file>', 'write latencies, refusals and findings as JSON')
+    .option('--fleet <id>', 'fleet of the devices; made as a synthetic one when missing', toFleet, 'sim')
+    .option('--revoke <k>', 'how many are revoked (default: one in 40, at least one)', toCount(many))
+    .option('--messages <m>', 'messages that each device sends at least', toCount(many), 5)
+    .option('--concurrency <c>', 'devices that enroll, connect or rotate at a time', toCount(many), 32)
+    .option('--keep', 'leave the devices in <data>/demo, and take up those that are there', false)
+    .addOption(new Option('--fault <name>').argParser(toFault).hideHelp())
+    .addHelpText('after', EPILOG)
+    .action((scenario: Scenario, options: Record<string, unknown>) =>
+      choose({ verb: 'run', options: toRun(scenario, options) }),
+    )
 }
 
 const EPILOG = `

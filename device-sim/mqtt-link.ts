@@ -41,6 +41,8 @@ const CONNECT_DEADLINE_MS = 15_000
 /** A broker that does not close after DISCONNECT is left, ms. */
 const END_DEADLINE_MS = 2_000
 const KEEPALIVE_S = 60
+/** SUBACK failure [MQTT-3.9.3-2]. */
+const DENIED = 128
 
 /**
  * Connects with mutual TLS and MQTT 3.1.1.
@@ -78,8 +80,8 @@ export async function openLink(options: LinkOptions): Promise<Link> {
       exchange((done) => client.publish(topic, payload, { qos: 1 }, (error) => done(error))),
     subscribe: (filter) =>
       exchange((done) =>
-        client.subscribe(filter, { qos: 1 }, (error, granted) =>
-          done(granted?.some(({ qos }) => qos === 128) ? denied(filter) : error),
+        client.subscribe(filter, { qos: 1 }, (error) =>
+          done(isReason(error, DENIED) ? denied(filter) : error),
         ),
       ),
     end: () => endLink(client, { socket, closed }),
@@ -117,8 +119,7 @@ function openSession(socket: TLSSocket, options: LinkOptions): Promise<MqttClien
     client.once('connect', () => resolve(client))
     client.on('error', (error) => {
       last = error
-      if ('code' in error && typeof error.code === 'number' && error.code > 0)
-        reject(refused(options, error.code))
+      if (isReason(error)) reject(refused(options, error.code))
       else socket.destroy()
     })
     client.once('close', () => reject(gone(options, last)))
@@ -134,6 +135,12 @@ async function endLink(
   client.end()
   await link.closed
   clearTimeout(alarm)
+}
+
+/** True for an error that carries a return code of the broker's; those of sockets carry texts. */
+function isReason(error: unknown, code?: number): error is Error & { code: number } {
+  if (!(error instanceof Error) || !('code' in error) || typeof error.code !== 'number') return false
+  return code === undefined ? error.code > 0 : error.code === code
 }
 
 function refused({ clientId, url }: LinkOptions, returnCode: number): MusterError {

@@ -32,18 +32,26 @@ export function openProgress(output: ProgressOutput | null, clock: Clock): Progr
     phase(name, total) {
       const ticks: number[] = []
       times[name] = ticks
-      let drawnAt = 0
-      const text = () =>
-        `  ${name.padEnd(8)} ${bar(ticks.length, total)} ${ticks.length}/${total}  p95 ${milliseconds(quantiles(ticks).p95)}`
-      return {
-        tick(ms) {
-          ticks.push(ms)
-          if (!output?.isTTY || clock.now() - drawnAt < REDRAW_MS) return
-          drawnAt = clock.now()
-          output.write(`\r${text()}\u001b[K`)
-        },
-        end: () => void output?.write(output.isTTY ? `\r${text()}\u001b[K\n` : `${text()}\n`),
-      }
+      return drawPhase({ name, total, ticks }, { output, clock })
     },
+  }
+}
+
+/** A terminal sees the bar grow; everything else gets one line at the end. */
+function drawPhase(
+  { name, total, ticks }: { name: string; total: number; ticks: number[] },
+  { output, clock }: { output: ProgressOutput | null; clock: Clock },
+): Phase {
+  let drawnAt = 0
+  const text = () =>
+    `  ${name.padEnd(8)} ${bar(ticks.length, total)} ${ticks.length}/${total}  p95 ${milliseconds(quantiles(ticks).p95)}`
+  return {
+    tick(ms) {
+      ticks.push(ms)
+      if (!output?.isTTY || clock.now() - drawnAt < REDRAW_MS) return
+      drawnAt = clock.now()
+      output.write(`\r${text()}\u001b[K`)
+    },
+    end: () => void output?.write(output.isTTY ? `\r${text()}\u001b[K\n` : `${text()}\n`),
   }
 }

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync, rmSync, watch } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, watch } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
@@ -27,15 +27,20 @@ const STOP_DEADLINE_MS = 15_000
 const BASES = { from: 10_000, to: 31_000 }
 const LOG_KEPT = 16_384
 
+export interface PlaneOptions {
+  readonly random: Random
+  /** Of the child. */
+  readonly environment: NodeJS.ProcessEnv
+  /** A directory of the caller's, which stays; without it a temporary one, which goes. */
+  readonly data?: string
+}
+
 /**
- * @param options.environment of the child
  * @throws MusterError unavailable when it does not get ready
  */
-export async function startPlane(options: {
-  random: Random
-  environment: NodeJS.ProcessEnv
-}): Promise<Plane> {
-  const data = mkdtempSync(join(tmpdir(), 'muster-plane-'))
+export async function startPlane(options: PlaneOptions): Promise<Plane> {
+  const data = options.data ?? mkdtempSync(join(tmpdir(), 'muster-plane-'))
+  mkdirSync(data, { recursive: true, mode: 0o700 })
   const portBase = await freeBase(options.random)
   const { MUSTER_CRASH_AT: _, ...environment } = options.environment // meant for the simulator, not for its plane
   const program = fileURLToPath(new URL('../bin/muster.mjs', import.meta.url))
@@ -50,7 +55,7 @@ export async function startPlane(options: {
   })
   const stop = async () => {
     await end(child)
-    rmSync(data, { recursive: true, force: true })
+    if (!options.data) rmSync(data, { recursive: true, force: true })
   }
   try {
     const ready = await becomeReady(child, layout(data).ready)
