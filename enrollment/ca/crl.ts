@@ -64,11 +64,14 @@ function wholeSecond(at: number): number {
   return Math.floor(at / 1000) * 1000
 }
 
+/** Not zero, at most 20 octets. */
+const SERIAL = /^(?!0+$)[0-9a-f]{2,40}$/
+
 const RULES: Readonly<Record<string, (request: CrlRequest) => boolean>> = {
   crl_number: ({ number }) => Number.isSafeInteger(number) && number > 0,
   next_update: ({ thisUpdate, nextUpdate }) => wholeSecond(nextUpdate) > wholeSecond(thisUpdate),
   entry_once: ({ entries }) => new Set(entries.map(({ serial }) => serial)).size === entries.length,
-  entry_serial: ({ entries }) => entries.every(({ serial }) => /^(?!0+$)(?:[0-9a-f]{2}){1,20}$/.test(serial)),
+  entry_serial: ({ entries }) => entries.every(({ serial }) => SERIAL.test(serial)),
   entry_not_in_future: ({ entries, thisUpdate }) => entries.every(({ revokedAt }) => revokedAt <= thisUpdate),
   entry_reason: ({ entries }) => entries.every(({ reason }) => Object.hasOwn(REASON_CODES, reason)),
 }

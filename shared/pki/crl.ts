@@ -88,13 +88,16 @@ const REASON_EXTENSIONS = element(
 
 /** An INTEGER of at most 20 octets from hex; returns the end. */
 function writeSerial(buffer: Buffer, start: number, hex: string): number {
-  if (!/^(?:[0-9a-f]{2}){1,20}$/.test(hex)) throw new RangeError(`Cannot encode "${hex}" as a serial`)
   let digits = hex
   while (digits.length > 2 && digits.startsWith('00')) digits = digits.slice(2)
   const isPadded = digits.charCodeAt(0) > 0x37 // '8' to 'f': the first bit is set
   if (isPadded) buffer[start + 2] = 0
   const first = start + (isPadded ? 3 : 2)
   const end = first + buffer.write(digits, first, 'hex')
+  // Buffer.write stops where the hex does
+  if (hex.length > 40 || digits.length === 0 || (end - first) * 2 !== digits.length) {
+    throw new RangeError(`Cannot encode "${hex}" as a serial`)
+  }
   buffer[start] = TAG.integer
   buffer[start + 1] = end - start - 2
   return end
