@@ -21,11 +21,13 @@ else {
 /** The programs are loaded when they are asked for: the CLI needs neither the CA's code nor the broker's. */
 async function start() {
   const { run } = await import('../operator/cli.ts')
-  await run(argv, {
+  const status = await run(argv, {
+    bin: fileURLToPath(import.meta.url),
     enrollment: async (args) => (await import('../enrollment/main.ts')).run(args),
     broker: async (args) => (await import('../broker/main.ts')).run(args),
     sim: async (args) => (await import('../device-sim/main.ts')).run(args),
   })
+  if (status !== null) process.exitCode = status
 }
 
 /** Runs this command again with a newer Node, and ends as it ends. Signals of the terminal reach both. */

@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import t from 'tap'
 import { REFUSALS } from '#shared/refusals'
-import { buildProgram } from '../../operator/cli.ts'
+import { buildProgram } from '../../operator/program.ts'
 import { refusalsPage } from '../../tools/refusals-page.ts'
 import { sourceTree } from '../support/source-tree.ts'
 

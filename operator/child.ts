@@ -1,0 +1,107 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { chmodSync, closeSync, openSync } from 'node:fs'
+import { MusterError } from '#shared/errors'
+import type { ProcessMessage } from '#shared/service'
+
+export interface ChildSpec {
+  /** `enrollment`, `broker`: what people read, and the name of the log. */
+  readonly name: string
+  /** Arguments of `muster`. */
+  readonly args: readonly string[]
+  /** More of them at the first start only; a child that is started again has what they gave it. */
+  readonly firstArgs?: readonly string[]
+  /** Where its output is appended, mode 0600. */
+  readonly logFile: string
+}
+
+export interface Ended {
+  readonly status: number | null
+  readonly signal: NodeJS.Signals | null
+}
+
+/** A running process of ours, started and ready. */
+export interface Child {
+  readonly process: ChildProcess
+  /** Resolves when it has ended and its channel is closed. */
+  readonly ended: Promise<Ended>
+}
+
+/** Longest from start to `ready`, ms: the first start makes keys and certificates. */
+const READY_DEADLINE_MS = 30_000
+
+/**
+ * Starts `muster <args>` with its output in the log. It leads a process group of its own: Ctrl-C of the terminal
+ * reaches the supervisor alone, which then stops its children in order. It ends by itself when the supervisor is gone.
+ */
+export function spawnChild(bin: string, spec: Pick<ChildSpec, 'args' | 'logFile'>): Child {
+  const log = openSync(spec.logFile, 'a', 0o600)
+  try {
+    chmodSync(spec.logFile, 0o600)
+    return follow(
+      spawn(process.execPath, [bin, ...spec.args], { detached: true, stdio: ['ignore', log, log, 'ipc'] }),
+    )
+  } finally {
+    closeSync(log)
+  }
+}
+
+/** Starts `muster <args>` with its output on our stderr, in a process group of its own. */
+export function spawnShown(bin: string, args: readonly string[]): Child {
+  return follow(spawn(process.execPath, [bin, ...args], { detached: true, stdio: ['ignore', 2, 2, 'ipc'] }))
+}
+
+function follow(child: ChildProcess): Child {
+  const { promise, resolve } = Promise.withResolvers<Ended>()
+  child.once('close', (status, signal) => resolve({ status, signal }))
+  child.once('error', () => resolve({ status: null, signal: null })) // it could not be started at all
+  return { process: child, ended: promise }
+}
+
+/**
+ * Waits until the child says that it is ready.
+ * @throws MusterError with the child's own code and sentence when it gives one; internal when it ends without;
+ *   unavailable when it is not ready in time
+ */
+export async function untilReady(child: Child, spec: ChildSpec): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>()
+  const heard = (message: ProcessMessage) => {
+    if (message.type === 'ready') resolve()
+    else reject(new MusterError(message.code, message.message))
+  }
+  const late = setTimeout(() => {
+    const seconds = READY_DEADLINE_MS / 1_000
+    reject(
+      new MusterError(
+        'unavailable',
+        `Cannot start ${spec.name}: not ready after ${seconds} s; see ${spec.logFile}`,
+      ),
+    )
+  }, READY_DEADLINE_MS)
+  child.process.on('message', heard)
+  void child.ended.then((ended) => {
+    reject(
+      new MusterError('internal', `Cannot start ${spec.name}: it ${howEnded(ended)}; see ${spec.logFile}`),
+    )
+  })
+  try {
+    await promise
+  } finally {
+    clearTimeout(late)
+    child.process.off('message', heard)
+  }
+}
+
+export function howEnded({ status, signal }: Ended): string {
+  return signal ? `was ended by ${signal}` : `ended with status ${status ?? 'unknown'}`
+}
+
+/** Asks the child to stop, and kills it when it has not after `deadlineMs`. */
+export async function stopChild(child: Child, deadlineMs: number): Promise<Ended> {
+  child.process.kill('SIGTERM')
+  const late = setTimeout(() => child.process.kill('SIGKILL'), deadlineMs)
+  try {
+    return await child.ended
+  } finally {
+    clearTimeout(late)
+  }
+}

@@ -1,0 +1,57 @@
+import type { Command } from 'commander'
+import type { Naming } from '#shared/api'
+import { MusterError } from '#shared/errors'
+import type { Context } from '../context.ts'
+import { formatWhen } from '../duration.ts'
+import { table } from '../table.ts'
+import { type Invocation, noun, type Use } from '../verb.ts'
+
+const NAMINGS = ['csr', 'list', 'assigned'] as const satisfies readonly Naming[]
+
+/** Where a batch takes its ids from. @throws MusterError invalid_request */
+export function namingOf(text: string): Naming {
+  const naming = NAMINGS.find((one) => one === text)
+  if (naming !== undefined) return naming
+  throw new MusterError('invalid_request', `Cannot take --naming "${text}": it is ${NAMINGS.join(', ')}`)
+}
+
+export function addBatchCommands(program: Command, use: Use): void {
+  const batch = noun(program, 'batch', 'production runs of a fleet')
+  batch
+    .command('create')
+    .description('make a batch')
+    .argument('<id>')
+    .option('--fleet <id>', 'fleet of its devices', 'default')
+    .option('--naming <how>', 'where ids come from: csr, list or assigned', 'csr')
+    .action(use(createBatch))
+  batch.command('list').description('batches, with how many devices they have').action(use(listBatches))
+}
+
+async function createBatch(
+  context: Context,
+  { args, options }: Invocation<{ fleet: string; naming: string }>,
+) {
+  const [id = ''] = args
+  const batch = await context
+    .plane()
+    .createBatch({ id, fleet: options.fleet, naming: namingOf(options.naming) })
+  context.say(`Next: muster token create --batch ${batch.id} --uses <n>`)
+  return context.answer(batch, () => `Batch ${batch.id} of fleet ${batch.fleet} is made.`)
+}
+
+async function listBatches(context: Context, _: Invocation<object>) {
+  const batches = await context.plane().listBatches()
+  return context.answer({ batches }, () =>
+    table(
+      ['BATCH', 'FLEET', 'NAMING', 'DEVICES', 'TOKENS', 'MADE'],
+      batches.map(({ id, fleet, naming, devices, tokens, createdAt }) => [
+        id,
+        fleet,
+        naming,
+        devices,
+        tokens,
+        formatWhen(createdAt, context.now()),
+      ]),
+    ),
+  )
+}

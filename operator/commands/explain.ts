@@ -1,0 +1,48 @@
+import type { Command } from 'commander'
+import type { Explanation } from '#shared/api'
+import type { Context } from '../context.ts'
+import { refusalLines } from '../refusal-lines.ts'
+import type { Invocation, Use } from '../verb.ts'
+
+/** What a step's verdict looks like. */
+const MARKS = {
+  ok: ['green', '✔'],
+  refused: ['red', '✘'],
+  unknown: ['yellow', '?'],
+} as const satisfies Record<Explanation['steps'][number]['verdict'], unknown>
+
+export function addExplainCommand(program: Command, use: Use): void {
+  program
+    .command('explain')
+    .description('why a device is refused, with the evidence and the fix')
+    .argument('<subject>', 'device id, or serial of a certificate')
+    .action(use(explain))
+}
+
+async function explain(context: Context, { args }: Invocation<object>) {
+  const [subject = ''] = args
+  const explanation = await context.plane().explain(subject)
+  return context.answer(explanation, () => asText(explanation, context))
+}
+
+function asText(
+  { subject, verdict, code, text, fix, steps, lastRefusals }: Explanation,
+  context: Context,
+): string {
+  const paint = context.terminal.paint
+  const walk = steps.map(({ step, verdict, says }) => {
+    const [colour, mark] = MARKS[verdict]
+    return `  ${paint(colour, mark, 'out')} ${step.padEnd(12)} ${says}`
+  })
+  const would = { admitted: 'would be admitted now', refused: 'is refused', unknown: 'cannot be judged' }[
+    verdict
+  ]
+  const conclusion = code === null ? `${subject} ${would}. ${text}` : `${subject} ${would}: ${code}  ${text}`
+  const way = fix === null ? [] : [`  ${fix.replaceAll('<device>', subject)}`]
+  return [
+    ...walk,
+    paint('bold', conclusion, 'out'),
+    ...way,
+    ...refusalLines(lastRefusals, context.now()),
+  ].join('\n')
+}

@@ -1,0 +1,55 @@
+import type { Command } from 'commander'
+import { MusterError } from '#shared/errors'
+
+/** A program of its own behind a command: it reads its own arguments. */
+export type Program = (argv: string[]) => Promise<unknown>
+
+/** Handed in, because the operator's tools know nothing of the services. */
+export interface Programs {
+  readonly enrollment: Program
+  readonly broker: Program
+  readonly sim: Program
+}
+
+/** What `muster broker <verb>` does about brokers; anything else after `muster broker` runs one. */
+const BROKER_VERBS = ['list', 'invite', 'forget', 'help']
+
+/** The program that a command line is for, and its arguments; null for a command of the operator. */
+export function programOf(argv: readonly string[]): { name: keyof Programs; args: string[] } | null {
+  const [name, ...args] = argv
+  const wantsHelp = args.includes('--help') || args.includes('-h')
+  if (name === 'sim') return { name, args }
+  if (name === 'enrollment' && !wantsHelp) return { name, args }
+  if (name === 'broker' && !wantsHelp && !BROKER_VERBS.includes(args[0] ?? '')) return { name, args }
+  return null
+}
+
+/** Listed for the help; `programOf` has taken them before commander sees them. */
+export function addProgramCommands(program: Command): void {
+  const enrollment = program
+    .command('enrollment')
+    .description('run the enrollment service alone: CA, registry, EST and admin API')
+    .option('--trust-domain <name>', 'name in every certificate, fixed at the first start')
+  addServingOptions(enrollment).action(misplaced)
+  program
+    .command('sim')
+    .description('simulated devices: `muster sim list`, `muster sim run <scenario>`')
+    .helpOption(false)
+    .argument('[arguments...]')
+    .action(misplaced)
+}
+
+function misplaced(): never {
+  throw new MusterError(
+    'invalid_request',
+    'Cannot run it so: write every option after the name of the command',
+  )
+}
+
+/** What every process that listens takes. */
+export function addServingOptions(command: Command): Command {
+  return command
+    .option('--port-base <n>', 'base of the ports', '8000')
+    .option('--host <name>', 'name or address that clients use, repeatable')
+    .option('--listen <address>', 'address to listen on', '127.0.0.1')
+}

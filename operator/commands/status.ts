@@ -1,0 +1,68 @@
+import { setTimeout } from 'node:timers/promises'
+import type { Command } from 'commander'
+import type { StatusView } from '#shared/api'
+import { MusterError } from '#shared/errors'
+import type { Context } from '../context.ts'
+import { formatWhen } from '../duration.ts'
+import { EXIT } from '../exit-codes.ts'
+import { pairs, table } from '../table.ts'
+import type { Invocation, Use } from '../verb.ts'
+
+/** Between two looks of `--watch`, ms. */
+const WATCH_EVERY_MS = 2_000
+
+/** Cursor home, clear to the end of the screen. */
+const CLEAR = '\u001b[H\u001b[J'
+
+export function addStatusCommand(program: Command, use: Use): void {
+  program
+    .command('status')
+    .description('the fleet, the brokers, the CRL, what expires')
+    .option('--watch', 'again every two seconds, until Ctrl-C')
+    .action(use(status))
+}
+
+async function status(context: Context, { options }: Invocation<{ watch?: boolean }>) {
+  if (options.watch) return watch(context)
+  const view = await context.plane().status()
+  return context.answer(view, () => statusText(view, context.now()))
+}
+
+async function watch(context: Context) {
+  if (context.options.json) {
+    throw new MusterError('invalid_request', 'Cannot watch with --json: it is one document')
+  }
+  const interrupted = context.interrupted()
+  while (!interrupted.aborted) {
+    const view = await context.plane().status()
+    context.terminal.out(`${context.terminal.isScreen ? CLEAR : ''}${statusText(view, context.now())}`)
+    await setTimeout(WATCH_EVERY_MS, undefined, { signal: interrupted }).catch(() => {}) // Ctrl-C ends the wait
+  }
+  return EXIT.ok
+}
+
+/** The fleet in one screen. */
+export function statusText(view: StatusView, now: number): string {
+  const { devices, crl } = view
+  const head = pairs([
+    ['Trust domain', view.trustDomain],
+    ['Devices', `${devices.active} active, ${devices.expected} expected, ${devices.retired} retired`],
+    ['Simulated', devices.synthetic],
+    ['Online', devices.online],
+    ['Holds', view.holds],
+    ['Refused', `${view.refusedLastHour} in the last hour`],
+    ['CRL', `number ${crl.number}, ${crl.entries} entries, next ${formatWhen(crl.nextUpdate, now)}`],
+    ...view.certificates.map(({ name, notAfter }) => [name, `expires ${formatWhen(notAfter, now)}`] as const),
+  ])
+  const brokers = table(
+    ['BROKER', 'STATE', 'SESSIONS', 'BEHIND', 'HEARD'],
+    view.brokers.map(({ id, state, sessions, behind, lastHeardAt }) => [
+      id,
+      state,
+      sessions,
+      behind ?? '-',
+      formatWhen(lastHeardAt, now),
+    ]),
+  )
+  return `${head}\n\n${brokers}`
+}

@@ -1,0 +1,95 @@
+import { accessSync, constants, mkdirSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { MusterError } from '#shared/errors'
+import { ports } from '#shared/layout'
+
+/** Where clients of each port come from, for a sentence about it. */
+const USES = {
+  broker: 'the broker',
+  enrollment: 'enrollment',
+  admin: 'the admin API',
+  http: 'the CRL',
+} as const
+
+/** What the directories of a plane are made with: only their owner enters. */
+const PRIVATE = { recursive: true, mode: 0o700 } as const
+
+/**
+ * Makes the directory where it is missing, and makes sure that it can be written to.
+ * @throws MusterError directory_unusable
+ */
+export function prepareDirectory(path: string): void {
+  try {
+    mkdirSync(path, PRIVATE)
+    accessSync(path, constants.R_OK | constants.W_OK | constants.X_OK)
+  } catch (cause) {
+    const why = (cause as NodeJS.ErrnoException).code // fs throws errno exceptions here
+    const says = {
+      EACCES: 'no permission to write',
+      EROFS: 'it is read-only',
+      EEXIST: 'a file has that name',
+    }
+    const reason = says[why as keyof typeof says] ?? why
+    throw new MusterError(
+      'directory_unusable',
+      `Cannot use "${path}": ${reason}; choose another with --data`,
+      { cause },
+    )
+  }
+}
+
+/**
+ * Makes sure that nobody listens where the plane is going to, before anything is started.
+ * @throws MusterError port_taken, config_invalid (an address that this machine does not have, a port out of range)
+ */
+export async function checkPorts(base: number, address: string): Promise<void> {
+  for (const [use, port] of Object.entries(ports(base))) {
+    if (!Number.isInteger(port) || port < 1 || port > 65_535) {
+      throw new MusterError('config_invalid', `Cannot take --port-base ${base}: it makes ${port} a port`)
+    }
+    await checkPort({ use: USES[use as keyof typeof USES], port, address }) // the keys are those of `ports`
+  }
+}
+
+async function checkPort({
+  use,
+  port,
+  address,
+}: {
+  use: string
+  port: number
+  address: string
+}): Promise<void> {
+  const server = createServer()
+  const { promise, resolve, reject } = Promise.withResolvers<void>()
+  server.once('error', reject)
+  server.listen({ port, host: address, exclusive: true }, resolve)
+  try {
+    await promise
+  } catch (cause) {
+    throw portError({ use, port, address, cause: cause as NodeJS.ErrnoException }) // net emits errno exceptions
+  } finally {
+    server.close()
+  }
+}
+
+function portError(request: {
+  use: string
+  port: number
+  address: string
+  cause: NodeJS.ErrnoException
+}): MusterError {
+  const { use, port, address, cause } = request
+  if (cause.code === 'EADDRINUSE') {
+    return new MusterError(
+      'port_taken',
+      `Cannot use port ${port} for ${use}: something listens there already`,
+      { cause },
+    )
+  }
+  const why =
+    cause.code === 'EACCES' ? 'this user may not; take a higher --port-base' : (cause.code ?? cause.message)
+  return new MusterError('config_invalid', `Cannot listen on ${address}:${port} for ${use}: ${why}`, {
+    cause,
+  })
+}

@@ -1,0 +1,94 @@
+import type { PlanRequest, PlanView, Receipt } from '#shared/api'
+import { MusterError } from '#shared/errors'
+import type { Context } from './context.ts'
+import { formatDuration } from './duration.ts'
+import { EXIT, type ExitCode } from './exit-codes.ts'
+import { table } from './table.ts'
+
+/** How long the command waits for every broker before it names those that are pending, ms. */
+const RECEIPT_WAIT_MS = 10_000
+
+/** Holds or revokes: proposes the plan, lets it be confirmed, applies it, and waits for the receipt. */
+export async function stop(context: Context, request: PlanRequest, isConfirmed: boolean): Promise<ExitCode> {
+  const plan = await context.plane().proposePlan(request)
+  context.say(summary(plan))
+  if (plan.counts.devices > 1 && !isConfirmed) await confirm(context, plan)
+  const applied = await context.plane().applyPlan(plan.id, plan.counts.devices)
+  const receipt = await context.plane().receipt(plan.id, RECEIPT_WAIT_MS)
+  context.answer(receipt, () => receiptText(receipt, context))
+  sayWhatIsNext(context, applied)
+  return isComplete(receipt) ? EXIT.ok : EXIT.partly
+}
+
+/** What will be stopped, counted before it is. */
+function summary({ id, action, scope, reason, counts }: PlanView): string {
+  const where = scope.kind === 'plan' ? `${counts.devices} device(s)` : `${scope.kind} ${scope.id}`
+  const batches = Object.entries(counts.byBatch).map(([batch, devices]) => `${batch} ${devices}`)
+  const parts = [
+    `${counts.devices} device(s), ${counts.online} online`,
+    ...(counts.tokens > 0 ? [`${counts.tokens} token(s)`] : []),
+    ...(batches.length > 1 ? [`by batch: ${batches.join(', ')}`] : []),
+  ]
+  return `Plan ${id}: ${action} ${where} (${reason}): ${parts.join('; ')}`
+}
+
+async function confirm(context: Context, { action, counts }: PlanView): Promise<void> {
+  const what = `${action} ${counts.devices} devices`
+  if (!context.terminal.canAsk || !context.options.input) {
+    throw new MusterError(
+      'invalid_request',
+      `Cannot ${what} without a confirmation: repeat the command with --yes`,
+    )
+  }
+  const typed = await context.terminal.ask(`Type ${counts.devices} to ${what}: `)
+  if (typed !== String(counts.devices)) {
+    throw new MusterError('count_mismatch', `Cannot ${what}: "${typed}" was typed; nothing was changed`)
+  }
+}
+
+/** True when every broker has applied the plan and no session outlived it. */
+export function isComplete({ brokers, survivors }: Receipt): boolean {
+  return survivors.length === 0 && brokers.every(({ state }) => state === 'applied')
+}
+
+/** One line a broker, then what is not done yet. */
+export function receiptText(receipt: Receipt, { terminal }: Pick<Context, 'terminal'>): string {
+  const { sessionsClosed, closeMs, brokers, survivors } = receipt
+  const mark = isComplete(receipt)
+    ? terminal.paint('green', '✔', 'out')
+    : terminal.paint('yellow', '!', 'out')
+  const slowest = sessionsClosed > 0 ? `, the last after ${formatDuration(closeMs.max)}` : ''
+  const head = `${mark} Receipt ${receipt.id}: ${sessionsClosed} session(s) closed${slowest}`
+  const lines = brokers.map(({ broker, state, position, sessionsClosed, closeMs }) => [
+    broker,
+    state,
+    position ?? '-',
+    sessionsClosed,
+    `${closeMs.p50} / ${closeMs.p95} / ${closeMs.max}`,
+  ])
+  const waiting = brokers
+    .filter(({ state }) => state !== 'applied')
+    .map(({ broker, state }) => `${broker} (${state})`)
+  return [
+    head,
+    table(['BROKER', 'STATE', 'POSITION', 'CLOSED', 'MS P50/P95/MAX'], lines),
+    ...(waiting.length > 0
+      ? [`Not yet applied by ${waiting.join(', ')}: it will be when they are back.`]
+      : []),
+    ...(survivors.length > 0 ? [`Still connected: ${survivors.join(', ')}`] : []),
+  ].join('\n')
+}
+
+function sayWhatIsNext(context: Context, { id, action, finaliseAt, state }: PlanView): void {
+  context.say(
+    action === 'hold' ? `Undo: muster release ${id}` : whenFinal({ id, finaliseAt, state }, context.now()),
+  )
+}
+
+function whenFinal(
+  { id, finaliseAt, state }: Pick<PlanView, 'id' | 'finaliseAt' | 'state'>,
+  now: number,
+): string {
+  if (state !== 'applied' || finaliseAt === null || finaliseAt <= now) return 'It is final.'
+  return `It is final in ${formatDuration(finaliseAt - now)}. Undo until then: muster release ${id}`
+}
