@@ -68,6 +68,16 @@ function migrate(db: Sqlite, path: string, migrations: readonly string[]): void 
   run.immediate()
 }
 
+/** Opens an existing database for reading only: long reads on a connection of their own hold up no writer. */
+export function openSqliteForReading(path: string, busyTimeoutMs: number): Sqlite {
+  return new Database(path, { readonly: true, fileMustExist: true, timeout: busyTimeoutMs })
+}
+
+/** The extended result code (`SQLITE_BUSY_SNAPSHOT`, ...) of an error of SQLite; null for any other error. */
+export function sqliteCode(error: unknown): string | null {
+  return error instanceof Database.SqliteError ? error.code : null
+}
+
 /** Holds a directory for one writer until `release`; the kernel releases it when the process dies. */
 export interface DirectoryLock {
   release(): void

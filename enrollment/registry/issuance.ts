@@ -1,0 +1,233 @@
+import { MusterError } from '#shared/errors'
+import { type DeviceId, isAllowed } from '#shared/identity/device'
+import type { Sqlite } from '#shared/sqlite'
+import { type Certificates, isAnswerable } from './certificates.ts'
+import type { Holds } from './holds.ts'
+import type { Intent } from './ledger.ts'
+import type { EnrollmentIntent, Issuance, Registry } from './registry.ts'
+import { DEVICE_COLUMNS, type DeviceRow } from './rows.ts'
+import type { Store } from './store.ts'
+
+/** A token with the batch that it is for. */
+interface TokenRow {
+  readonly row: number
+  readonly id: string
+  readonly batch: string
+  readonly fleet: string
+  readonly naming: 'csr' | 'list' | 'assigned'
+  readonly uses: number
+  readonly used: number
+  readonly expires_at: number | null
+  readonly cancelled_at: number | null
+  readonly device: DeviceId | null
+  readonly listed: number
+}
+
+export interface IssuanceParts {
+  readonly store: Store
+  readonly certificates: Certificates
+  readonly holds: Holds
+}
+
+type Statements = ReturnType<typeof prepare>
+
+function prepare(db: Sqlite) {
+  return {
+    token: db.prepare<[string], TokenRow>(
+      `SELECT t.row, t.id, t.batch, b.fleet, b.naming, t.uses, t.used, t.expires_at, t.cancelled_at, t.device, t.listed
+       FROM tokens t JOIN batches b ON b.id = t.batch WHERE t.hash = ?`,
+    ),
+    spend: db.prepare<[number]>('UPDATE tokens SET used = used + 1 WHERE row = ?'),
+    /** Two are enough to know that there is not exactly one. */
+    listed: db.prepare<[number], { device: DeviceId }>(
+      'SELECT device FROM token_devices WHERE token = ? LIMIT 2',
+    ),
+    isListed: db.prepare<[number, string], { one: 1 }>(
+      'SELECT 1 AS one FROM token_devices WHERE token = ? AND device = ?',
+    ),
+    device: db.prepare<[string], DeviceRow>(`SELECT ${DEVICE_COLUMNS} FROM devices d WHERE d.id = ?`),
+    insertDevice: db.prepare<[string, string, string, number]>(
+      `INSERT INTO devices (id, kind, fleet, batch, state, created_at) VALUES (?, 'device', ?, ?, 'expected', ?)`,
+    ),
+  }
+}
+
+interface Enrolling extends IssuanceParts {
+  readonly statements: Statements
+  readonly intent: EnrollmentIntent
+  readonly token: TokenRow
+}
+
+/** The first certificate of a device: spends a use of its token and reserves the certificate, both or neither. */
+export function openIssuance(parts: IssuanceParts): Pick<Registry, 'beginIssuance'> {
+  const statements = prepare(parts.store.db)
+  return {
+    beginIssuance: (intent) =>
+      parts.store.write({ now: intent.now, by: 'plane' }, (log) => {
+        const enrolling = { ...parts, statements, intent, token: findToken(statements, intent) }
+        return repeat(enrolling) ?? begin(enrolling, log)
+      }),
+  }
+}
+
+/** @throws MusterError token_unknown, token_cancelled, token_batch */
+function findToken(statements: Statements, intent: EnrollmentIntent): TokenRow {
+  const token = statements.token.get(intent.tokenHash)
+  if (token === undefined)
+    throw new MusterError('token_unknown', 'Cannot enroll with the token: it is not known')
+  if (token.cancelled_at !== null) {
+    throw new MusterError('token_cancelled', `Cannot enroll with the token "${token.id}": it is cancelled`, {
+      evidence: { token: token.id, cancelledAt: token.cancelled_at },
+    })
+  }
+  if (intent.label !== null && intent.label !== token.batch) {
+    throw new MusterError(
+      'token_batch',
+      `Cannot enroll with the token "${token.id}": it is for another batch`,
+      {
+        evidence: { token: token.id, label: intent.label },
+      },
+    )
+  }
+  return token
+}
+
+/**
+ * The answer to a request that was made before with the same token and key; null when this is the first, or when
+ * that certificate has been replaced or has expired since (then the token counts like any other).
+ * @throws MusterError token_tombstone, held
+ */
+function repeat({ statements, certificates, holds, intent, token }: Enrolling): Issuance | null {
+  const found = certificates.ofToken(intent.spkiHash, token.row)
+  if (found === undefined) return null
+  const device = statements.device.get(found.device)
+  if (device === undefined) throw new Error(`no device ${found.device}`) // a foreign key keeps this from happening
+  const returns = found.state === 'reserved' && found.activates === 1
+  if (found.state === 'revoked' || (device.state === 'retired' && !returns)) throw tombstone(device)
+  if (!isAnswerable(found, intent.now)) return null
+  holds.refuseHeld(
+    { device: device.id, batch: device.batch, fleet: device.fleet, issuer: found.issuer },
+    device.id,
+  )
+  return certificates.resume(found, device, intent)
+}
+
+function begin(enrolling: Enrolling, log: Intent): Issuance {
+  const { statements, certificates, holds, intent, token } = enrolling
+  const scope = { batch: token.batch, fleet: token.fleet, issuer: intent.issuer.id }
+  holds.refuseHeld({ ...scope, device: token.device }, token.device ?? token.batch)
+  refuseUsedUp(token, intent.now)
+  const id = determineId(enrolling)
+  const known = statements.device.get(id)
+  holds.refuseHeld({ ...scope, device: id, batch: known?.batch ?? token.batch }, id)
+  if (known !== undefined) refuseKnown(enrolling, known)
+  certificates.refuseForeignKey(intent.spkiHash, id)
+  if (known?.state === 'pending') {
+    throw new MusterError('pending', `Cannot enroll "${id}": it waits for approval`, {
+      evidence: { state: 'pending' },
+    })
+  }
+  if (known === undefined) statements.insertDevice.run(id, token.fleet, token.batch, intent.now)
+  statements.spend.run(token.row)
+  log.audit({
+    action: token.device === null ? 'enroll' : 'reenroll',
+    subject: `device:${id}`,
+    by: `token:${token.id}`,
+  })
+  return certificates.reserve({
+    now: intent.now,
+    serial: intent.serial,
+    issuer: intent.issuer,
+    device: known ?? newDevice(statements, id),
+    spki: intent.spkiHash,
+    token: token.row,
+    predecessor: null,
+    line: id,
+    activates: true,
+  })
+}
+
+function newDevice(statements: Statements, id: DeviceId): DeviceRow {
+  const row = statements.device.get(id)
+  if (row === undefined) throw new Error(`no device ${id}`) // inserted in this transaction
+  return row
+}
+
+/** @throws MusterError token_expired, token_spent */
+function refuseUsedUp(token: TokenRow, now: number): void {
+  if (token.expires_at !== null && token.expires_at <= now) {
+    throw new MusterError('token_expired', `Cannot enroll with the token "${token.id}": it has expired`, {
+      evidence: { token: token.id, expiresAt: token.expires_at },
+    })
+  }
+  if (token.used >= token.uses) {
+    throw new MusterError(
+      'token_spent',
+      `Cannot enroll with the token "${token.id}": all its uses are spent`,
+      {
+        evidence: { token: token.id, uses: token.uses },
+      },
+    )
+  }
+}
+
+/**
+ * Where a device id comes from: the token's device or list, the CSR's CN, or the server.
+ * @throws MusterError csr_subject
+ */
+function determineId({ statements, intent, token }: Enrolling): DeviceId {
+  const wish = intent.commonName
+  if (token.device !== null) {
+    if (wish !== null && wish !== token.device) throw wrongSubject(wish, 'the token is for another device')
+    return token.device
+  }
+  if (token.listed > 0) return listedId(statements, { token, wish })
+  if (token.naming === 'assigned') return intent.assignedId
+  if (wish === null) throw wrongSubject('none', 'the request names no device')
+  if (token.naming === 'list' && statements.device.get(wish)?.batch !== token.batch) {
+    throw wrongSubject(wish, 'no list of the batch names it')
+  }
+  return wish
+}
+
+function listedId(statements: Statements, of: { token: TokenRow; wish: DeviceId | null }): DeviceId {
+  if (of.wish !== null) {
+    if (statements.isListed.get(of.token.row, of.wish) !== undefined) return of.wish
+    throw wrongSubject(of.wish, 'it is not on the list of the token')
+  }
+  const [only, second] = statements.listed.all(of.token.row)
+  if (only === undefined || second !== undefined)
+    throw wrongSubject('none', 'the token is for several devices')
+  return only.device
+}
+
+/**
+ * A known id may enroll once, while it is expected; a reissue token may take it back.
+ * @throws MusterError token_tombstone, id_taken
+ */
+function refuseKnown({ certificates, token }: Enrolling, known: DeviceRow): void {
+  if (token.device !== null) return
+  const issued = certificates.ofDevice(known.row)
+  if (known.state === 'retired' || issued.some(({ state }) => state === 'revoked')) throw tombstone(known)
+  const isOurs = known.kind === 'device' && known.batch === token.batch
+  if (known.state === 'pending' && isOurs) return
+  if (isAllowed('enroll', known.state) && isOurs && issued.length === 0) return
+  throw new MusterError(
+    'id_taken',
+    `Cannot enroll "${known.id}": a device with this id is enrolled already`,
+    {
+      evidence: { device: known.id },
+    },
+  )
+}
+
+function wrongSubject(wish: string, why: string): MusterError {
+  return new MusterError('csr_subject', `Cannot enroll "${wish}": ${why}`, { evidence: { wish, why } })
+}
+
+function tombstone(device: DeviceRow): MusterError {
+  const state = device.state === 'retired' ? 'retired' : 'revoked'
+  return new MusterError('token_tombstone', `Cannot enroll "${device.id}" with this token: it was ${state}`, {
+    evidence: { device: device.id, state },
+  })
+}

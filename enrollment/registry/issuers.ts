@@ -1,0 +1,47 @@
+import type { Reason } from '#shared/api'
+import type { Sqlite } from '#shared/sqlite'
+import type { Registry } from './registry.ts'
+import type { Store } from './store.ts'
+
+function prepare(db: Sqlite) {
+  return {
+    find: db.prepare<[string], { pem: string; trusted: 0 | 1 }>(
+      'SELECT pem, trusted FROM issuers WHERE id = ?',
+    ),
+    put: db.prepare<[string, string, 0 | 1]>(
+      `INSERT INTO issuers (id, pem, trusted) VALUES (?, ?, ?)
+       ON CONFLICT (id) DO UPDATE SET pem = excluded.pem, trusted = excluded.trusted`,
+    ),
+    revoked: db.prepare<[string, number], { serial: string; revoked_at: number; reason: Reason }>(
+      'SELECT serial, revoked_at, reason FROM revocations WHERE issuer = ? AND not_after >= ? ORDER BY row',
+    ),
+    mark: db.prepare<[string], { mark: number | null }>(
+      'SELECT MAX(row) AS mark FROM revocations WHERE issuer = ?',
+    ),
+  }
+}
+
+/** The CAs that brokers trust for clients, and what their CRLs say. */
+export function openIssuers(store: Store): Pick<Registry, 'recordIssuer' | 'revokedBy' | 'revocationMark'> {
+  const statements = prepare(store.db)
+  return {
+    recordIssuer: (issuer, act) =>
+      store.write(act, (log) => {
+        const known = statements.find.get(issuer.id)
+        if (known?.pem === issuer.pem && (known.trusted === 1) === issuer.trusted) return
+        statements.put.run(issuer.id, issuer.pem, issuer.trusted ? 1 : 0)
+        log.change({ kind: 'issuer', issuer: { id: issuer.id, pem: issuer.pem, trusted: issuer.trusted } })
+        log.audit({
+          action: issuer.trusted ? 'issuer.trust' : 'issuer.distrust',
+          subject: `issuer:${issuer.id}`,
+        })
+      }),
+    revokedBy: (issuer, notExpiredAt) =>
+      store.read(() =>
+        statements.revoked
+          .all(issuer, notExpiredAt)
+          .map(({ serial, revoked_at: revokedAt, reason }) => ({ serial, revokedAt, reason })),
+      ),
+    revocationMark: (issuer) => store.read(() => statements.mark.get(issuer)?.mark ?? 0),
+  }
+}

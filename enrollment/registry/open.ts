@@ -1,0 +1,58 @@
+import { MusterError } from '#shared/errors'
+import { SERVICES_FLEET } from '#shared/identity/device'
+import { openSqlite } from '#shared/sqlite'
+import { DEFAULT_FLEET, SERVICES_POLICY } from './defaults.ts'
+import { openFleets } from './fleets.ts'
+import type { Registry } from './registry.ts'
+import { MIGRATIONS } from './schema.ts'
+import { sqliteRegistry } from './sqlite.ts'
+import { BUSY_TIMEOUT_MS, Store } from './store.ts'
+
+export interface RegistryOptions {
+  /** Fixed when the registry is made: it is in every certificate. */
+  readonly trustDomain: string
+  /** A new random id, at most 64 characters; used when the registry is made. A restored registry gets another. */
+  readonly epoch: string
+  readonly now: number
+}
+
+/**
+ * Opens the registry in an SQLite file, and makes it when there is none, with the fleets `default` and `services`.
+ * Several instances, also of several processes, may be open on one file.
+ * @throws MusterError directory_unusable when the file cannot be used, or belongs to another trust domain
+ */
+export async function openRegistry(path: string, options: RegistryOptions): Promise<Registry> {
+  const db = openSqlite(path, { busyTimeoutMs: BUSY_TIMEOUT_MS, migrations: MIGRATIONS })
+  try {
+    const store = new Store(db)
+    const { epoch, trustDomain } = await prepareRegistry(store, options)
+    if (trustDomain !== options.trustDomain) {
+      throw new MusterError(
+        'directory_unusable',
+        `Cannot open the registry "${path}": it belongs to the trust domain ${trustDomain}, not ${options.trustDomain}`,
+      )
+    }
+    return sqliteRegistry({ store, path, epoch, trustDomain })
+  } catch (error) {
+    db.close()
+    throw error
+  }
+}
+
+async function prepareRegistry(store: Store, options: RegistryOptions) {
+  const get = store.db.prepare<[string], { value: string }>('SELECT value FROM meta WHERE name = ?')
+  const put = store.db.prepare<[string, string]>('INSERT INTO meta (name, value) VALUES (?, ?)')
+  const fleets = openFleets(store.db)
+  return store.write({ now: options.now, by: 'plane' }, (log) => {
+    const epoch = get.get('epoch')?.value
+    const trustDomain = get.get('trust_domain')?.value
+    if (epoch !== undefined && trustDomain !== undefined) return { epoch, trustDomain }
+    put.run('epoch', options.epoch)
+    put.run('trust_domain', options.trustDomain)
+    const at = { now: options.now, log }
+    fleets.insert({ id: DEFAULT_FLEET }, at)
+    fleets.insert({ id: SERVICES_FLEET, policy: SERVICES_POLICY }, at)
+    log.audit({ action: 'registry.create', subject: `trust-domain:${options.trustDomain}` })
+    return { epoch: options.epoch, trustDomain: options.trustDomain }
+  })
+}

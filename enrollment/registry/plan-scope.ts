@@ -1,0 +1,127 @@
+import type { PlanView } from '#shared/api'
+import { MusterError } from '#shared/errors'
+import type { Scope } from '#shared/feed'
+import type { Sqlite } from '#shared/sqlite'
+import { CERTIFICATE_COLUMNS, type CertificateRow } from './rows.ts'
+
+interface Of {
+  readonly id: string
+}
+
+/** The devices `d` of each kind of scope, as FROM and WHERE. */
+const DEVICES = {
+  device: 'devices d WHERE d.id = @id',
+  batch: 'devices d WHERE d.batch = @id',
+  fleet: 'devices d WHERE d.fleet = @id',
+  issuer: `devices d WHERE d.row IN
+    (SELECT x.device FROM certificates x WHERE x.issuer = @id AND x.state IN ('issued', 'active'))`,
+  plan: 'plan_members m CROSS JOIN devices d ON d.id = m.device WHERE m.plan = @id',
+} as const satisfies Record<Scope['kind'], string>
+
+/**
+ * The tokens of each kind of scope: of a device only those that would bring it back, of an issuer none, because
+ * they may be the way to a certificate of another one.
+ */
+const TOKENS = {
+  device: 'device = @id',
+  batch: 'batch = @id',
+  fleet: 'batch IN (SELECT b.id FROM batches b WHERE b.fleet = @id)',
+  issuer: 'FALSE AND @id IS NULL',
+  plan: 'device IN (SELECT m.device FROM plan_members m WHERE m.plan = @id)',
+} as const satisfies Record<Scope['kind'], string>
+
+/**
+ * Certificates that are not revoked yet, in an order that a cursor can follow, so that no slice reads again what the
+ * slices before it have done.
+ */
+const SLICES = {
+  device: {
+    from: `certificates c JOIN ${DEVICES.device} AND c.device = d.row AND d.id >= @from`,
+    key: 'd.id',
+  },
+  batch: { from: `certificates c JOIN ${DEVICES.batch} AND c.device = d.row AND d.id >= @from`, key: 'd.id' },
+  fleet: { from: `certificates c JOIN ${DEVICES.fleet} AND c.device = d.row AND d.id >= @from`, key: 'd.id' },
+  issuer: {
+    from: 'certificates c JOIN devices d ON d.row = c.device WHERE c.issuer = @id AND c.row >= CAST(@from AS INTEGER)',
+    key: 'c.row',
+  },
+  plan: {
+    from: `certificates c JOIN ${DEVICES.plan} AND c.device = d.row AND m.device >= @from`,
+    key: 'm.device',
+  },
+} as const satisfies Record<Scope['kind'], { from: string; key: string }>
+
+const EXISTS = {
+  device: 'SELECT 1 FROM devices WHERE id = @id',
+  batch: 'SELECT 1 FROM batches WHERE id = @id',
+  fleet: 'SELECT 1 FROM fleets WHERE id = @id',
+  issuer:
+    'SELECT 1 FROM issuers WHERE id = @id UNION ALL SELECT 1 FROM certificates WHERE issuer = @id LIMIT 1',
+  plan: 'SELECT 1 FROM plans WHERE id = @id',
+} as const satisfies Record<Scope['kind'], string>
+
+interface CountRow {
+  readonly batch: string | null
+  readonly devices: number
+  readonly online: number
+}
+
+function prepare(db: Sqlite, kind: Scope['kind']) {
+  const slice = SLICES[kind]
+  return {
+    exists: db.prepare<[Of], unknown>(EXISTS[kind]),
+    count: db.prepare<[Of], CountRow>(
+      `SELECT d.batch, COUNT(*) AS devices,
+         SUM(EXISTS (SELECT 1 FROM connections n WHERE n.device = d.row)) AS online
+       FROM ${DEVICES[kind]} AND d.state <> 'retired' GROUP BY d.batch ORDER BY d.batch`,
+    ),
+    tokens: db.prepare<[Of & { now: number }], { tokens: number }>(
+      `SELECT COUNT(*) AS tokens FROM tokens WHERE ${TOKENS[kind]}
+         AND cancelled_at IS NULL AND used < uses AND (expires_at IS NULL OR expires_at > @now)`,
+    ),
+    cancel: db.prepare<[Of & { now: number }]>(
+      `UPDATE tokens SET cancelled_at = @now WHERE ${TOKENS[kind]} AND cancelled_at IS NULL`,
+    ),
+    slice: db.prepare<[Of & { from: string; limit: number }], CertificateRow & { key: string | number }>(
+      `SELECT ${CERTIFICATE_COLUMNS}, ${slice.key} AS key FROM ${slice.from}
+         AND c.state <> 'revoked' ORDER BY ${slice.key} LIMIT @limit`,
+    ),
+  }
+}
+
+/** What a plan covers, in numbers and in certificates. */
+export function openPlanScopes(db: Sqlite) {
+  const statements = {
+    device: prepare(db, 'device'),
+    batch: prepare(db, 'batch'),
+    fleet: prepare(db, 'fleet'),
+    issuer: prepare(db, 'issuer'),
+    plan: prepare(db, 'plan'),
+  } satisfies Record<Scope['kind'], ReturnType<typeof prepare>>
+
+  return {
+    /** @throws MusterError not_found */
+    require({ kind, id }: Scope): void {
+      if (statements[kind].exists.get({ id }) === undefined) {
+        throw new MusterError('not_found', `Cannot plan for the ${kind} "${id}": it is not known`)
+      }
+    },
+    /** Every device that is not retired would be stopped: from connecting, or from enrolling. */
+    count({ kind, id }: Scope, now: number): PlanView['counts'] {
+      const rows = statements[kind].count.all({ id })
+      return {
+        devices: rows.reduce((sum, { devices }) => sum + devices, 0),
+        online: rows.reduce((sum, { online }) => sum + online, 0),
+        tokens: statements[kind].tokens.get({ id, now })?.tokens ?? 0,
+        byBatch: Object.fromEntries(
+          rows.flatMap(({ batch, devices }) => (batch === null ? [] : [[batch, devices]])),
+        ),
+      }
+    },
+    cancelTokens: ({ kind, id }: Scope, now: number) => statements[kind].cancel.run({ id, now }).changes,
+    /** Up to `limit` certificates that are not revoked, from where the slice before ended (`key` of its last one). */
+    slice: ({ kind, id }: Scope, at: { from: string; limit: number }) =>
+      statements[kind].slice.all({ id, ...at }),
+  }
+}
+export type PlanScopes = ReturnType<typeof openPlanScopes>

@@ -1,0 +1,89 @@
+import type { Receipt } from '#shared/api'
+import type { Report, Spread } from '#shared/feed'
+import type { Sqlite } from '#shared/sqlite'
+import type { PlanRows } from './plan-rows.ts'
+import type { Registry } from './registry.ts'
+import type { Store } from './store.ts'
+import type { Streams } from './streams.ts'
+
+interface LineRow {
+  readonly broker: string
+  readonly position: number | null
+  readonly sessions_closed: number
+  readonly p50: number
+  readonly p95: number
+  readonly max: number
+  readonly survivors: string
+}
+
+type Applied = Extract<Report, { type: 'applied' }>
+type Line = Receipt['brokers'][number]
+
+/** One line for each broker that was known when the hold was applied. */
+export function openReceiptBook({ db, streams }: { db: Sqlite; streams: Streams }) {
+  const open = db.prepare<[string]>(
+    `INSERT INTO receipts (plan, broker)
+     SELECT ?, id FROM brokers WHERE accepted_at IS NOT NULL AND forgotten_at IS NULL ORDER BY row`,
+  )
+  const fill = db.prepare<[number, number, number, number, number, string, string, string]>(
+    `UPDATE receipts SET position = ?, sessions_closed = ?, p50 = ?, p95 = ?, max = ?, survivors = ?
+     WHERE plan = ? AND broker = ? AND position IS NULL`,
+  )
+  const forget = db.prepare<[string]>('DELETE FROM receipts WHERE broker = ? AND position IS NULL')
+  const lines = db.prepare<[string], LineRow>('SELECT * FROM receipts WHERE plan = ? ORDER BY row')
+
+  return {
+    open: (plan: string) => open.run(plan),
+    /** The first report of a broker stays: a later one has found nothing left to close. */
+    fill(broker: string, { hold, position, sessionsClosed, closeMs, survivors }: Applied): void {
+      const { p50, p95, max } = closeMs
+      fill.run(position, sessionsClosed, p50, p95, max, JSON.stringify(survivors), hold, broker)
+    },
+    /** Stops waiting for a broker; what it has applied stays. */
+    forget: (broker: string) => forget.run(broker),
+    of: (plan: string): Receipt =>
+      receipt(
+        plan,
+        lines.all(plan).map((row) => line(row, streams)),
+      ),
+  }
+}
+export type ReceiptBook = ReturnType<typeof openReceiptBook>
+
+export function openReceipts(parts: {
+  store: Store
+  plans: PlanRows
+  receipts: ReceiptBook
+}): Pick<Registry, 'receipt'> {
+  const { store, plans, receipts } = parts
+  return { receipt: (id) => store.read(() => receipts.of(plans.require(id).id)) }
+}
+
+function line(row: LineRow, streams: Streams): Line {
+  const { broker, position, p50, p95, max } = row
+  const waiting = streams.isOpen(broker) ? 'pending' : 'down'
+  return {
+    broker,
+    state: position === null ? waiting : 'applied',
+    position,
+    sessionsClosed: row.sessions_closed,
+    closeMs: { p50, p95, max },
+    survivors: JSON.parse(row.survivors) as string[], // written by fill only
+  }
+}
+
+function receipt(id: string, brokers: Line[]): Receipt {
+  return {
+    id,
+    sessionsClosed: brokers.reduce((sum, { sessionsClosed }) => sum + sessionsClosed, 0),
+    closeMs: worst(brokers.map(({ closeMs }) => closeMs)),
+    brokers,
+    survivors: brokers.flatMap(({ survivors }) => survivors),
+  }
+}
+
+/** Of each order statistic that of the worst broker: the spread over all sessions is not known, and is no worse. */
+function worst(spreads: readonly Spread[]): Spread {
+  const highest = (of: keyof Spread) => Math.max(0, ...spreads.map((spread) => spread[of]))
+  return { p50: highest('p50'), p95: highest('p95'), max: highest('max') }
+}

@@ -1,0 +1,117 @@
+import { MusterError } from '#shared/errors'
+import type { Sqlite } from '#shared/sqlite'
+import { isAnswerable, isSuperseded } from './certificates.ts'
+import type { IssuanceParts } from './issuance.ts'
+import type { Intent } from './ledger.ts'
+import type { Issuance, Registry, RenewalIntent } from './registry.ts'
+import { type CertificateRow, DEVICE_COLUMNS, type DeviceRow } from './rows.ts'
+import { isExpired } from './validity.ts'
+
+/** So many certificates may wait to be seen by a broker; a device that asks for more never connects with them. */
+const UNSEEN_SUCCESSORS = 3
+
+type Statements = ReturnType<typeof prepare>
+
+function prepare(db: Sqlite) {
+  return {
+    device: db.prepare<[number], DeviceRow>(`SELECT ${DEVICE_COLUMNS} FROM devices d WHERE d.row = ?`),
+    unseen: db.prepare<[number, string, number], { unseen: number }>(
+      `SELECT COUNT(*) AS unseen FROM certificates
+       WHERE device = ? AND line = ? AND predecessor IS NOT NULL AND first_seen_at IS NULL
+         AND state IN ('reserved', 'issued') AND not_after > ?`,
+    ),
+  }
+}
+
+interface Renewing extends IssuanceParts {
+  readonly statements: Statements
+  readonly intent: RenewalIntent
+  readonly presented: CertificateRow
+  readonly device: DeviceRow
+}
+
+/** The next certificate of a device, asked for with one that it has; for the same key (renew) or another (rekey). */
+export function openRenewal(parts: IssuanceParts): Pick<Registry, 'beginRenewal'> {
+  const statements = prepare(parts.store.db)
+  return {
+    beginRenewal: (intent) =>
+      parts.store.write({ now: intent.now, by: 'plane' }, (log) => {
+        const presented = parts.certificates.byFingerprint(intent.presented)
+        const device = presented && statements.device.get(presented.device_row)
+        if (presented === undefined || device === undefined) throw unrecorded(intent.presented)
+        const renewing = { ...parts, statements, intent, presented, device }
+        refuseDead(renewing)
+        return repeat(renewing) ?? succeed(renewing, log)
+      }),
+  }
+}
+
+function unrecorded(fingerprint: string): MusterError {
+  return new MusterError('unrecorded', `Cannot renew the certificate "${fingerprint}": it is not recorded`, {
+    evidence: { fingerprint },
+  })
+}
+
+/** @throws MusterError revoked, superseded, expired, notyet, held, retired, pending */
+function refuseDead({ holds, intent, presented, device }: Renewing): void {
+  const { serial } = presented
+  const refuse = (
+    code: 'revoked' | 'superseded' | 'expired' | 'notyet',
+    evidence: Record<string, string | number>,
+  ) => new MusterError(code, `Cannot renew the certificate "${serial}": ${code}`, { evidence })
+  if (presented.state === 'revoked') {
+    throw refuse('revoked', {
+      serial,
+      revokedAt: presented.revoked_at ?? 0,
+      reason: presented.reason ?? 'unspecified',
+    })
+  }
+  if (isSuperseded(presented, intent.now)) {
+    throw refuse('superseded', { serial, supersededAt: presented.superseded_from ?? intent.now })
+  }
+  const { now } = intent
+  if (isExpired(presented.not_after, now)) throw refuse('expired', { notAfter: presented.not_after, now })
+  if (now < presented.not_before) throw refuse('notyet', { notBefore: presented.not_before, now })
+  for (const issuer of new Set([presented.issuer, intent.issuer.id])) {
+    holds.refuseHeld({ device: device.id, batch: device.batch, fleet: device.fleet, issuer }, device.id)
+  }
+  if (device.state === 'retired' || device.state === 'pending') {
+    throw new MusterError(device.state, `Cannot renew "${device.id}": it is ${device.state}`, {
+      evidence: { state: device.state },
+    })
+  }
+}
+
+function repeat({ certificates, intent, presented, device }: Renewing): Issuance | null {
+  const found = certificates.successor(intent.spkiHash, presented.row)
+  if (found === undefined || !isAnswerable(found, intent.now)) return null
+  return certificates.resume(found, device, intent)
+}
+
+/** @throws MusterError successors, csr_key */
+function succeed({ statements, certificates, intent, presented, device }: Renewing, log: Intent): Issuance {
+  certificates.refuseForeignKey(intent.spkiHash, device.id)
+  const unseen = statements.unseen.get(device.row, presented.line, intent.now)?.unseen ?? 0
+  if (unseen >= UNSEEN_SUCCESSORS) {
+    throw new MusterError(
+      'successors',
+      `Cannot renew "${device.id}": it has not connected with its last ${unseen}`,
+      {
+        evidence: { serial: presented.serial, unseen },
+      },
+    )
+  }
+  const action = intent.spkiHash === presented.spki ? 'renew' : 'rekey'
+  log.audit({ action, subject: `device:${device.id}`, by: `device:${device.id}` })
+  return certificates.reserve({
+    now: intent.now,
+    serial: intent.serial,
+    issuer: intent.issuer,
+    device,
+    spki: intent.spkiHash,
+    token: null,
+    predecessor: presented.row,
+    line: presented.line,
+    activates: false,
+  })
+}

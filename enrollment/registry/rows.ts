@@ -1,0 +1,111 @@
+import type { CertificateView, DeviceView } from '#shared/api'
+import type { CertificateRecord, DeviceRecord } from '#shared/feed'
+import type { CertificateState, DeviceId, DeviceState, IdentityKind } from '#shared/identity/device'
+
+/** Rows as SQLite returns them; only the registry writes these columns, so their unions hold. */
+export interface DeviceRow {
+  readonly row: number
+  readonly id: DeviceId
+  readonly kind: IdentityKind
+  readonly fleet: string
+  readonly batch: string | null
+  readonly state: DeviceState
+  readonly last_seen_at: number | null
+  readonly created_at: number
+}
+
+export const DEVICE_COLUMNS = 'd.row, d.id, d.kind, d.fleet, d.batch, d.state, d.last_seen_at, d.created_at'
+
+/** Without the DER, which few readers need; `device` is the id. */
+export interface CertificateRow {
+  readonly row: number
+  readonly serial: string
+  readonly fingerprint: string | null
+  readonly issuer: string
+  readonly device_row: number
+  readonly device: DeviceId
+  readonly spki: string
+  readonly state: CertificateState
+  readonly not_before: number
+  readonly not_after: number
+  readonly superseded_from: number | null
+  readonly revoked_at: number | null
+  readonly reason: string | null
+  readonly first_seen_at: number | null
+  readonly predecessor: number | null
+  readonly line: string
+  readonly activates: 0 | 1
+  readonly created_at: number
+}
+
+export const CERTIFICATE_COLUMNS = `c.row, c.serial, c.fingerprint, c.issuer, c.device AS device_row, d.id AS device, c.spki,
+  c.state, c.not_before, c.not_after, c.superseded_from, c.revoked_at, c.reason, c.first_seen_at, c.predecessor, c.line,
+  c.activates, c.created_at`
+
+export const CERTIFICATES = 'certificates c JOIN devices d ON d.row = c.device'
+
+export function deviceRecord(row: DeviceRow): DeviceRecord {
+  return { id: row.id, kind: row.kind, fleet: row.fleet, batch: row.batch, state: row.state }
+}
+
+/** Null for one that has not been signed: nobody outside the registry hears of it. */
+export function certificateRecord(row: CertificateRow): CertificateRecord | null {
+  if (row.fingerprint === null || row.state === 'reserved') return null
+  return {
+    fingerprint: row.fingerprint,
+    serial: row.serial,
+    issuer: row.issuer,
+    device: row.device,
+    state: row.state,
+    notBefore: row.not_before,
+    notAfter: row.not_after,
+    supersededFrom: row.superseded_from,
+    revokedAt: row.revoked_at,
+    reason: row.reason,
+  }
+}
+
+export function certificateView(row: CertificateRow): CertificateView {
+  return {
+    serial: row.serial,
+    fingerprint: row.fingerprint,
+    issuer: row.issuer,
+    device: row.device,
+    state: row.state,
+    notBefore: row.not_before,
+    notAfter: row.not_after,
+    supersededFrom: row.superseded_from,
+    revokedAt: row.revoked_at,
+    reason: row.reason,
+    firstSeenAt: row.first_seen_at,
+  }
+}
+
+/** A device with what is computed about it. */
+export interface DeviceViewRow extends DeviceRow {
+  readonly online: 0 | 1
+  readonly expires_at: number | null
+  /** Issuer of its newest live certificate. */
+  readonly issuer: string | null
+}
+
+export const DEVICE_VIEW_COLUMNS = `${DEVICE_COLUMNS},
+  EXISTS (SELECT 1 FROM connections n WHERE n.device = d.row) AS online,
+  (SELECT MAX(x.not_after) FROM certificates x WHERE x.device = d.row AND x.state IN ('issued', 'active')) AS expires_at,
+  (SELECT x.issuer FROM certificates x WHERE x.device = d.row AND x.state IN ('issued', 'active')
+     ORDER BY x.row DESC LIMIT 1) AS issuer`
+
+export function deviceView(row: DeviceViewRow, held: boolean): DeviceView {
+  return {
+    id: row.id,
+    kind: row.kind,
+    fleet: row.fleet,
+    batch: row.batch,
+    state: row.state,
+    held,
+    online: row.online === 1,
+    lastSeenAt: row.last_seen_at,
+    expiresAt: row.expires_at,
+    createdAt: row.created_at,
+  }
+}

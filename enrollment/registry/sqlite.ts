@@ -1,0 +1,86 @@
+import type { Sqlite } from '#shared/sqlite'
+import { openAudit } from './audit.ts'
+import { openBrokers } from './brokers.ts'
+import { openCertificates } from './certificates.ts'
+import { openCounts } from './counts.ts'
+import { openDevices } from './devices.ts'
+import { openFinalising } from './finalising.ts'
+import { openFinish } from './finish.ts'
+import { openFleetIntents, openFleets } from './fleets.ts'
+import { openHolds } from './holds.ts'
+import { openApiTokens, openInfrastructure } from './infrastructure.ts'
+import { openIssuance } from './issuance.ts'
+import { openIssuers } from './issuers.ts'
+import { openPlanRows } from './plan-rows.ts'
+import { openPlanScopes } from './plan-scope.ts'
+import { openPlans } from './plans.ts'
+import { openProposals } from './proposals.ts'
+import { openReceiptBook, openReceipts } from './receipts.ts'
+import { openRefusalLog, openRefusals } from './refusals.ts'
+import type { Registry } from './registry.ts'
+import { openRenewal } from './renewal.ts'
+import { openReports } from './reports.ts'
+import { openServices } from './services.ts'
+import { openSightings, openSupersession } from './sightings.ts'
+import type { Store } from './store.ts'
+import { openStream } from './stream.ts'
+import { Streams } from './streams.ts'
+import { openSynthetic } from './synthetic.ts'
+import { openTokens } from './tokens.ts'
+
+export interface Opened {
+  readonly store: Store
+  readonly path: string
+  readonly epoch: string
+  readonly trustDomain: string
+}
+
+/** The port on an SQLite file: each group of intents with the parts that it needs. */
+export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Registry {
+  const { db } = store
+  const streams = new Streams()
+  const parts = {
+    store,
+    path,
+    epoch,
+    streams,
+    snapshots: new Set<Sqlite>(),
+    certificates: openCertificates(db),
+    holds: openHolds(db),
+    fleets: openFleets(db),
+    plans: openPlanRows(db),
+    scopes: openPlanScopes(db),
+    receipts: openReceiptBook({ db, streams }),
+    refusals: openRefusalLog(store),
+    sightings: openSightings(db),
+  }
+  return {
+    trustDomain,
+    ...openFleetIntents(parts),
+    ...openTokens(parts),
+    ...openIssuance(parts),
+    ...openRenewal(parts),
+    ...openServices(parts),
+    ...openFinish(parts),
+    ...openDevices(parts),
+    ...openSynthetic(store),
+    ...openProposals(parts),
+    ...openPlans(parts),
+    ...openFinalising(parts),
+    ...openReceipts(parts),
+    ...openSupersession(parts),
+    ...openStream(parts),
+    ...openReports(parts),
+    ...openRefusals(parts),
+    ...openBrokers(parts),
+    ...openInfrastructure(store),
+    ...openApiTokens(store),
+    ...openIssuers(store),
+    ...openAudit(store),
+    ...openCounts(parts),
+    async close() {
+      for (const snapshot of parts.snapshots) snapshot.close()
+      db.close()
+    },
+  }
+}
