@@ -119,9 +119,9 @@ async function openDeps(
   })
   const passphrase = readPassphrase(config.passphrase, random)
   const authority = await openAuthority({ directory: layout.ca, passphrase, now: now(), ...names })
-  const registry = await openRegistry({
-    path: join(layout.enrollment, 'registry.db'),
+  const registry = await openRegistry(join(layout.enrollment, 'registry.db'), {
     trustDomain: names.trustDomain,
+    epoch: random(16).toString('hex'),
     now: now(),
   })
   lifecycle.started('registry', () => registry.close())

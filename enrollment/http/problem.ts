@@ -63,18 +63,20 @@ export const STATUS = {
 /** What a client is asked to wait after a 503, s. */
 const RETRY_AFTER_S = 5
 
-/** What Fastify throws before a route runs, by status. */
-const FRAMEWORK_CODES: Readonly<Record<number, ErrorCode>> = { 413: 'too_large', 415: 'unsupported' }
+/** What Fastify throws before a route runs, by status. Its own messages may quote the body, and so a secret. */
+const FRAMEWORK_ERRORS: Readonly<Record<number, readonly [ErrorCode, string]>> = {
+  413: ['too_large', 'Cannot read the request: its body is larger than 64 KiB'],
+  415: ['unsupported', 'Cannot read the request: its media type is not accepted here'],
+}
+const NOT_READABLE = ['invalid_request', 'Cannot read the request: it is not well-formed'] as const
 
 /** Any thrown value as an error that a client may see; what is not for clients becomes `internal`. */
 export function asMusterError(thrown: unknown): MusterError {
   if (isMusterError(thrown)) return thrown
-  const { statusCode = 500, message = '' } = Object(thrown)
+  const { statusCode = 500 } = Object(thrown)
   if (statusCode >= 400 && statusCode < 500) {
-    return new MusterError(
-      FRAMEWORK_CODES[statusCode] ?? 'invalid_request',
-      `Cannot read the request: ${message}`,
-    )
+    const [code, message] = FRAMEWORK_ERRORS[statusCode] ?? NOT_READABLE
+    return new MusterError(code, message)
   }
   return new MusterError('internal', 'Cannot answer: something failed inside; the log has the request id', {
     cause: thrown,
