@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { chmodSync, closeSync, openSync } from 'node:fs'
+import { chmodSync, closeSync, fstatSync, openSync, readFileSync } from 'node:fs'
 import { MusterError } from '#shared/errors'
 import type { ProcessMessage } from '#shared/service'
 
@@ -19,9 +19,11 @@ export interface Ended {
   readonly signal: NodeJS.Signals | null
 }
 
-/** A running process of ours, started and ready. */
+/** A running process of ours. */
 export interface Child {
   readonly process: ChildProcess
+  /** Where its part of the log begins. */
+  readonly logStart: number
   /** Resolves when it has ended and its channel is closed. */
   readonly ended: Promise<Ended>
 }
@@ -37,9 +39,10 @@ export function spawnChild(bin: string, spec: Pick<ChildSpec, 'args' | 'logFile'
   const log = openSync(spec.logFile, 'a', 0o600)
   try {
     chmodSync(spec.logFile, 0o600)
-    return follow(
-      spawn(process.execPath, [bin, ...spec.args], { detached: true, stdio: ['ignore', log, log, 'ipc'] }),
-    )
+    const logStart = fstatSync(log).size
+    const stdio = ['ignore', log, log, 'ipc'] as const
+    const child = spawn(process.execPath, [bin, ...spec.args], { detached: true, stdio: [...stdio] })
+    return { ...follow(child), logStart }
   } finally {
     closeSync(log)
   }
@@ -47,10 +50,11 @@ export function spawnChild(bin: string, spec: Pick<ChildSpec, 'args' | 'logFile'
 
 /** Starts `muster <args>` with its output on our stderr, in a process group of its own. */
 export function spawnShown(bin: string, args: readonly string[]): Child {
-  return follow(spawn(process.execPath, [bin, ...args], { detached: true, stdio: ['ignore', 2, 2, 'ipc'] }))
+  const child = spawn(process.execPath, [bin, ...args], { detached: true, stdio: ['ignore', 2, 2, 'ipc'] })
+  return { ...follow(child), logStart: 0 }
 }
 
-function follow(child: ChildProcess): Child {
+function follow(child: ChildProcess): Omit<Child, 'logStart'> {
   const { promise, resolve } = Promise.withResolvers<Ended>()
   child.once('close', (status, signal) => resolve({ status, signal }))
   child.once('error', () => resolve({ status: null, signal: null })) // it could not be started at all
@@ -79,9 +83,8 @@ export async function untilReady(child: Child, spec: ChildSpec): Promise<void> {
   }, READY_DEADLINE_MS)
   child.process.on('message', heard)
   void child.ended.then((ended) => {
-    reject(
-      new MusterError('internal', `Cannot start ${spec.name}: it ${howEnded(ended)}; see ${spec.logFile}`),
-    )
+    const says = lastWords(spec.logFile, child.logStart) ?? `Cannot start ${spec.name}: it ${howEnded(ended)}`
+    reject(new MusterError('internal', `${says}; see ${spec.logFile}`))
   })
   try {
     await promise
@@ -89,6 +92,12 @@ export async function untilReady(child: Child, spec: ChildSpec): Promise<void> {
     clearTimeout(late)
     child.process.off('message', heard)
   }
+}
+
+/** The sentence in a log that is no event: what a process wrote that could not start. Null without one. */
+function lastWords(path: string, from: number): string | null {
+  const lines = readFileSync(path).subarray(from).toString('utf8').split('\n')
+  return lines.find((line) => /^[A-Z]/.test(line)) ?? null
 }
 
 export function howEnded({ status, signal }: Ended): string {

@@ -3,12 +3,15 @@ import { join } from 'node:path'
 import { writeSecretFile } from '#shared/files'
 import { type Layout, layout, ports, type Ready } from '#shared/layout'
 import { lockDirectory } from '#shared/sqlite'
+import { howEnded } from './child.ts'
 import type { Context } from './context.ts'
-import { runDemo } from './demo-run.ts'
 import { checkPorts, prepareDirectory } from './preflight.ts'
 import type { StopSignals } from './stop-signals.ts'
 import { Supervisor } from './supervisor.ts'
 import { brokerLine, enrollmentLines, nextLines, population } from './up-lines.ts'
+
+/** The fleet of the demo; synthetic, so that `muster demo clear` forgets it. */
+const DEMO_FLEET = 'demo'
 
 export interface PlaneOptions {
   /** Path of `bin/muster.mjs`. */
@@ -58,7 +61,7 @@ async function supervise(context: Context, options: Started): Promise<void> {
 /** 1 enrollment, 2 broker, 3 ready.json, 4 the demo or what is there, 5 what to do next. */
 async function serve(context: Context, options: Started & { supervisor: Supervisor }): Promise<void> {
   const { files, demoDevices, supervisor } = options
-  const isFirst = !existsSync(files.ca)
+  const isFirst = !existsSync(brokerCertificate(files))
   prepareDirectory(logsOf(files))
   await supervisor.start(enrollmentSpec(options))
   context.say(enrollmentLines(context, { files, portBase: options.portBase }))
@@ -72,11 +75,21 @@ async function serve(context: Context, options: Started & { supervisor: Supervis
   context.say(nextLines(context.options.data))
 }
 
+/** Plays the life of a fleet against the running plane; it shows its own progress. */
+async function runDemo(context: Context, options: Started & { supervisor: Supervisor }): Promise<void> {
+  const { files, demoDevices, signals, supervisor } = options
+  context.say(`Demo fleet: ${demoDevices} simulated devices   (--no-demo to skip)`)
+  const scenario = ['sim', 'run', 'lifecycle', '--data', files.root, '--fleet', DEMO_FLEET]
+  const ended = await supervisor.runOnce('demo', [...scenario, '--devices', String(demoDevices), '--keep'])
+  if (ended.status === 0 || signals.stop.aborted) return
+  context.say(`The demo ${howEnded(ended)}; the plane goes on without it.`)
+}
+
 /** A broker without a credential is invited: the invitation is a 0600 file for as long as the start takes. */
 async function startBroker(context: Context, options: Started & { supervisor: Supervisor }): Promise<void> {
   const { files, supervisor } = options
   const spec = { ...serviceSpec('broker', options), args: ['broker', ...serviceArgs(options)] }
-  if (existsSync(join(files.broker, 'broker.crt'))) return supervisor.start(spec)
+  if (existsSync(brokerCertificate(files))) return supervisor.start(spec)
   prepareDirectory(files.broker)
   const invitationFile = join(files.broker, 'invitation.json')
   const invitation = await context.plane().inviteBroker({ id: 'broker' })
@@ -101,6 +114,11 @@ function serviceSpec(name: string, { files }: Started) {
 function serviceArgs({ files, portBase, listen, host }: Started): string[] {
   const hosts = host.flatMap((name) => ['--host', name])
   return ['--data', files.root, '--port-base', String(portBase), '--listen', listen, ...hosts]
+}
+
+/** There since the first start that was complete. */
+function brokerCertificate(files: Layout): string {
+  return join(files.broker, 'broker.crt')
 }
 
 function logsOf(files: Layout): string {

@@ -1,5 +1,15 @@
 import { setTimeout } from 'node:timers/promises'
-import { type Child, type ChildSpec, howEnded, spawnChild, stopChild, untilReady } from './child.ts'
+import { MusterError } from '#shared/errors'
+import {
+  type Child,
+  type ChildSpec,
+  type Ended,
+  howEnded,
+  spawnChild,
+  spawnShown,
+  stopChild,
+  untilReady,
+} from './child.ts'
 
 /** Longest that a child may take to stop, ms; the services give each of their parts 5 s. */
 const STOP_DEADLINE_MS = 15_000
@@ -37,6 +47,14 @@ export class Supervisor {
     this.#watches.push(this.#keep(spec, child))
   }
 
+  /** Runs a child that is to end by itself, its output on our stderr; `stop` ends it like the others. */
+  async runOnce(name: string, args: readonly string[]): Promise<Ended> {
+    this.#refuseWhenStopping(name)
+    const child = spawnShown(this.#deps.bin, args)
+    this.#running.push({ name, child })
+    return child.ended
+  }
+
   /** Stops the children, the last one first; resolves when every one has ended. */
   async stop(): Promise<void> {
     this.#stopping.abort()
@@ -50,7 +68,15 @@ export class Supervisor {
     for (const { child } of this.#running) child.process.kill('SIGKILL')
   }
 
+  /** A start that was under way when the signal came must not leave a child behind. */
+  #refuseWhenStopping(name: string): void {
+    if (this.#stopping.signal.aborted) {
+      throw new MusterError('unavailable', `Cannot start ${name}: the plane is stopping`)
+    }
+  }
+
   async #launch(spec: ChildSpec): Promise<Child> {
+    this.#refuseWhenStopping(spec.name)
     const child = spawnChild(this.#deps.bin, spec)
     const entry = { name: spec.name, child }
     // A child that is started again takes the place of the one that died, so that the order of stopping stays.
