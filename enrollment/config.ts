@@ -54,45 +54,57 @@ const PORT_BASE_MAX = 65_535 - 883
  */
 export function readConfig(argv: readonly string[], env: Environment): Config {
   const faults: string[] = []
-  const values = readOptions(argv, faults)
-  const base = Number(values['port-base'])
+  const { data, portBase, listen, logLevel, trustDomain, hosts } = readOptions(argv, faults)
+  const base = Number(portBase)
   if (!Number.isInteger(base) || base < 1 || base > PORT_BASE_MAX) {
-    faults.push(`--port-base must be a number from 1 to ${PORT_BASE_MAX}, not "${values['port-base']}"`)
+    faults.push(`--port-base must be a number from 1 to ${PORT_BASE_MAX}, not "${portBase}"`)
   }
-  const given = values.host ?? []
-  for (const host of given) {
-    if (isIP(host) === 0 && !HOST.test(host))
+  for (const host of hosts) {
+    if (isIP(host) === 0 && !HOST.test(host)) {
       faults.push(`--host must be a DNS name or an IP address, not "${host}"`)
+    }
   }
-  if (isIP(values.listen) === 0) faults.push(`--listen must be an IP address, not "${values.listen}"`)
-  const trustDomain = values['trust-domain'] ?? null
+  if (isIP(listen) === 0) faults.push(`--listen must be an IP address, not "${listen}"`)
   if (trustDomain !== null && !TRUST_DOMAIN.test(trustDomain)) {
     faults.push(`--trust-domain must be lower-case letters, digits, ".", "_" and "-", not "${trustDomain}"`)
   }
-  if (!LOG_LEVELS.includes(values['log-level']))
-    faults.push(`--log-level must be one of ${LOG_LEVELS.join(', ')}`)
+  if (!LOG_LEVELS.includes(logLevel)) faults.push(`--log-level must be one of ${LOG_LEVELS.join(', ')}`)
   if (faults.length > 0) throw new MusterError('config_invalid', `Cannot start: ${faults.join('; ')}`)
 
-  const directories = layout(values.data)
+  const directories = layout(data)
   const { enrollment, admin, http } = ports(base)
   return Object.freeze({
     layout: directories,
-    listen: values.listen,
-    hosts: Object.freeze([...new Set([...given, ...LOCAL_HOSTS])]),
+    listen,
+    hosts: Object.freeze([...new Set([...hosts, ...LOCAL_HOSTS])]),
     ports: Object.freeze({ enrollment, admin, http }),
     trustDomain,
-    logLevel: values['log-level'],
+    logLevel,
     passphrase: passphraseSource(env, directories.ca),
     crashAt: env.MUSTER_CRASH_AT ?? null,
   })
 }
 
+/** Not strict, so that one call finds every unknown option and missing value. */
 function readOptions(argv: readonly string[], faults: string[]) {
-  try {
-    return parseArgs({ args: [...argv], options: OPTIONS, allowPositionals: false }).values
-  } catch (error) {
-    faults.push((error as Error).message) // parseArgs throws nothing but its TypeErrors
-    return parseArgs({ args: [], options: OPTIONS }).values
+  const { values, tokens } = parseArgs({ args: [...argv], options: OPTIONS, strict: false, tokens: true })
+  for (const token of tokens) {
+    if (token.kind === 'positional') faults.push(`"${token.value}" is not an option`)
+    if (token.kind !== 'option') continue
+    if (!Object.hasOwn(OPTIONS, token.name)) faults.push(`${token.rawName} is not an option`)
+    else if (token.value === undefined) faults.push(`${token.rawName} needs a value`)
+  }
+  const text = (name: keyof typeof OPTIONS) => {
+    const value = values[name]
+    return typeof value === 'string' ? value : null
+  }
+  return {
+    data: text('data') ?? OPTIONS.data.default,
+    portBase: text('port-base') ?? OPTIONS['port-base'].default,
+    listen: text('listen') ?? OPTIONS.listen.default,
+    logLevel: text('log-level') ?? OPTIONS['log-level'].default,
+    trustDomain: text('trust-domain'),
+    hosts: (values.host ?? []).filter((host) => typeof host === 'string'),
   }
 }
 

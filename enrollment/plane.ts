@@ -2,13 +2,13 @@ import { X509Certificate } from 'node:crypto'
 import { mkdirSync } from 'node:fs'
 import { isIPv6 } from 'node:net'
 import { join } from 'node:path'
-import { MusterError } from '#shared/errors'
+import { isMusterError, MusterError } from '#shared/errors'
 import { writeFileDurably } from '#shared/files'
 import type { OperatorProfile, Ready } from '#shared/layout'
 import type { Log } from '#shared/log'
 import { sha256Hex, spkiDer } from '#shared/pki/keys'
 import type { Lifecycle } from '#shared/service'
-import { lockDirectory } from '#shared/sqlite'
+import { type DirectoryLock, lockDirectory } from '#shared/sqlite'
 import { Bell } from './bell.ts'
 import { type Authority, openAuthority } from './ca/create-ca.ts'
 import type { Config } from './config.ts'
@@ -53,7 +53,7 @@ const HOUR_MS = 3_600_000
 export async function startPlane(config: Config, runtime: Runtime): Promise<Plane> {
   const { lifecycle } = runtime
   openDirectories(config)
-  const lock = lockDirectory(join(config.layout.enrollment, 'lock.db'))
+  const lock = takeLock(config)
   lifecycle.started('lock', () => lock.release())
 
   const whereabouts = whereaboutsOf(config)
@@ -90,6 +90,20 @@ function openDirectories({ layout }: Config): void {
     throw new MusterError(
       'directory_unusable',
       `Cannot use the data directory "${layout.root}": ${code}; fix: choose another one with --data`,
+      { cause },
+    )
+  }
+}
+
+/** One writer per data directory. @throws MusterError directory_in_use */
+function takeLock({ layout }: Config): DirectoryLock {
+  try {
+    return lockDirectory(join(layout.enrollment, 'lock.db'))
+  } catch (cause) {
+    if (!isMusterError(cause, 'directory_in_use')) throw cause
+    throw new MusterError(
+      'directory_in_use',
+      `Cannot use the data directory "${layout.root}": another enrollment service works in it; fix: stop that one, or choose another directory with --data`,
       { cause },
     )
   }

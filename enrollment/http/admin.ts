@@ -2,18 +2,12 @@ import { Type } from 'typebox'
 import {
   ApiTokenRequest,
   BatchRequest,
-  BrokerEnrollRequest,
-  BrokerRenewRequest,
   FleetRequest,
-  InvitationRequest,
   PlanApply,
   PlanRequest,
   ServiceRequest,
   TokenRequest,
 } from '#shared/api'
-import { isMusterError } from '#shared/errors'
-import { parseToken } from '#shared/token'
-import { enrollBroker, inviteBroker, renewBroker } from '../brokers.ts'
 import { decodeCsr } from '../ca/check-csr.ts'
 import { explain } from '../explain.ts'
 import { certificateReply } from '../issuance.ts'
@@ -21,7 +15,6 @@ import { applyPlan, awaitReceipt, proposePlan, undoPlan } from '../plans.ts'
 import { createService } from '../services.ts'
 import { status } from '../status.ts'
 import { createApiToken, createToken, reissueDevice } from '../tokens.ts'
-import type { Caller } from './caller.ts'
 import { type Route, route } from './routes.ts'
 
 const text = Type.Optional(Type.String({ maxLength: 128 }))
@@ -213,56 +206,6 @@ const plans = [
   }),
 ]
 
-const brokers = [
-  route({
-    method: 'GET',
-    path: '/v1/brokers',
-    role: 'operator',
-    handle: async ({ deps }) => deps.registry.listBrokers(deps.now()),
-  }),
-  route({
-    method: 'POST',
-    path: '/v1/brokers/invitations',
-    role: 'operator',
-    body: InvitationRequest,
-    handle: async ({ deps, body, by }) => inviteBroker(deps, { ...body, by }),
-  }),
-  route({
-    method: 'POST',
-    path: '/v1/brokers/enroll',
-    role: 'anyone',
-    body: BrokerEnrollRequest,
-    handle: async ({ deps, limits, address, body }) => {
-      const invitation = parseToken(body.token) ?? (await limits.unknown(address))
-      const key = `invitation ${address}`
-      await limits.check(key, address)
-      try {
-        return await enrollBroker(deps, { tokenHash: invitation.hash, csr: body.csr, hosts: body.hosts })
-      } catch (error) {
-        if (isMusterError(error)) await limits.failed(key)
-        throw error
-      }
-    },
-  }),
-  route({
-    method: 'POST',
-    path: '/v1/brokers/renew',
-    role: 'broker',
-    body: BrokerRenewRequest,
-    handle: async ({ deps, caller, body }) => renewBroker(deps, { ...body, broker: brokerOf(caller) }),
-  }),
-  route({
-    method: 'DELETE',
-    path: '/v1/brokers/:id',
-    role: 'operator',
-    handle: async ({ deps, param, by }) => {
-      await deps.registry.forgetBroker(param('id'), { now: deps.now(), by })
-      deps.reported.ring() // receipts no longer wait for it
-      deps.changed.ring() // its stream ends
-    },
-  }),
-]
-
 const plane = [
   route({ method: 'GET', path: '/v1/status', role: 'operator', handle: async ({ deps }) => status(deps) }),
   route({ method: 'GET', path: '/healthz', role: 'anyone', handle: async () => ({ status: 'ok' }) }),
@@ -284,18 +227,5 @@ const plane = [
   }),
 ]
 
-/** The admin API, for operators; a broker may enroll by invitation and renew itself. */
-export const ADMIN_ROUTES: readonly Route[] = [
-  ...fleets,
-  ...tokens,
-  ...devices,
-  ...plans,
-  ...brokers,
-  ...plane,
-]
-
-/** The id of a caller whose role is `broker`. */
-export function brokerOf(caller: Caller): string {
-  if (caller.kind === 'broker') return caller.id
-  throw new TypeError(`a route for brokers was run for ${caller.kind}`)
-}
+/** The admin API, for operators. */
+export const ADMIN_ROUTES: readonly Route[] = [...fleets, ...tokens, ...devices, ...plans, ...plane]

@@ -2,7 +2,7 @@ import { Readable } from 'node:stream'
 import { Type } from 'typebox'
 import { ALIVE_EVERY_MS, type Cursor, type FeedMessage, ReportBatch, type ReportReply } from '#shared/feed'
 import type { Deps } from '../deps.ts'
-import { brokerOf } from './admin.ts'
+import { brokerOf } from './brokers.ts'
 import { type Route, route } from './routes.ts'
 
 /** From the first sighting of a certificate until its predecessors are superseded, ms. */

@@ -5,6 +5,7 @@ import type { Deps } from '../deps.ts'
 import type { OwnPair } from '../own-certificates.ts'
 import { ADMIN_ROUTES } from './admin.ts'
 import { API_ROUTES, rememberFailure } from './api.ts'
+import { BROKER_ROUTES } from './brokers.ts'
 import { identifyAdmin, identifyDevice } from './caller.ts'
 import { downloads } from './downloads.ts'
 import { serveEst } from './est.ts'
@@ -69,7 +70,7 @@ export async function startListeners(
     register: (app) =>
       serveRoutes(app, {
         ...at,
-        routes: [...ADMIN_ROUTES, ...FEED_ROUTES],
+        routes: [...ADMIN_ROUTES, ...BROKER_ROUTES, ...FEED_ROUTES],
         stopping: stopping.signal,
         identify: identifyAdmin,
       }),
