@@ -89,20 +89,27 @@ export interface ReplicaReader {
   hasLiveCertificate(generation: number, device: string): boolean
 }
 
-type Columns = [
+type CertificateColumns = [
   ...[serial: string, issuer: string, device: string, state: CertificateRecord['state']],
   ...[notBefore: number, notAfter: number, supersededFrom: number | null, revokedAt: number | null],
-  ...[reason: string | null, kind: DeviceRecord['kind'], fleet: string, batch: string | null],
-  deviceState: DeviceRecord['state'],
+  reason: string | null,
+]
+type DeviceColumns = [
+  ...[kind: DeviceRecord['kind'], fleet: string, batch: string | null],
+  state: DeviceRecord['state'],
 ]
 
 export function prepareReader(db: Sqlite): ReplicaReader {
-  const credential = db
-    .prepare<[number, string], Columns>(
-      `SELECT c.serial, c.issuer, c.device, c.state, c.not_before, c.not_after, c.superseded_from, c.revoked_at,
-              c.reason, d.kind, d.fleet, d.batch, d.state
-       FROM certificates c JOIN devices d ON d.generation = c.generation AND d.id = c.device
-       WHERE c.generation = ? AND c.fingerprint = ?`,
+  // Two point reads: a join of the two costs three times as much.
+  const certificate = db
+    .prepare<[number, string], CertificateColumns>(
+      `SELECT serial, issuer, device, state, not_before, not_after, superseded_from, revoked_at, reason
+       FROM certificates WHERE generation = ? AND fingerprint = ?`,
+    )
+    .raw()
+  const device = db
+    .prepare<[number, string], DeviceColumns>(
+      'SELECT kind, fleet, batch, state FROM devices WHERE generation = ? AND id = ?',
     )
     .raw()
   const holds = db
@@ -129,8 +136,10 @@ export function prepareReader(db: Sqlite): ReplicaReader {
 
   return {
     credential(generation, fingerprint) {
-      const row = credential.get(generation, fingerprint)
-      return row === undefined ? null : toCredential(fingerprint, row)
+      const row = certificate.get(generation, fingerprint)
+      if (row === undefined) return null
+      const owner = device.get(generation, row[2])
+      return owner === undefined ? null : toCredential(fingerprint, row, owner)
     },
     holdsWithMember: (generation, device) => holds.all(generation, device),
     isMember: (generation, hold, device) => member.get(generation, hold, device) !== undefined,
@@ -140,13 +149,13 @@ export function prepareReader(db: Sqlite): ReplicaReader {
   }
 }
 
-function toCredential(fingerprint: string, row: Columns): CredentialRow {
-  const [serial, issuer, id, state, notBefore, notAfter, supersededFrom, revokedAt, reason] = row
-  const [kind, fleet, batch, deviceState] = [row[9], row[10], row[11], row[12]]
-  const life = { state, notBefore, notAfter, supersededFrom, revokedAt, reason }
+function toCredential(fingerprint: string, row: CertificateColumns, owner: DeviceColumns): CredentialRow {
+  const [serial, issuer, id, certificateState, notBefore, notAfter, supersededFrom, revokedAt, reason] = row
+  const [kind, fleet, batch, state] = owner
+  const life = { notBefore, notAfter, supersededFrom, revokedAt, reason }
   return {
-    certificate: { fingerprint, serial, issuer, device: id, ...life },
-    device: { id, kind, fleet, batch, state: deviceState },
+    certificate: { fingerprint, serial, issuer, device: id, state: certificateState, ...life },
+    device: { id, kind, fleet, batch, state },
   }
 }
 

@@ -26,6 +26,9 @@ export interface AdmissionRecord {
 
 export type PositionedChange = Extract<FeedMessage, { type: 'change' }>
 
+/** Pages that SQLite keeps in memory: with its default of 2 000 KiB a point read of a large fleet costs twice as much. */
+const CACHE_KIB = 16_384
+
 /**
  * Opens `broker.db`.
  * @throws MusterError directory_unusable when it is damaged; its message says how to start again
@@ -34,6 +37,7 @@ export function openReplica(path: string): Replica {
   let db: Sqlite | undefined
   try {
     db = openSqlite(path, { busyTimeoutMs: BUSY_TIMEOUT_MS, migrations: MIGRATIONS })
+    db.pragma(`cache_size = -${CACHE_KIB}`)
     return new Replica(db)
   } catch (error) {
     db?.close()
