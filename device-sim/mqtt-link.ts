@@ -41,8 +41,6 @@ const CONNECT_DEADLINE_MS = 15_000
 /** A broker that does not close after DISCONNECT is left, ms. */
 const END_DEADLINE_MS = 2_000
 const KEEPALIVE_S = 60
-/** SUBACK failure [MQTT-3.9.3-2]. */
-const DENIED = 128
 
 /**
  * Connects with mutual TLS and MQTT 3.1.1.
@@ -80,8 +78,9 @@ export async function openLink(options: LinkOptions): Promise<Link> {
       exchange((done) => client.publish(topic, payload, { qos: 1 }, (error) => done(error))),
     subscribe: (filter) =>
       exchange((done) =>
+        // an error with a packet is a SUBACK that says no [MQTT-3.9.3-2]
         client.subscribe(filter, { qos: 1 }, (error) =>
-          done(isReason(error, DENIED) ? denied(filter) : error),
+          done(error && 'packet' in error ? denied(filter) : error),
         ),
       ),
     end: () => endLink(client, { socket, closed }),
@@ -137,10 +136,9 @@ async function endLink(
   clearTimeout(alarm)
 }
 
-/** True for an error that carries a return code of the broker's; those of sockets carry texts. */
-function isReason(error: unknown, code?: number): error is Error & { code: number } {
-  if (!(error instanceof Error) || !('code' in error) || typeof error.code !== 'number') return false
-  return code === undefined ? error.code > 0 : error.code === code
+/** True for an error that carries a return code of CONNACK; those of sockets carry texts. */
+function isReason(error: Error): error is Error & { code: number } {
+  return 'code' in error && typeof error.code === 'number' && error.code > 0
 }
 
 function refused({ clientId, url }: LinkOptions, returnCode: number): MusterError {
