@@ -80,7 +80,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     ...openCounts(parts),
     async close() {
       for (const snapshot of parts.snapshots) snapshot.close()
-      db.close()
+      await store.close()
     },
   }
 }

@@ -1,4 +1,4 @@
-import { setTimeout } from 'node:timers/promises'
+import { setImmediate, setTimeout } from 'node:timers/promises'
 import { MusterError } from '#shared/errors'
 import { type Sqlite, sqliteCode } from '#shared/sqlite'
 import { type Intent, openLedger } from './ledger.ts'
@@ -10,22 +10,42 @@ export const BUSY_TIMEOUT_MS = 100
 const BUSY_ATTEMPTS = 50
 const BUSY_PAUSE_MS = 2
 
+/** So many intents share one commit at most, and so one fsync; it bounds how long the event loop stands still. */
+const GROUP = 64
+
 /** Faults of the disk or of another process that pass; the caller may try the same again later. */
 const PASSING = /^SQLITE_(BUSY|LOCKED|FULL|IOERR|READONLY|CANTOPEN)/
 
-/** The database with its logs: runs each intent in one transaction, and tells listeners about new changes. */
+/** An intent that waits for its commit; `run` is called within the transaction, and again if that has to be repeated. */
+interface Waiting {
+  run(): Outcome
+  reject(error: unknown): void
+}
+
+/** What became of an intent in its transaction; `settle` tells the caller, once that is committed. */
+interface Outcome {
+  readonly position: number | null
+  settle(): void
+}
+
+/**
+ * The database with its logs. The intents of one turn of the event loop are committed together: each runs in a
+ * savepoint of its own, so that it is atomic and may fail alone, and all wait for the one fsync.
+ */
 export class Store {
   readonly db: Sqlite
-  readonly #immediate: (work: () => unknown) => unknown
-  readonly #deferred: (work: () => unknown) => unknown
+  readonly #inImmediate: (work: () => unknown) => unknown
+  readonly #inDeferred: (work: () => unknown) => unknown
   readonly #record: ReturnType<typeof openLedger>
   readonly #listeners = new Set<(position: number) => void>()
+  readonly #waiting: Waiting[] = []
+  #committing: Promise<void> | null = null
 
   constructor(db: Sqlite) {
     this.db = db
     const transaction = db.transaction((work: () => unknown) => work())
-    this.#immediate = transaction.immediate
-    this.#deferred = transaction.deferred
+    this.#inImmediate = transaction.immediate
+    this.#inDeferred = transaction.deferred
     this.#record = openLedger(db)
   }
 
@@ -33,22 +53,62 @@ export class Store {
    * Runs `work` as one atomic intent; durable when the promise resolves.
    * @throws MusterError unavailable (locked, disk full), conflict (a unique id is taken), and what `work` throws
    */
-  async write<T>(act: Act, work: (intent: Intent) => T): Promise<T> {
-    const { result, position } = await retrying(
-      () => this.#immediate(() => this.#record(act, work)) as { result: T; position: number | null }, // what it was given
-    )
-    if (position !== null) for (const listener of this.#listeners) queueMicrotask(() => listener(position))
-    return result
+  write<T>(act: Act, work: (intent: Intent) => T): Promise<T> {
+    const { promise, resolve, reject } = Promise.withResolvers<T>()
+    const run = (): Outcome => {
+      try {
+        const { result, position } = this.#savepoint(() => this.#record(act, work))
+        return { position, settle: () => resolve(result) }
+      } catch (error) {
+        if (!this.db.inTransaction) throw error // SQLite has given up the whole transaction (disk full, I/O error)
+        return { position: null, settle: () => reject(meaning(error)) }
+      }
+    }
+    this.#waiting.push({ run, reject })
+    this.#committing ??= this.#commitWaiting()
+    return promise
   }
 
   /** Runs several reads on one state of the database. @throws MusterError unavailable, and what `work` throws */
   async read<T>(work: () => T): Promise<T> {
-    return retrying(() => this.#deferred(work) as T) // what it was given
+    return retrying(() => this.#inDeferred(work) as T) // what it was given
   }
 
+  /** Calls back after each commit that added changes, with the position of the last. */
   onCommit(listener: (position: number) => void): () => void {
     this.#listeners.add(listener)
     return () => this.#listeners.delete(listener)
+  }
+
+  /** Closes the database after what is waiting has been committed. */
+  async close(): Promise<void> {
+    await this.#committing
+    this.db.close()
+  }
+
+  #savepoint<T>(work: () => T): T {
+    return this.#inDeferred(work) as T // within a transaction this is a savepoint, and returns what it was given
+  }
+
+  async #commitWaiting(): Promise<void> {
+    while (this.#waiting.length > 0) {
+      await setImmediate()
+      await this.#commit(this.#waiting.splice(0, GROUP))
+    }
+    this.#committing = null
+  }
+
+  async #commit(group: readonly Waiting[]): Promise<void> {
+    try {
+      const outcomes = await retrying(
+        () => this.#inImmediate(() => group.map((intent) => intent.run())) as Outcome[], // what it was given
+      )
+      for (const { settle } of outcomes) settle()
+      const position = outcomes.findLast((outcome) => outcome.position !== null)?.position ?? null
+      if (position !== null) for (const listener of this.#listeners) queueMicrotask(() => listener(position))
+    } catch (error) {
+      for (const { reject } of group) reject(error)
+    }
   }
 }
 
