@@ -65,7 +65,7 @@ function wholeSecond(at: number): number {
 }
 
 /** Not zero, at most 20 octets. */
-const SERIAL = /^(?!0+$)[0-9a-f]{2,40}$/
+const SERIAL = /^(?!0+$)(?:[0-9a-f]{2}){1,20}$/
 
 const RULES: Readonly<Record<string, (request: CrlRequest) => boolean>> = {
   crl_number: ({ number }) => Number.isSafeInteger(number) && number > 0,

@@ -44,6 +44,10 @@ export function readBasicConstraints(extension: Extension): { isCa: boolean; pat
 /** @throws SyntaxError */
 export function readKeyUsage(extension: Extension): KeyUsage[] {
   const { content } = expectTag(readDer(extension.value), TAG.bitString, 'keyUsage')
+  const [unused = 0] = content
+  // a named bit list ends with a set bit (X.690 section 11.2.2)
+  if (content.length > 1 && ((content.at(-1) ?? 0) & (1 << unused)) === 0)
+    throw new SyntaxError('keyUsage not minimal')
   const names = Object.entries(KEY_USAGE_BIT) as [KeyUsage, number][] // Object.entries forgets the key type
   return names
     .filter(([, bit]) => ((content[1 + (bit >> 3)] ?? 0) & (0x80 >> (bit & 7))) !== 0)

@@ -1,0 +1,333 @@
+import { createPublicKey, generateKeyPairSync, randomBytes, verify, X509Certificate } from 'node:crypto'
+import 'reflect-metadata'
+import * as x509 from '@peculiar/x509'
+import t from 'tap'
+import { isMusterError } from '#shared/errors'
+import { readCertificate } from '#shared/pki/certificate'
+import { bitsOf, readDer } from '#shared/pki/der'
+import { NULL, oid, sequence } from '#shared/pki/der-write'
+import * as encode from '#shared/pki/extensions'
+import { generateKey, spkiDer } from '#shared/pki/keys'
+import { encodeName } from '#shared/pki/name'
+import { OID } from '#shared/pki/oid'
+import { type RevokedEntry, signCrl } from '../../../enrollment/ca/crl.ts'
+import { type CertificateRequest, type Issuer, issueCertificate } from '../../../enrollment/ca/issue.ts'
+import { type LeafContext, lintCa, lintLeaf } from '../../../enrollment/ca/lint.ts'
+import { encodeTbs, keyIdentifier, type TbsContents } from '../../../enrollment/ca/template.ts'
+import { testAuthority } from '../../support/pki.ts'
+
+const authority = await testAuthority()
+t.teardown(() => authority.remove())
+const { device: issuer, infrastructure } = authority
+
+const START = Math.floor(Date.now() / 1000) * 1000
+const DAY_MS = 24 * 3600 * 1000
+const key = generateKey()
+const RSA_SPKI = spkiDer(generateKeyPairSync('rsa', { modulusLength: 2048 }).publicKey)
+
+function request(changes: Partial<CertificateRequest> = {}): CertificateRequest {
+  return {
+    profile: 'device',
+    id: 'dev-1',
+    spki: spkiDer(key),
+    serial: randomBytes(16).toString('hex'),
+    notBefore: START,
+    notAfter: START + 30 * DAY_MS,
+    ...changes,
+  }
+}
+
+t.test('a device certificate, read by two other implementations', async (t) => {
+  const asked = request()
+  const { der, fingerprint } = await issueCertificate(issuer, asked)
+  const node = new X509Certificate(der)
+  t.equal(node.fingerprint256.replaceAll(':', '').toLowerCase(), fingerprint)
+  t.equal(node.serialNumber.toLowerCase(), asked.serial.replace(/^(00)+/, ''))
+  t.equal(node.subject, 'CN=dev-1')
+  t.equal(node.subjectAltName, 'URI:spiffe://muster.test/device/dev-1')
+  t.same(node.keyUsage, [OID.clientAuth])
+  t.equal(node.ca, false)
+  t.equal(new Date(node.validFrom).getTime(), asked.notBefore)
+  t.equal(new Date(node.validTo).getTime(), asked.notAfter)
+  t.ok(node.verify(createPublicKey(issuer.pem)))
+  t.ok(node.checkIssued(new X509Certificate(issuer.pem)))
+  t.match(node.infoAccess, `CA Issuers - URI:${issuer.caUrl}`)
+
+  const other = new x509.X509Certificate(der)
+  t.same(
+    other.extensions.map(({ type, critical }) => [type, critical]),
+    [
+      [OID.authorityKeyIdentifier, false],
+      [OID.subjectKeyIdentifier, false],
+      [OID.basicConstraints, true],
+      [OID.keyUsage, true],
+      [OID.extKeyUsage, false],
+      [OID.subjectAltName, false],
+      [OID.crlDistributionPoints, false],
+      [OID.authorityInfoAccess, false],
+    ],
+  )
+  t.equal(other.getExtension(x509.KeyUsagesExtension)?.usages, x509.KeyUsageFlags.digitalSignature)
+  t.equal(other.getExtension(x509.AuthorityKeyIdentifierExtension)?.keyId, issuer.keyId.toString('hex'))
+  const point = other.getExtension(x509.CRLDistributionPointsExtension)?.distributionPoints[0]
+  t.equal(point?.distributionPoint?.fullName?.[0]?.uniformResourceIdentifier, issuer.crlUrl)
+  t.ok(await other.verify({ publicKey: new x509.X509Certificate(issuer.pem), signatureOnly: true }))
+})
+
+t.test('servers and brokers name their hosts, in every form of address', async (t) => {
+  const hosts = ['broker.example', '192.0.2.7', '::1', '2001:db8::ff00:42', '::ffff:192.0.2.7']
+  for (const profile of ['server', 'broker'] as const) {
+    const { der } = await issueCertificate(infrastructure, request({ profile, id: 'one', hosts }))
+    const node = new X509Certificate(der)
+    t.equal(node.checkHost('broker.example'), 'broker.example')
+    for (const address of hosts.slice(1)) t.ok(node.checkIP(address), address)
+    t.notOk(node.checkHost('other.example'))
+    t.same(node.keyUsage, profile === 'server' ? [OID.serverAuth] : [OID.serverAuth, OID.clientAuth])
+  }
+})
+
+t.test('a date from 2050 on is written as GeneralizedTime', async (t) => {
+  const far = Date.UTC(2050, 0, 1)
+  const late = { ...issuer, notAfter: Date.UTC(2060, 0, 1) }
+  const { der } = await issueCertificate(late, request({ notBefore: far - 1000, notAfter: far }))
+  const [notBefore, notAfter] = readCertificate(der).tbs.validity.children
+  t.match(notBefore, { tag: 0x17, content: Buffer.from('491231235959Z') })
+  t.match(notAfter, { tag: 0x18, content: Buffer.from('20500101000000Z') })
+  t.equal(new Date(new X509Certificate(der).validTo).getTime(), far)
+})
+
+t.test('serials with a first bit or with first zeros keep their value', async (t) => {
+  for (const serial of ['ff'.repeat(16), `00${'7f'.repeat(15)}`, `00${'80'.repeat(15)}`]) {
+    const { der } = await issueCertificate(issuer, request({ serial }))
+    t.equal(BigInt(`0x${new X509Certificate(der).serialNumber}`), BigInt(`0x${serial}`))
+  }
+})
+
+t.test('an order that breaks a rule is refused before anything is signed', async (t) => {
+  let signatures = 0
+  const counting: Issuer = {
+    ...issuer,
+    signer: {
+      ...issuer.signer,
+      sign: async (tbs) => {
+        signatures++
+        return issuer.signer.sign(tbs)
+      },
+    },
+  }
+  const wrong: [string, Partial<CertificateRequest>][] = [
+    ['validity_within_issuer', { notAfter: issuer.notAfter + 1000 }],
+    ['validity_order', { notAfter: START }],
+    ['serial', { serial: '00'.repeat(16) }],
+    ['serial', { serial: '01' }],
+    ['serial', { serial: '7f'.repeat(21) }],
+    ['order_serial', { serial: 'AB'.repeat(16) }],
+    ['subject', { id: 'no device id' }],
+    ['subject', { id: 'constructor' }],
+    ['issuer_kind', { profile: 'operator' }],
+    ['san_hosts', { hosts: ['broker.example'] }],
+    ['key', { spki: RSA_SPKI }],
+  ]
+  for (const [rule, changes] of wrong) {
+    const asked = issueCertificate(counting, request(changes))
+    await t.rejects(asked, { code: 'lint_failed', evidence: { rule } }, `${rule} ${JSON.stringify(changes)}`)
+  }
+  const server = (hosts: string[]) =>
+    issueCertificate(infrastructure, request({ profile: 'server', id: 'one', hosts }))
+  for (const hosts of [[], ['*.example'], ['a b'], ['-a.example'], ['a', 'a']]) {
+    await t.rejects(server(hosts), { code: 'lint_failed', evidence: { rule: 'san_hosts' } }, hosts.join())
+  }
+  await t.rejects(issueCertificate(counting, request({ notBefore: START + 1 })), RangeError)
+  t.equal(signatures, 0)
+})
+
+const good = request({ serial: 'a5'.repeat(16) })
+const goodDer = (await issueCertificate(issuer, good)).der
+const goodTbs = readCertificate(goodDer).tbsDer
+const context: LeafContext = {
+  signing: issuer,
+  order: { ...good, hosts: [] },
+  issuerKind: 'device',
+  trustDomain: issuer.trustDomain,
+  crlUrl: issuer.crlUrl,
+  caUrl: issuer.caUrl,
+}
+
+t.test('the linter lets no other bit pass than was ordered', (t) => {
+  lintLeaf(goodTbs, context)
+  for (let bit = 0; bit < goodTbs.length * 8; bit++) {
+    const changed = Buffer.from(goodTbs)
+    changed.writeUInt8(changed.readUInt8(bit >> 3) ^ (1 << (bit & 7)), bit >> 3)
+    try {
+      lintLeaf(changed, context)
+      t.fail(`bit ${bit & 7} of octet ${bit >> 3}`)
+    } catch (error) {
+      if (!isMusterError(error, 'lint_failed')) throw error
+    }
+  }
+  t.end()
+})
+
+/** The good certificate with some of its parts replaced, encoded without a look from the linter. */
+function tbsWith(
+  changes: Partial<TbsContents>,
+  replaced: Partial<Record<keyof typeof OID, Buffer | null>> = {},
+) {
+  const parts = {
+    authorityKeyIdentifier: encode.authorityKeyIdentifier(issuer.keyId),
+    subjectKeyIdentifier: encode.subjectKeyIdentifier(keyIdentifier(good.spki)),
+    basicConstraints: encode.basicConstraints(false),
+    keyUsage: encode.keyUsage(['digitalSignature']),
+    extKeyUsage: encode.extKeyUsage([OID.clientAuth]),
+    subjectAltName: encode.subjectAltName([{ uri: 'spiffe://muster.test/device/dev-1' }]),
+    crlDistributionPoints: encode.crlDistributionPoint(issuer.crlUrl),
+    authorityInfoAccess: encode.caIssuers(issuer.caUrl),
+    ...replaced,
+  }
+  return encodeTbs({
+    ...good,
+    algorithm: issuer.signer.algorithm,
+    issuer: issuer.name,
+    subject: encodeName({ commonName: 'dev-1' }),
+    extensions: Object.values(parts).filter((part) => part !== null),
+    ...changes,
+  })
+}
+
+t.test('the linter names the rule', (t) => {
+  const uri = 'spiffe://muster.test/device/dev-1'
+  const unknown = encode.extension('1.2.3.4', NULL, 'optional')
+  const wrong: [string, Buffer, Partial<LeafContext>?][] = [
+    ['der', goodTbs.subarray(0, -1)],
+    ['der', tbsWith({}, { keyUsage: encode.extKeyUsage([OID.clientAuth]) })],
+    ['signature_algorithm', tbsWith({ algorithm: sequence(oid(OID.ecdsaWithSha256), NULL) })],
+    ['signature_algorithm', tbsWith({ algorithm: sequence(oid('1.2.840.10045.4.1')) })],
+    ['issuer_name', tbsWith({ issuer: infrastructure.name })],
+    [
+      'authority_key_id',
+      tbsWith({}, { authorityKeyIdentifier: encode.authorityKeyIdentifier(infrastructure.keyId) }),
+    ],
+    ['authority_key_id', tbsWith({}, { authorityKeyIdentifier: null })],
+    ['subject_key_id', tbsWith({}, { subjectKeyIdentifier: encode.subjectKeyIdentifier(issuer.keyId) })],
+    ['order_dates', tbsWith({ notAfter: good.notAfter + 1000 })],
+    ['subject', tbsWith({ subject: encodeName({ commonName: 'dev-2' }) })],
+    ['subject', tbsWith({ subject: encodeName({ organization: 'x', commonName: 'dev-1' }) })],
+    ['extension_set', tbsWith({}, { ocspSigning: unknown })],
+    ['extension_set', tbsWith({}, { crlDistributionPoints: null })],
+    ['basic_constraints', tbsWith({}, { basicConstraints: encode.basicConstraints({ pathLength: 0 }) })],
+    [
+      'basic_constraints',
+      tbsWith({}, { basicConstraints: encode.extension(OID.basicConstraints, sequence(), 'optional') }),
+    ],
+    ['key_usage', tbsWith({}, { keyUsage: encode.keyUsage(['digitalSignature', 'keyCertSign']) })],
+    ['ext_key_usage', tbsWith({}, { extKeyUsage: encode.extKeyUsage([OID.clientAuth, OID.serverAuth]) })],
+    ['san_uri', tbsWith({}, { subjectAltName: encode.subjectAltName([{ uri }, { uri }]) })],
+    [
+      'san_uri',
+      tbsWith({}, { subjectAltName: encode.subjectAltName([{ uri: 'spiffe://muster.test/service/dev-1' }]) }),
+    ],
+    ['san_hosts', tbsWith({}, { subjectAltName: encode.subjectAltName([{ uri }, { host: 'a' }]) })],
+    ['crl_distribution_point', goodTbs, { crlUrl: infrastructure.crlUrl }],
+    ['authority_info_access', goodTbs, { caUrl: infrastructure.caUrl }],
+    ['issuer_kind', goodTbs, { issuerKind: 'infrastructure' }],
+    ['order_key', goodTbs, { order: { ...context.order, spki: spkiDer(generateKey()) } }],
+  ]
+  t.same(tbsWith({}), goodTbs)
+  for (const [rule, tbs, changes] of wrong) {
+    t.throws(
+      () => lintLeaf(tbs, { ...context, ...changes }),
+      { code: 'lint_failed', evidence: { rule } },
+      rule,
+    )
+  }
+  const caContext = { signing: issuer, pathLength: 0, trustDomain: 'muster.test' }
+  t.throws(() => lintCa(goodTbs, caContext), { code: 'lint_failed', evidence: { rule: 'key_usage' } })
+  t.end()
+})
+
+const revoked = (serial: string, reason: RevokedEntry['reason'], revokedAt = START): RevokedEntry => ({
+  serial,
+  reason,
+  revokedAt,
+})
+const crlRequest = (entries: RevokedEntry[]) => ({
+  number: 7,
+  thisUpdate: START + 123,
+  nextUpdate: START + DAY_MS + 999,
+  entries,
+})
+
+t.test('a CRL, read by another implementation', async (t) => {
+  const entries = [
+    revoked('ff'.repeat(16), 'keyCompromise', START - 1),
+    revoked(`00${'7f'.repeat(15)}`, 'unspecified', Date.UTC(2049, 11, 31) > START ? START - DAY_MS : START),
+    revoked(`00${'80'.repeat(15)}`, 'privilegeWithdrawn'),
+    revoked('7f'.repeat(20), 'cessationOfOperation', Date.UTC(2000, 0, 1)),
+  ]
+  const der = await signCrl(issuer, crlRequest(entries))
+  const crl = new x509.X509Crl(der)
+  t.ok(await crl.verify({ publicKey: new x509.X509Certificate(issuer.pem) }))
+  t.equal(crl.issuer, new x509.X509Certificate(issuer.pem).subject)
+  t.equal(crl.thisUpdate.getTime(), START)
+  t.equal(crl.nextUpdate?.getTime(), START + DAY_MS)
+  t.same(
+    crl.entries.map((entry) => [
+      BigInt(`0x${entry.serialNumber}`),
+      entry.revocationDate.getTime(),
+      entry.reason ?? 0,
+    ]),
+    entries.map(({ serial, revokedAt }, index) => [
+      BigInt(`0x${serial}`),
+      Math.floor(revokedAt / 1000) * 1000,
+      [1, 0, 9, 5][index],
+    ]),
+  )
+  t.equal(crl.entries[1]?.extensions.length, 0, 'reason 0 is left out')
+  t.same(
+    crl.extensions.map(({ type, critical }) => [type, critical]),
+    [
+      [OID.authorityKeyIdentifier, false],
+      [OID.crlNumber, false],
+      [OID.issuingDistributionPoint, true],
+    ],
+  )
+  t.same(Buffer.from(crl.extensions[1]?.value ?? []), Buffer.from([2, 1, 7]))
+})
+
+t.test('a CRL without entries has no empty list', async (t) => {
+  const der = await signCrl(issuer, crlRequest([]))
+  const [tbs, , signature] = readDer(der).children
+  t.equal(tbs?.children.length, 6)
+  t.ok(verify('sha256', tbs?.raw ?? der, createPublicKey(issuer.pem), bitsOf(signature)))
+})
+
+t.test('a CRL of 100 000 entries is made in one go', async (t) => {
+  const entries = Array.from({ length: 100_000 }, (_, index) =>
+    revoked(`a5${index.toString(16).padStart(30, '0')}`, 'keyCompromise', START - index),
+  )
+  const started = performance.now()
+  const der = await signCrl(issuer, crlRequest(entries))
+  // some 70 ms; what is quadratic takes minutes
+  t.ok(performance.now() - started < 2000)
+  const list = readDer(der).children[0]?.children[5]
+  t.equal(list?.children.length, 100_000)
+})
+
+t.test('a CRL that breaks a rule is not signed', async (t) => {
+  const one = revoked('a5'.repeat(16), 'keyCompromise')
+  const wrong: [string, Partial<Parameters<typeof signCrl>[1]>][] = [
+    ['crl_number', { number: 0 }],
+    ['crl_number', { number: 1.5 }],
+    ['next_update', { nextUpdate: START + 999 }],
+    ['next_update', { nextUpdate: Number.NaN }],
+    ['entry_once', { entries: [one, one] }],
+    ['entry_serial', { entries: [revoked('00', 'keyCompromise')] }],
+    ['entry_serial', { entries: [revoked('7f'.repeat(21), 'keyCompromise')] }],
+    ['entry_serial', { entries: [revoked('abc', 'keyCompromise')] }],
+    ['entry_not_in_future', { entries: [revoked('a5', 'keyCompromise', START + DAY_MS)] }],
+  ]
+  for (const [rule, changes] of wrong) {
+    const signing = signCrl(issuer, { ...crlRequest([]), ...changes })
+    await t.rejects(signing, { code: 'lint_failed', evidence: { rule } }, rule)
+  }
+})
