@@ -41,16 +41,20 @@ export function parseExpiry(text: string, now: number): number {
   return at
 }
 
-/** The largest unit that is not zero, and the next one when it matters: `29d 4h`, `14m`, `1.2 s`, `850 ms`. */
+/** The largest unit, and the next one while it matters: `29d`, `3d 4h`, `14m`, `1.2 s`, `850 ms`. */
 export function formatDuration(ms: number): string {
   if (ms < UNITS.s) return `${Math.round(ms)} ms`
   if (ms < 10 * UNITS.s) return `${(ms / UNITS.s).toFixed(1)} s`
-  const days = Math.floor(ms / UNITS.d)
-  const hours = Math.floor((ms % UNITS.d) / UNITS.h)
-  const minutes = Math.floor((ms % UNITS.h) / UNITS.m)
+  if (ms < 2 * UNITS.m) return `${Math.round(ms / UNITS.s)} s`
+  const rounded = Math.round(ms / UNITS.m) * UNITS.m
+  const [days, hours, minutes] = [
+    Math.floor(rounded / UNITS.d),
+    Math.floor((rounded % UNITS.d) / UNITS.h),
+    Math.floor((rounded % UNITS.h) / UNITS.m),
+  ]
   if (days > 0) return hours > 0 && days < 10 ? `${days}d ${hours}h` : `${days}d`
   if (hours > 0) return minutes > 0 ? `${hours}h ${minutes}m` : `${hours}h`
-  return minutes > 0 ? `${minutes}m` : `${Math.floor(ms / UNITS.s)} s`
+  return `${minutes}m`
 }
 
 /** `in 3h`, `5m ago`, `-` for null. */

@@ -71,7 +71,9 @@ export function receiptText(receipt: Receipt, { terminal }: Pick<Context, 'termi
     .map(({ broker, state }) => `${broker} (${state})`)
   return [
     head,
-    table(['BROKER', 'STATE', 'POSITION', 'CLOSED', 'MS P50/P95/MAX'], lines),
+    brokers.length > 0
+      ? table(['BROKER', 'STATE', 'POSITION', 'CLOSED', 'MS P50/P95/MAX'], lines)
+      : 'No broker follows this plane yet.',
     ...(waiting.length > 0
       ? [`Not yet applied by ${waiting.join(', ')}: it will be when they are back.`]
       : []),
