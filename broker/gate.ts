@@ -40,6 +40,12 @@ export interface Inside {
   handle(connection: Connection): void
 }
 
+export interface GateWays {
+  readonly inside: Inside
+  /** The CAs that client certificates are issued by, as they are trusted now. */
+  issuers(): readonly X509Certificate[]
+}
+
 interface Visitor {
   readonly deps: GateDeps
   readonly socket: TLSSocket
@@ -53,11 +59,11 @@ interface Visitor {
  * Takes sockets whose TLS handshake is done, whether or not a certificate came with them. Only one that is
  * identified and admitted goes inside; any other gets a CONNACK that says so, and a report with the reason.
  */
-export function openGate(deps: GateDeps, inside: Inside): (socket: TLSSocket) => void {
+export function openGate(deps: GateDeps, { inside, issuers }: GateWays): (socket: TLSSocket) => void {
   let opened = 0
   return (socket) => {
     const visitor = meet(deps, socket)
-    const identified = identify(visitor)
+    const identified = identify(visitor, issuers())
     if ('code' in identified) return turnAway(visitor, identified, null)
     const id = `c${++opened}`
     enter(visitor, identified, id, inside).catch((error: unknown) => {
@@ -98,10 +104,13 @@ function whoIs({ guard, address }: Visitor) {
 }
 
 /** The peer that the certificate stands for; resumed sessions are looked at in the same way as new ones. */
-function identify({ deps, socket }: Visitor): Peer | Refusal {
+function identify({ deps, socket }: Visitor, issuers: readonly X509Certificate[]): Peer | Refusal {
   const certificate = socket.getPeerX509Certificate()
+  // Node says UNABLE_TO_GET_ISSUER_CERT when there is none.
   if (certificate === undefined) return { code: 'nocert', evidence: {} }
   if (socket.authorized !== true) return chainRefusal(certificate, socket.authorizationError, deps.now())
+  const isOurs = issuers.some((issuer) => certificate.checkIssued(issuer))
+  if (!isOurs) return chainRefusal(certificate, 'ISSUER_NOT_TRUSTED', deps.now())
   try {
     const { trustDomain } = deps
     return checkPeer(certificate, { trustDomain, kinds: ['device', 'service'], now: deps.now() })

@@ -1,3 +1,4 @@
+import { X509Certificate } from 'node:crypto'
 import { once } from 'node:events'
 import type { AddressInfo, Socket } from 'node:net'
 import { createServer, type TLSSocket, type TlsOptions } from 'node:tls'
@@ -8,7 +9,9 @@ export interface Credentials {
   /** Chain of the broker, PEM, leaf first. */
   readonly certificate: string
   readonly key: string
-  /** Issuing CAs whose client certificates are looked at further, PEM; nothing else is trusted. */
+  /** The root that chains must reach, PEM. */
+  readonly root: string
+  /** CAs below the root whose client certificates are looked at further, PEM; certificates of others are refused. */
   readonly trust: readonly string[]
 }
 
@@ -67,7 +70,8 @@ export async function openListener(deps: ListenerDeps): Promise<Listener> {
       endHandshake(handshakes, name)
     })
   })
-  const pass = openGate(deps, deps.mqtt)
+  let issuers = deps.trust.map((pem) => new X509Certificate(pem))
+  const pass = openGate(deps, { inside: deps.mqtt, issuers: () => issuers })
   server.on('secureConnection', (socket) => {
     endHandshake(handshakes, endpoint(socket))
     pass(socket)
@@ -78,7 +82,10 @@ export async function openListener(deps: ListenerDeps): Promise<Listener> {
   await listening(server, deps)
   return {
     port: (server.address() as AddressInfo).port, // listening on TCP
-    reload: (credentials) => server.setSecureContext(contextOf(credentials)),
+    reload(credentials) {
+      server.setSecureContext(contextOf(credentials))
+      issuers = credentials.trust.map((pem) => new X509Certificate(pem))
+    },
     async close() {
       const closed = once(server, 'close')
       server.close()
@@ -88,13 +95,12 @@ export async function openListener(deps: ListenerDeps): Promise<Listener> {
   }
 }
 
-function contextOf({ certificate, key, trust }: Credentials): TlsOptions {
+/** Node's servers drop `allowPartialTrustChain`, so chains end at the root, and the gate asks who the issuer is. */
+function contextOf({ certificate, key, root, trust }: Credentials): TlsOptions {
   return {
     cert: certificate,
     key,
-    ca: [...trust],
-    // The issuing CA is the anchor. With the root as anchor, certificates of the other CA would chain as well.
-    allowPartialTrustChain: true,
+    ca: [root, ...trust],
     minVersion: 'TLSv1.2',
     maxVersion: 'TLSv1.3',
     ciphers: CIPHERS,

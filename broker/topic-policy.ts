@@ -75,7 +75,8 @@ function probes(filter: string, deepest: number): string[] {
   const levels = filter.split('/').map((level) => (level === '+' ? UNNAMED : level))
   if (levels.at(-1) !== '#') return [levels.join('/')]
   levels.pop()
-  const topics = levels.length === 0 ? [] : [levels.join('/')]
+  const parent = levels.join('/')
+  const topics = parent === '' ? [] : [parent] // `/#` has no parent: the empty topic does not exist
   do {
     levels.push(UNNAMED)
     topics.push(levels.join('/'))
