@@ -72,7 +72,9 @@ const RULES: Readonly<Record<string, (request: CrlRequest) => boolean>> = {
   next_update: ({ thisUpdate, nextUpdate }) => wholeSecond(nextUpdate) > wholeSecond(thisUpdate),
   entry_once: ({ entries }) => new Set(entries.map(({ serial }) => serial)).size === entries.length,
   entry_serial: ({ entries }) => entries.every(({ serial }) => SERIAL.test(serial)),
-  entry_not_in_future: ({ entries, thisUpdate }) => entries.every(({ revokedAt }) => revokedAt <= thisUpdate),
+  // Both as they are encoded: what was revoked in the second of thisUpdate belongs on the list.
+  entry_not_in_future: ({ entries, thisUpdate }) =>
+    entries.every(({ revokedAt }) => wholeSecond(revokedAt) <= wholeSecond(thisUpdate)),
   entry_reason: ({ entries }) => entries.every(({ reason }) => Object.hasOwn(REASON_CODES, reason)),
 }
 
