@@ -3,7 +3,9 @@ import { type Clock, untilSeen } from './clock.ts'
 
 /** Brokers report their sockets every few seconds. */
 const DEADLINE_MS = 15_000
-const LOOK_EVERY_MS = 100
+/** A broker that has something to say does so within this, ms. */
+const REPORT_MS = 6_000
+const LOOK_EVERY_MS = 50
 
 /** What all brokers together count, as of their last reports. */
 async function count(admin: AdminClient): Promise<{ sessions: number; heard: string }> {
@@ -12,19 +14,26 @@ async function count(admin: AdminClient): Promise<{ sessions: number; heard: str
   return { sessions, heard: brokers.map(({ id, lastHeardAt }) => `${id}@${lastHeardAt}`).join() }
 }
 
-/** Open sockets, counted by the brokers after this call; the last count when they report no more. */
-export async function countSessions(admin: AdminClient, clock: Clock): Promise<number> {
+/**
+ * Open sockets, counted by the brokers at a time when nobody comes and goes: two reports in a row that agree.
+ * @param knock makes a broker report at once, by coming and going; without it reports are seconds apart
+ */
+export async function countSessions(
+  admin: AdminClient,
+  { knock, clock }: { knock: () => Promise<void>; clock: Clock },
+): Promise<number> {
   let last = await count(admin)
-  let reports = 0
-  await untilSeen(
-    async () => {
-      const now = await count(admin)
-      if (now.heard !== last.heard) reports += 1
-      last = now
-      return reports >= 2 ? true : null // the first may have been on its way when this call began
-    },
-    { ms: DEADLINE_MS, everyMs: LOOK_EVERY_MS, clock },
-  )
+  const agreed = async () => {
+    const before = last
+    await knock()
+    const isNewer = async () => {
+      last = await count(admin)
+      return last.heard === before.heard ? null : true
+    }
+    const heard = await untilSeen(isNewer, { ms: REPORT_MS, everyMs: LOOK_EVERY_MS, clock })
+    return heard && last.sessions === before.sessions ? true : null
+  }
+  await untilSeen(agreed, { ms: DEADLINE_MS, everyMs: LOOK_EVERY_MS, clock })
   return last.sessions
 }
 

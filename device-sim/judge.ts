@@ -106,7 +106,10 @@ export class Judge {
     devices: ReadonlySet<Device>,
     seeClose: (device: Device) => Promise<number | null>,
   ): Promise<Revocation> {
-    const before = await countSessions(this.#admin, this.#options.clock)
+    const before = await countSessions(this.#admin, {
+      knock: () => this.witness.knock(),
+      clock: this.#options.clock,
+    })
     const ids = [...devices].map(({ id }) => id)
     const plan = await this.#admin.proposePlan({ action: 'revoke', devices: ids, undoMs: 0 })
     const seen = Promise.all([...devices].map(async (device) => ({ device, at: await seeClose(device) })))

@@ -90,6 +90,9 @@ interface Ending {
   end(): Promise<void>
 }
 
+/** `disconnect`: the supervisor that started this process is gone. */
+const ENDS = ['SIGINT', 'SIGTERM', 'disconnect'] as const
+
 /** Undoes what a run has begun: at its end, and when a signal ends it. */
 function openEnding(): Ending {
   const undos: (() => Promise<void> | void)[] = []
@@ -107,15 +110,13 @@ function openEnding(): Ending {
     aborted.abort()
     void end().then(() => process.exit(INTERRUPTED)) // end() reports what fails and goes on
   }
-  process.once('SIGINT', interrupt)
-  process.once('SIGTERM', interrupt)
+  for (const event of ENDS) process.once(event, interrupt)
   return {
     signal: aborted.signal,
     add: (undo) => void undos.push(undo),
     end: async () => {
       await end()
-      process.off('SIGINT', interrupt)
-      process.off('SIGTERM', interrupt)
+      for (const event of ENDS) process.off(event, interrupt)
     },
   }
 }

@@ -37,21 +37,20 @@ export function openProgress(output: ProgressOutput | null, clock: Clock): Progr
   }
 }
 
-/** A terminal sees the bar grow; everything else gets one line at the end. */
+/** A terminal sees a bar grow and go, for the summary repeats it; everything else gets one line at the end. */
 function drawPhase(
   { name, total, ticks }: { name: string; total: number; ticks: number[] },
   { output, clock }: { output: ProgressOutput | null; clock: Clock },
 ): Phase {
   let drawnAt = 0
-  const text = () =>
-    `  ${name.padEnd(8)} ${bar(ticks.length, total)} ${ticks.length}/${total}  p95 ${milliseconds(quantiles(ticks).p95)}`
+  const done = () => `${ticks.length}/${total}  p95 ${milliseconds(quantiles(ticks).p95)}`
   return {
     tick(ms) {
       ticks.push(ms)
       if (!output?.isTTY || clock.now() - drawnAt < REDRAW_MS) return
       drawnAt = clock.now()
-      output.write(`\r${text()}\u001b[K`)
+      output.write(`\r  ${name.padEnd(8)} ${bar(ticks.length, total)} ${done()}\u001b[K`)
     },
-    end: () => void output?.write(output.isTTY ? `\r${text()}\u001b[K\n` : `${text()}\n`),
+    end: () => void output?.write(output.isTTY ? '\r\u001b[K' : `  ${name}: ${done()}\n`),
   }
 }

@@ -14,6 +14,7 @@ export class Witness {
   readonly #delays: number[] = []
   readonly #clock: Clock
   readonly #open: (clean: boolean) => Promise<Link>
+  readonly #openBeside: () => Promise<Link>
   #link: Link | null = null
   #isEnding = false
   #arrived: (() => void) | null = null
@@ -25,6 +26,8 @@ export class Witness {
     const onMessage = (topic: string, payload: Buffer) => this.#note(topic, payload)
     this.#clock = deps.clock
     this.#open = (clean) => deps.openLink({ ...access, clean, onMessage, now: deps.clock.now })
+    this.#openBeside = () =>
+      deps.openLink({ ...access, clientId: `${access.clientId}-knock`, now: deps.clock.now })
   }
 
   /** @throws MusterError forbidden, unreachable */
@@ -57,6 +60,11 @@ export class Witness {
       await this.#clock.wait(until - this.#clock.now(), woken.signal)
     }
     this.#arrived = null
+  }
+
+  /** Comes and goes with a client id of its own, which a broker reports. */
+  async knock(): Promise<void> {
+    await (await this.#openBeside()).end()
   }
 
   async end(): Promise<void> {
