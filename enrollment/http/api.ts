@@ -83,8 +83,9 @@ export async function rememberFailure(
 ): Promise<void> {
   const { error, request, caller } = failure
   if (!(error instanceof MusterError) || error.code === 'rate') return
-  if (!(await limits.mayRecord(request.ip))) return
   const credential = caller?.kind === 'device' ? caller.credential : null
+  const who = credential ? { device: credential.device.id } : { address: request.ip }
+  if (!(await limits.mayRecord(who))) return
   await rememberRefusal(deps, {
     error,
     device: credential?.device.id ?? null,

@@ -9,8 +9,8 @@ const PER_MINUTE = {
   guesses: 30,
   /** Failures with one token that does exist, from one address. */
   failures: 300,
-  /** Refusals that are written to the registry, from one address. */
-  records: 60,
+  /** Refusals that are written to the registry, of one device or of all strangers at one address. */
+  records: 300,
 } as const
 const WINDOW_S = 60
 
@@ -30,7 +30,8 @@ export interface Limits {
   /** @throws MusterError rate when the key has failed too often */
   check(key: string, address: string): Promise<void>
   failed(key: string): Promise<void>
-  mayRecord(address: string): Promise<boolean>
+  /** Whether there is room for one more refusal of this device, or of strangers at this address. */
+  mayRecord(who: { device: string } | { address: string }): Promise<boolean>
 }
 
 export function createLimits(): Limits {
@@ -58,8 +59,9 @@ export function createLimits(): Limits {
     async failed(key) {
       await consume(failures, key)
     },
-    async mayRecord(address) {
-      return (await consume(records, network(address))) === null
+    async mayRecord(who) {
+      const key = 'device' in who ? `device ${who.device}` : network(who.address)
+      return (await consume(records, key)) === null
     },
   }
 }

@@ -6,6 +6,7 @@ import { readBody } from '../../../enrollment/http/est-message.ts'
 import {
   enrollDevice,
   newRequest,
+  operatorPair,
   type RunningEnrollment,
   startEnrollment,
 } from '../../support/enrollment.ts'
