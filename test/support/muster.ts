@@ -3,12 +3,10 @@ import { once } from 'node:events'
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 import type { Test } from 'tap'
 import { layout, ports, type Ready } from '#shared/layout'
-
-/** `bin/muster.mjs`. */
-export const MUSTER = resolve(import.meta.dirname, '../../bin/muster.mjs')
+import { MUSTER } from './plane.ts'
 
 /** Longest that one command may take before it counts as hung, ms. */
 const DEADLINE_MS = 60_000
@@ -54,11 +52,6 @@ export function startMuster(t: Test, args: readonly string[], options: { cwd?: s
     }
   }
   return { child, stderr: () => texts.stderr, says, ended }
-}
-
-/** Runs `muster <args>` to its end. */
-export function muster(t: Test, args: readonly string[], options: { cwd?: string } = {}): Promise<Ran> {
-  return startMuster(t, args, options).ended
 }
 
 /** A base whose four ports are free, all below the range that the kernel takes outgoing ports from. */
