@@ -103,17 +103,26 @@ function whoIs({ guard, address }: Visitor) {
   return { device: connection?.device ?? null, fingerprint: connection?.fingerprint ?? null, address }
 }
 
-/** The peer that the certificate stands for; resumed sessions are looked at in the same way as new ones. */
+/**
+ * The peer that the certificate stands for; resumed sessions are looked at in the same way as new ones. Nobody is
+ * identified unless TLS has verified the chain; a fault that TLS found in a certificate of ours is named by our check.
+ */
 function identify({ deps, socket }: Visitor, issuers: readonly X509Certificate[]): Peer | Refusal {
   const certificate = socket.getPeerX509Certificate()
   // Node says UNABLE_TO_GET_ISSUER_CERT when there is none.
   if (certificate === undefined) return { code: 'nocert', evidence: {} }
-  if (socket.authorized !== true) return chainRefusal(certificate, socket.authorizationError, deps.now())
-  const isOurs = issuers.some((issuer) => certificate.checkIssued(issuer))
-  if (!isOurs) return chainRefusal(certificate, 'ISSUER_NOT_TRUSTED', deps.now())
+  const isVerified = socket.authorized === true
+  const reason = isVerified ? 'ISSUER_NOT_TRUSTED' : chainFault(socket)
+  const isOurs = issuers.some(
+    (issuer) => certificate.checkIssued(issuer) && (isVerified || certificate.verify(issuer.publicKey)),
+  )
+  if (!isOurs) {
+    return { code: 'unknown_ca', evidence: { issuer: certificate.issuer.replaceAll('\n', ', '), reason } }
+  }
   try {
     const { trustDomain } = deps
-    return checkPeer(certificate, { trustDomain, kinds: ['device', 'service'], now: deps.now() })
+    const peer = checkPeer(certificate, { trustDomain, kinds: ['device', 'service'], now: deps.now() })
+    return isVerified ? peer : { code: 'profile', evidence: { violation: reason } }
   } catch (error) {
     if (isMusterError(error) && isRefusalErrorCode(error.code)) {
       return { code: error.code, evidence: error.evidence }
@@ -123,16 +132,9 @@ function identify({ deps, socket }: Visitor, issuers: readonly X509Certificate[]
   }
 }
 
-function chainRefusal(certificate: X509Certificate, error: unknown, now: number): Refusal {
-  const reason = error instanceof Error && 'code' in error ? String(error.code) : String(error)
-  const shownNow = new Date(now).toISOString()
-  if (reason === 'CERT_HAS_EXPIRED') {
-    return { code: 'expired', evidence: { notAfter: certificate.validTo, now: shownNow } }
-  }
-  if (reason === 'CERT_NOT_YET_VALID') {
-    return { code: 'notyet', evidence: { notBefore: certificate.validFrom, now: shownNow } }
-  }
-  return { code: 'unknown_ca', evidence: { issuer: certificate.issuer.replaceAll('\n', ', '), reason } }
+function chainFault({ authorizationError }: TLSSocket): string {
+  const fault: unknown = authorizationError // declared as Error, and a string in fact
+  return fault instanceof Error && 'code' in fault ? String(fault.code) : String(fault)
 }
 
 /** Lets the client in or turns it away; from the reading of the replica to the index no turn of the event loop passes. */
