@@ -2,14 +2,15 @@
 import { type DerNode, TAG } from './der.ts'
 import { element } from './der-write.ts'
 
+const LAST_DATE = Date.UTC(9999, 11, 31, 23, 59, 59)
+
 /** UTCTime through 2049, GeneralizedTime from 2050 on. `at`: ms since 1970, a whole second. */
 export function encodeTime(at: number): Buffer {
-  if (!Number.isSafeInteger(at) || at % 1000 !== 0) {
-    throw new RangeError(`Cannot encode ${at} as a date: not a whole second`)
+  if (!Number.isSafeInteger(at) || at % 1000 !== 0 || at < 0 || at > LAST_DATE) {
+    throw new RangeError(`Cannot encode ${at} as a date: not a whole second between 1970 and 9999`)
   }
-  const digits = `${new Date(at).toISOString().slice(0, 19).replace(/[-T:]/g, '')}Z`
-  const year = Number(digits.slice(0, 4))
-  if (year >= 1950 && year < 2050) return element(TAG.utcTime, Buffer.from(digits.slice(2), 'latin1'))
+  const digits = digitsOf(at)
+  if (Number(digits.slice(0, 4)) < 2050) return element(TAG.utcTime, Buffer.from(digits.slice(2), 'latin1'))
   return element(TAG.generalizedTime, Buffer.from(digits, 'latin1'))
 }
 
@@ -24,14 +25,13 @@ export function readTime(node: DerNode | undefined): number {
   if (match === null) throw new SyntaxError('date form')
   const [year = 0, month = 0, ...rest] = match.slice(1).map(Number)
   const [day = 0, hour = 0, minute = 0, second = 0] = rest
-  const fullYear = isUtc ? year + (year < 50 ? 2000 : 1900) : year
-  const at = Date.UTC(fullYear, month - 1, day, hour, minute, second)
-  if (!Number.isFinite(at) || !encodesBack(at, match[0].slice(isUtc ? 0 : 2)))
-    throw new SyntaxError('impossible date')
+  const century = year < 50 ? 2000 : 1900
+  const at = Date.UTC(isUtc ? century + year : year, month - 1, day, hour, minute, second)
+  if (!Number.isFinite(at) || !digitsOf(at).endsWith(match[0])) throw new SyntaxError('impossible date')
   return at
 }
 
-/** False for 31 February and 25 o'clock, which Date.UTC silently carries over. */
-function encodesBack(at: number, withoutCentury: string): boolean {
-  return `${new Date(at).toISOString().slice(2, 19).replace(/[-T:]/g, '')}Z` === withoutCentury
+/** `YYYYMMDDHHMMSSZ`; not what was read if that was 31 February or 25 o'clock, because Date.UTC carries over. */
+function digitsOf(at: number): string {
+  return `${new Date(at).toISOString().slice(0, 19).replace(/[-T:]/g, '')}Z`
 }
