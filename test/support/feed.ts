@@ -5,7 +5,8 @@
 import { once } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { createServer, type Server } from 'node:https'
-import type { AddressInfo } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
+import type { TLSSocket } from 'node:tls'
 import { Compile } from 'typebox/compile'
 import { type Change, type Cursor, FeedMessage, type Report, ReportBatch } from '#shared/feed'
 import type { TestAuthority, TestIdentity } from './pki.ts'
@@ -131,14 +132,22 @@ export class TestFeed {
 
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const url = new URL(request.url ?? '/', this.url)
-    if (url.pathname === '/v1/feed') this.#openStream(url, response)
+    if (!this.#isBroker(request.socket)) refuse(response, 403, 'forbidden')
+    else if (url.pathname === '/v1/feed' && this.streamFault === 'refuse')
+      refuse(response, 503, 'unavailable')
+    else if (url.pathname === '/v1/feed') this.#openStream(url, response)
     else if (url.pathname === '/v1/feed/reports') await this.#takeReports(request, response)
     else response.writeHead(404).end()
     this.#look()
   }
 
+  /** Chains end at the root, so a device gets through the handshake; its URI says what it is. */
+  #isBroker(socket: Socket): boolean {
+    const certificate = (socket as TLSSocket).getPeerX509Certificate() // a connection of an https server
+    return /URI:spiffe:\/\/[^/]+\/broker\//.test(certificate?.subjectAltName ?? '')
+  }
+
   #openStream(url: URL, response: ServerResponse): void {
-    if (this.streamFault === 'refuse') return refuse(response, 503, 'unavailable')
     const [epoch, position] = [url.searchParams.get('epoch'), Number(url.searchParams.get('position'))]
     const cursor = epoch === null ? null : { epoch, position }
     this.asked.push(cursor)
@@ -205,8 +214,7 @@ export async function openTestFeed(options: FeedOptions): Promise<TestFeed> {
   const server = createServer({
     cert: identity.chainPem,
     key: identity.keyPem,
-    ca: authority.infrastructure.pem,
-    allowPartialTrustChain: true,
+    ca: [authority.rootPem, authority.infrastructure.pem],
     requestCert: true,
     rejectUnauthorized: true,
   })

@@ -1,0 +1,523 @@
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { PassThrough } from 'node:stream'
+import t, { type Test } from 'tap'
+import type { Change, Report } from '#shared/feed'
+import { openJsonClient } from '#shared/json-client'
+import { openLog } from '#shared/log'
+import { Follower, type FollowLimits } from '../../broker/follower.ts'
+import { openReplica, type Replica } from '../../broker/replica.ts'
+import { type Connection, Sessions } from '../../broker/sessions.ts'
+import { compilePolicy } from '../../broker/topic-policy.ts'
+import { openTestFeed, type TestFeed } from '../support/feed.ts'
+import {
+  certificateChange,
+  deviceChange,
+  fingerprintOf,
+  fleetChange,
+  holdChange,
+  issuerChange,
+  membersChange,
+  smallRegistry,
+} from '../support/feed-changes.ts'
+import { type TestAuthority, type TestIdentity, testAuthority, testIdentity } from '../support/pki.ts'
+
+let authority: TestAuthority
+let server: TestIdentity
+let broker: TestIdentity
+
+t.before(async () => {
+  authority = await testAuthority()
+  server = await testIdentity(authority, 'enrollment', { kind: 'server' })
+  broker = await testIdentity(authority, 'broker-1', { kind: 'broker' })
+})
+t.teardown(() => authority.remove())
+
+/** Short times, so that tests need not wait; the order of events is what they check. */
+const FAST: Partial<FollowLimits> = { backoffFirstMs: 1, backoffMostMs: 5, recordWaitMs: 5_000 }
+
+interface Bench {
+  readonly replica: Replica
+  readonly sessions: Sessions
+  readonly follower: Follower
+  readonly reports: Report[]
+  readonly purged: string[]
+  readonly logged: string[]
+  readonly trustChanges: () => number
+  /** Opens a session of the device, as the gate would. */
+  connect(device: string, fields?: Partial<Connection>): Connection
+  /** Resolves when the cursor has come to this position. */
+  reached(position: number): Promise<void>
+  applied(hold: string): Promise<Extract<Report, { type: 'applied' }>>
+}
+
+interface BenchOptions {
+  readonly limits?: Partial<FollowLimits>
+  readonly path?: string
+  now?(): number
+}
+
+async function feedOf(t: Test, changes: readonly Change[] = smallRegistry(), port = 0): Promise<TestFeed> {
+  const feed = await openTestFeed({ authority, server, port })
+  t.teardown(() => feed.close())
+  feed.commit(...changes)
+  return feed
+}
+
+/** A follower of the feed with a replica and sessions of its own, started and caught up. */
+async function benchOf(t: Test, feed: { readonly url: string }, options: BenchOptions = {}): Promise<Bench> {
+  const replica = openReplica(options.path ?? join(t.testdir(), 'broker.db'))
+  const now = options.now ?? Date.now
+  const sessions = new Sessions({ now })
+  const client = openJsonClient({
+    url: feed.url,
+    ca: authority.rootPem,
+    certificate: broker.chainPem,
+    key: broker.keyPem,
+  })
+  const watchers = new Set<() => void>()
+  const changed = () => {
+    for (const watcher of watchers) watcher()
+  }
+  const until = async (what: string, holds: () => boolean) => {
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    const look = () => holds() && resolve()
+    const timer = setTimeout(() => reject(new Error(`Not within 10 s: ${what}`)), 10_000)
+    watchers.add(look)
+    look()
+    await promise.finally(() => {
+      clearTimeout(timer)
+      watchers.delete(look)
+    })
+  }
+  const reports: Report[] = []
+  const purged: string[] = []
+  const logged: string[] = []
+  let trustChanges = 0
+  const follower = new Follower({
+    replica,
+    sessions,
+    open: (path, signal) => client.stream(path, signal),
+    report(report) {
+      reports.push(report)
+      if (report.type === 'applied') replica.markReported(report.hold)
+      changed()
+    },
+    purge: async (devices) => void purged.push(...devices),
+    trustChanged: () => void trustChanges++,
+    moved: changed,
+    now,
+    random: () => 0,
+    log: openLog(
+      'test',
+      'info',
+      new PassThrough().on('data', (line) => logged.push(String(line))),
+    ),
+    limits: { ...FAST, ...options.limits },
+  })
+  t.teardown(async () => {
+    await follower.stop()
+    await client.close()
+    replica.close()
+  })
+  follower.start()
+  return {
+    replica,
+    sessions,
+    follower,
+    reports,
+    purged,
+    logged,
+    trustChanges: () => trustChanges,
+    connect: (device, fields = {}) => open({ replica, sessions, changed }, device, fields),
+    reached: (position) => until(`position ${position}`, () => replica.cursor()?.position === position),
+    async applied(hold) {
+      const ofHold = (report: Report) => report.type === 'applied' && report.hold === hold
+      await until(`a receipt for ${hold}`, () => reports.some(ofHold))
+      return reports.find(ofHold) as Extract<Report, { type: 'applied' }> // ofHold asked for the type
+    },
+  }
+}
+
+let opened = 0
+function open(
+  bench: Pick<Bench, 'replica' | 'sessions'> & { changed(): void },
+  device: string,
+  fields: Partial<Connection>,
+): Connection {
+  const fingerprint = fields.fingerprint ?? fingerprintOf(device)
+  const record = bench.replica.record(fingerprint)
+  if (record === null) throw new TypeError(`${device} is not known`)
+  const connection: Connection = {
+    id: `c${++opened}`,
+    socket: new PassThrough(),
+    fingerprint,
+    serial: record.certificate.serial,
+    device,
+    kind: record.device.kind,
+    batch: record.device.batch,
+    fleet: record.fleet.id,
+    issuer: record.certificate.issuer,
+    address: '127.0.0.1',
+    openedAt: 0,
+    policy: compilePolicy(record.fleet.policy, { id: device, fleet: record.fleet.id }),
+    refused: null,
+    ...fields,
+  }
+  bench.sessions.add(connection)
+  connection.socket.once('close', () => bench.sessions.remove(connection))
+  return connection
+}
+
+async function closed(connection: Connection): Promise<void> {
+  if (!connection.socket.closed)
+    await once(connection.socket, 'close', { signal: AbortSignal.timeout(10_000) })
+}
+
+t.test('a broker without a replica gets a snapshot, then changes, and resumes by its cursor', async (t) => {
+  const feed = await feedOf(t)
+  const bench = await benchOf(t, feed)
+  await bench.follower.complete()
+  t.ok(bench.replica.record(fingerprintOf('lamp')))
+  t.same(feed.asked, [null])
+  feed.commit(deviceChange('door'), certificateChange(fingerprintOf('door'), 'door'))
+  await bench.reached(6)
+  t.ok(bench.replica.record(fingerprintOf('door')))
+  feed.cut()
+  await feed.until('the stream is asked for again', () => feed.asked.length === 2)
+  t.same(feed.asked[1], { epoch: 'epoch-1', position: 6 })
+  feed.commit(deviceChange('door', { state: 'retired' }))
+  await bench.reached(7)
+  t.ok(bench.replica.lastHeardAt())
+})
+
+t.test('a hold closes the sessions in its scope, is reported, and nobody else is disturbed', async (t) => {
+  const scopes = {
+    device: 'lamp',
+    batch: 'b1',
+    fleet: 'default',
+    issuer: 'aa',
+    plan: 'h-plan',
+  } as const
+  for (const [kind, id] of Object.entries(scopes) as [keyof typeof scopes, string][]) {
+    const feed = await feedOf(t, [
+      ...smallRegistry(),
+      deviceChange('lamp', { batch: 'b1' }),
+      issuerChange('bb'),
+      fleetChange('other'),
+      deviceChange('door', { fleet: 'other' }),
+      certificateChange(fingerprintOf('door'), 'door', { issuer: 'bb' }),
+      membersChange('h-plan', ['lamp', 'ghost']),
+    ])
+    const bench = await benchOf(t, feed, { path: join(t.testdir(), `${kind}.db`) })
+    await bench.follower.complete()
+    const lamp = bench.connect('lamp')
+    const door = bench.connect('door')
+    const position = feed.commit(holdChange(`h-${kind}`, { kind, id }))
+    const line = await bench.applied(`h-${kind}`)
+    t.match(line, { position, sessionsClosed: 1, survivors: [] })
+    t.ok(line.closeMs.max < 5_000)
+    t.equal(lamp.refused, 'held')
+    t.ok(lamp.socket.destroyed)
+    t.equal(door.refused, null)
+    t.notOk(door.socket.destroyed)
+    await bench.follower.stop()
+    t.same(bench.purged, ['lamp'])
+  }
+})
+
+t.test('no moment passes between the change of the replica and the refusal of the session', async (t) => {
+  const feed = await feedOf(t)
+  const bench = await benchOf(t, feed)
+  await bench.follower.complete()
+  const lamp = bench.connect('lamp')
+  // Looks in every turn of the event loop, from microtasks too, for a session that is open under a hold.
+  let isWatching = true
+  let looks = 0
+  const watch = () => {
+    looks += 1
+    const isHeld = bench.replica.record(fingerprintOf('lamp'))?.hold !== null
+    if (isHeld && lamp.refused === null) t.fail('held and not refused')
+    if (isWatching) setImmediate(() => queueMicrotask(watch))
+  }
+  watch()
+  feed.commit(holdChange('h', { kind: 'device', id: 'lamp' }))
+  await bench.applied('h')
+  isWatching = false
+  t.ok(looks > 1)
+})
+
+t.test('a lifted hold lets the same certificate in again', async (t) => {
+  const feed = await feedOf(t)
+  const bench = await benchOf(t, feed)
+  await bench.follower.complete()
+  feed.commit(holdChange('h', { kind: 'device', id: 'lamp' }))
+  await bench.applied('h')
+  t.ok(bench.replica.record(fingerprintOf('lamp'))?.hold)
+  await bench.reached(feed.commit(holdChange('h', { kind: 'device', id: 'lamp' }, 'ended')))
+  t.equal(bench.replica.record(fingerprintOf('lamp'))?.hold, null)
+  t.equal(bench.connect('lamp').refused, null)
+})
+
+t.test('a revoked certificate ends its own session; the session of its successor stays', async (t) => {
+  const feed = await feedOf(t, [...smallRegistry(), certificateChange('a2', 'lamp')])
+  const bench = await benchOf(t, feed)
+  await bench.follower.complete()
+  const old = bench.connect('lamp')
+  const successor = bench.connect('lamp', { fingerprint: 'a2' })
+  feed.commit(
+    certificateChange(fingerprintOf('lamp'), 'lamp', {
+      state: 'revoked',
+      revokedAt: 1,
+      reason: 'unspecified',
+    }),
+  )
+  await closed(old)
+  t.equal(old.refused, 'revoked')
+  t.equal(successor.refused, null)
+  t.same(bench.purged, [], 'the MQTT session belongs to the successor now')
+  feed.commit(certificateChange('a2', 'lamp', { state: 'revoked', revokedAt: 1, reason: 'unspecified' }))
+  await closed(successor)
+  await bench.follower.stop()
+  t.same(bench.purged, ['lamp'])
+})
+
+t.test('a retired, forgotten or distrusted device is disconnected', async (t) => {
+  const feed = await feedOf(t, [
+    ...smallRegistry(['lamp', 'door', 'gate']),
+    issuerChange('bb'),
+    certificateChange(fingerprintOf('gate'), 'gate', { issuer: 'bb' }),
+  ])
+  const bench = await benchOf(t, feed)
+  await bench.follower.complete()
+  const [lamp, door, gate] = ['lamp', 'door', 'gate'].map((id) => bench.connect(id)) as [
+    Connection,
+    Connection,
+    Connection,
+  ]
+  const before = bench.trustChanges()
+  feed.commit(
+    deviceChange('lamp', { state: 'retired' }),
+    { kind: 'forgotten', device: 'door' },
+    issuerChange('bb', { trusted: false }),
+  )
+  await Promise.all([lamp, door, gate].map(closed))
+  t.same(
+    [lamp, door, gate].map(({ refused }) => refused),
+    ['retired', 'unrecorded', 'unrecorded'],
+  )
+  t.equal(bench.trustChanges(), before + 1)
+  await bench.follower.stop()
+  t.same(bench.purged.toSorted(), ['door', 'lamp'])
+})
+
+t.test('a new policy is in force for open sessions with the change', async (t) => {
+  const feed = await feedOf(t)
+  const bench = await benchOf(t, feed)
+  await bench.follower.complete()
+  const lamp = bench.connect('lamp')
+  t.ok(lamp.policy.mayPublish('devices/lamp/state'))
+  await bench.reached(feed.commit(fleetChange('default', { publish: [] })))
+  t.notOk(lamp.policy.mayPublish('devices/lamp/state'))
+  t.equal(lamp.refused, null)
+})
+
+t.test('another epoch brings a snapshot, and every session is judged by it', async (t) => {
+  const feed = await feedOf(t, smallRegistry(['lamp', 'door', 'gate']))
+  const bench = await benchOf(t, feed)
+  await bench.follower.complete()
+  const [lamp, door, gate] = ['lamp', 'door', 'gate'].map((id) => bench.connect(id)) as [
+    Connection,
+    Connection,
+    Connection,
+  ]
+  feed.restore('epoch-2', [
+    ...smallRegistry(['lamp', 'door']),
+    fleetChange('default', { publish: [] }),
+    holdChange('h', { kind: 'device', id: 'door' }),
+  ])
+  t.match(await bench.applied('h'), { sessionsClosed: 1, survivors: [], position: 0 })
+  await closed(gate)
+  t.same(
+    [lamp, door, gate].map(({ refused }) => refused),
+    [null, 'held', 'unrecorded'],
+  )
+  t.notOk(lamp.policy.mayPublish('devices/lamp/state'))
+  t.same(bench.replica.cursor(), { epoch: 'epoch-2', position: 0 })
+})
+
+t.test(
+  'a snapshot that is cut in the middle lets the older state serve until a whole one has come',
+  async (t) => {
+    const feed = await feedOf(t)
+    const bench = await benchOf(t, feed)
+    await bench.follower.complete()
+    feed.cutSnapshotAfter = 2
+    feed.restore('epoch-2', smallRegistry(['door']))
+    await feed.until('three attempts', () => feed.asked.length >= 4)
+    t.ok(bench.replica.record(fingerprintOf('lamp')))
+    t.same(bench.replica.cursor(), { epoch: 'epoch-1', position: 4 })
+    feed.cutSnapshotAfter = Number.POSITIVE_INFINITY
+    await bench.reached(0)
+    t.equal(bench.replica.record(fingerprintOf('lamp')), null)
+    t.ok(bench.replica.record(fingerprintOf('door')))
+  },
+)
+
+t.test('changes that are delivered twice, and late, change nothing', async (t) => {
+  const feed = await feedOf(t)
+  const bench = await benchOf(t, feed)
+  await bench.follower.complete()
+  feed.commit(holdChange('h', { kind: 'device', id: 'lamp' }))
+  feed.commit(holdChange('h', { kind: 'device', id: 'lamp' }, 'ended'))
+  await bench.reached(6)
+  const lamp = bench.connect('lamp')
+  feed.sendAgain(1, 6)
+  await bench.reached(feed.commit(deviceChange('door')))
+  t.equal(lamp.refused, null)
+  t.equal(bench.replica.record(fingerprintOf('lamp'))?.hold, null)
+})
+
+t.test(
+  'a certificate that was enrolled milliseconds ago is waited for, also over a cut of the stream',
+  async (t) => {
+    const feed = await feedOf(t)
+    const bench = await benchOf(t, feed)
+    await bench.follower.complete()
+    const waited = bench.follower.waitForRecord(fingerprintOf('door'))
+    feed.cut()
+    feed.commit(certificateChange(fingerprintOf('door'), 'door'), deviceChange('door'))
+    t.match(await waited, { device: { id: 'door' } })
+    t.match(
+      await bench.follower.waitForRecord(fingerprintOf('door')),
+      { device: { id: 'door' } },
+      'known at once',
+    )
+  },
+)
+
+t.test('a certificate that never comes is given up at the deadline', async (t) => {
+  const feed = await feedOf(t)
+  const bench = await benchOf(t, feed, { limits: { recordWaitMs: 20 } })
+  await bench.follower.complete()
+  t.equal(await bench.follower.waitForRecord('ff'), null)
+})
+
+t.test(
+  'a broker that starts while enrollment is down knows its devices and its holds, and catches up later',
+  async (t) => {
+    const path = join(t.testdir(), 'broker.db')
+    const feed = await feedOf(t, smallRegistry(['lamp', 'door']))
+    const before = await benchOf(t, feed, { path })
+    await before.follower.complete()
+    feed.commit(holdChange('h', { kind: 'device', id: 'door' }))
+    await before.applied('h')
+    await before.follower.stop()
+    feed.streamFault = 'refuse'
+    feed.cut()
+
+    const after = await benchOf(t, feed, { path })
+    await after.follower.complete()
+    t.equal(after.replica.record(fingerprintOf('lamp'))?.hold, null)
+    t.equal(after.replica.record(fingerprintOf('door'))?.hold?.id, 'h')
+    t.same(after.reports, [], 'the line of the receipt was stored before')
+    const lamp = after.connect('lamp')
+    const position = feed.commit(holdChange('h2', { kind: 'device', id: 'lamp' }))
+    feed.streamFault = 'none'
+    t.match(await after.applied('h2'), { position, sessionsClosed: 1 })
+    t.equal(lamp.refused, 'held')
+  },
+)
+
+t.test('a hold whose receipt line was lost with the process is reported at the next start', async (t) => {
+  const path = join(t.testdir(), 'broker.db')
+  const replica = openReplica(path)
+  replica.beginSnapshot()
+  replica.endSnapshot({ epoch: 'epoch-1', position: 0 })
+  replica.apply([{ type: 'change', position: 1, at: 0, change: holdChange('h', { kind: 'fleet', id: 'x' }) }])
+  replica.close()
+  const feed = await feedOf(t, [holdChange('h', { kind: 'fleet', id: 'x' })])
+  const bench = await benchOf(t, feed, { path })
+  t.match(bench.reports, [{ type: 'applied', hold: 'h', position: 1, sessionsClosed: 0, survivors: [] }])
+})
+
+t.test('a message that the broker does not understand is not skipped: it stops the stream', async (t) => {
+  const lines: [string, string | Uint8Array][] = [
+    [
+      'another kind',
+      '{"type":"change","position":5,"at":1,"change":{"kind":"quarantine","device":"lamp"}}\n',
+    ],
+    ['no JSON', 'hello\n'],
+    ['broken UTF-8', Buffer.from([0x7b, 0xff, 0x7d, 0x0a])],
+    ['another epoch', '{"type":"alive","epoch":"epoch-9","position":4,"at":1}\n'],
+    ['a snapshot that was not begun', '{"type":"snapshot-end","epoch":"epoch-1","position":9}\n'],
+    ['a position below zero', '{"type":"alive","epoch":"epoch-1","position":-1,"at":1}\n'],
+    ['an endless line', 'x'.repeat((1 << 20) + 1)],
+  ]
+  const feed = await feedOf(t)
+  const bench = await benchOf(t, feed)
+  await bench.follower.complete()
+  for (const [name, bytes] of lines) {
+    await feed.until('a stream is open', () => feed.streams() === 1)
+    const asked = feed.asked.length
+    feed.sendRaw(bytes)
+    await feed.until(`${name} ends the stream`, () => feed.asked.length > asked)
+  }
+  t.same(bench.replica.cursor(), { epoch: 'epoch-1', position: 4 })
+  await bench.reached(feed.commit(deviceChange('door')))
+})
+
+t.test('a message in many pieces is one message', async (t) => {
+  const feed = await feedOf(t)
+  const bench = await benchOf(t, feed)
+  await bench.follower.complete()
+  await feed.until('a stream is open', () => feed.streams() === 1)
+  const line = JSON.stringify({
+    type: 'change',
+    position: 5,
+    at: 1,
+    change: fleetChange('fleet', { publish: ['ä/#'] }),
+  })
+  for (const byte of Buffer.from(`${line}\n`)) feed.sendRaw(Uint8Array.of(byte))
+  await bench.reached(5)
+  t.same(bench.replica.fleet('fleet')?.policy.publish, ['ä/#'])
+})
+
+t.test('a silent stream is taken for dead, and the log says once that the registry is silent', async (t) => {
+  const feed = await feedOf(t)
+  const bench = await benchOf(t, feed, { limits: { silenceMs: 30, alarmMs: 60 } })
+  await bench.follower.complete()
+  feed.streamFault = 'refuse'
+  const asked = feed.asked.length
+  await feed.until('the silent stream was dropped', () => feed.streams() === 0)
+  await feed.until('the alarm', () => bench.logged.some((line) => line.includes('the registry is silent')))
+  feed.streamFault = 'none'
+  await feed.until('the stream is back', () => feed.asked.length > asked)
+  await feed.until('all clear', () => bench.logged.some((line) => line.includes('heard again')))
+})
+
+t.test(
+  'thousands of changes are applied in slices, so that the event loop turns in between',
+  async (t) => {
+    const ids = Array.from({ length: 2_500 }, (_, index) => `d${index}`)
+    const feed = await feedOf(t, smallRegistry(ids))
+    const bench = await benchOf(t, feed)
+    await bench.follower.complete()
+    for (const id of ids) bench.connect(id)
+    let turns = 0
+    const count = () => {
+      turns += 1
+      if (turns > 0) setImmediate(count)
+    }
+    count()
+    feed.commit(...ids.map((id) => certificateChange(fingerprintOf(id), id, { state: 'active' })))
+    feed.commit(membersChange('h', ids.slice(0, 1_000)), membersChange('h', ids.slice(1_000, 2_000)))
+    feed.commit(holdChange('h', { kind: 'plan', id: 'h' }))
+    const line = await bench.applied('h')
+    const during = turns
+  turns = Number.NEGATIVE_INFINITY
+  t.ok(during >= 9, 'the event loop turned between the slices')
+    t.match(line, { sessionsClosed: 2_000, survivors: [] })
+    t.equal(bench.sessions.count(), 500)
+  },
+)
