@@ -58,12 +58,21 @@ function checker<Schema extends TSchema>(schema: Schema | undefined, part: 'body
   if (!schema) return () => undefined as Static<Schema> // a route without the schema has no use for the part
   const validator = Compile(schema)
   return (value: unknown): Static<Schema> => {
-    const candidate = part === 'query' ? validator.Convert(value) : value // a query knows only text
+    const candidate = part === 'query' ? converted(value, (text) => validator.Convert(text)) : value
     if (validator.Check(candidate)) return candidate as Static<Schema> // that is what Check says
     const faults = validator.Errors(candidate).slice(0, 3)
     const shown = faults.map(({ instancePath, message }) => `${instancePath || part} ${message}`).join('; ')
     throw new MusterError('invalid_request', `Cannot read the ${part}: ${shown}`)
   }
+}
+
+/** A query knows only text. Nothing is rounded or made up: what does not read back as it was stays text. */
+function converted(query: unknown, convert: (query: unknown) => unknown): unknown {
+  const before = Object.entries(Object(query))
+  const after = new Map(Object.entries(Object(convert({ ...Object(query) }))))
+  return Object.fromEntries(
+    before.map(([name, text]) => [name, `${after.get(name)}` === text ? after.get(name) : text]),
+  )
 }
 
 export interface ServeOptions extends CallerDeps {
