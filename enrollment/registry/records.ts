@@ -1,0 +1,185 @@
+/** What goes into the registry and comes out of it: the types of its port. */
+import type { CertificateView, DeviceView, Naming, Reason } from '#shared/api'
+import type { Evidence, RefusalErrorCode } from '#shared/errors'
+import type { Change, Scope } from '#shared/feed'
+import type { DeviceId, IdentityKind } from '#shared/identity/device'
+
+/** Who acts: `operator:<name>`, `token:<id>`, `device:<id>`, `broker:<id>` or `plane` (the service itself). */
+export type Actor = string
+
+/** Every write says when and by whom, for the audit log. */
+export interface Act {
+  readonly now: number
+  readonly by: Actor
+}
+
+// ---- issuance ----
+
+/** The CA that is about to sign: certificates end no later than it does. */
+export interface IssuingCa {
+  readonly id: string
+  readonly notAfter: number
+}
+
+export interface EnrollmentIntent {
+  readonly now: number
+  /** SHA-256 of the token, lower-case hex. */
+  readonly tokenHash: string
+  /** SHA-256 of the SubjectPublicKeyInfo, lower-case hex. */
+  readonly spkiHash: string
+  /** CN of the CSR, already checked to be a device id; null when there was none. */
+  readonly commonName: DeviceId | null
+  /** The EST label, which must name the token's batch; null without one. */
+  readonly label: string | null
+  /** Used when the batch's naming is `assigned`. */
+  readonly assignedId: DeviceId
+  /** 16 random octets, hex: the serial if a new one is needed. */
+  readonly serial: string
+  readonly issuer: IssuingCa
+}
+
+export interface RenewalIntent {
+  readonly now: number
+  /** Fingerprint of the certificate that was presented over TLS. */
+  readonly presented: string
+  readonly spkiHash: string
+  readonly serial: string
+  readonly issuer: IssuingCa
+}
+
+export interface ServiceIntent extends Act {
+  readonly id: DeviceId
+  readonly spkiHash: string
+  readonly serial: string
+  readonly issuer: IssuingCa
+}
+
+/** What has been recorded to be signed. `certificate` is the DER when an identical request was answered before. */
+export interface Issuance {
+  readonly serial: string
+  readonly device: DeviceId
+  readonly kind: IdentityKind
+  readonly fleet: string
+  readonly issuer: string
+  readonly notBefore: number
+  readonly notAfter: number
+  readonly certificate: Buffer | null
+}
+
+export interface SignedCertificate {
+  readonly der: Buffer
+  /** SHA-256 of the DER, lower-case hex. */
+  readonly fingerprint: string
+}
+
+/** A certificate, the device it belongs to and the hold it is under, as admission sees them. */
+export interface Credential {
+  readonly certificate: CertificateView
+  readonly device: DeviceView
+  readonly hold: { readonly id: string; readonly scope: Scope } | null
+  /** DER, for a renewal that must carry the same subject. */
+  readonly der: Buffer
+}
+
+// ---- tokens ----
+
+export interface NewToken extends Act {
+  /** Public name of the token, unique. */
+  readonly id: string
+  readonly hash: string
+  readonly batch: string
+  readonly uses: number
+  readonly expiresAt: number | null
+  /** Ids that may enroll with it; null for no list. They become `expected` devices. */
+  readonly devices: readonly DeviceId[] | null
+  readonly naming: Naming | null
+}
+
+export interface NewReissue extends Act {
+  readonly id: string
+  readonly hash: string
+  readonly device: DeviceId
+  readonly expiresAt: number | null
+}
+
+// ---- plans ----
+
+export interface NewPlan extends Act {
+  readonly id: string
+  readonly action: 'hold' | 'revoke'
+  /** Either one scope, or the members of a scope of kind `plan`. */
+  readonly target:
+    | { readonly scope: Exclude<Scope['kind'], 'plan'>; readonly id: string }
+    | { readonly devices: readonly DeviceId[] }
+  readonly reason: Reason
+  readonly undoMs: number
+  /** A plan that has not been applied by then is expired. */
+  readonly expiresAt: number
+}
+
+export interface Finalised {
+  /** True when the last member has been revoked and the plan is final. */
+  readonly done: boolean
+  readonly revoked: number
+}
+
+// ---- the plane's own certificates ----
+
+export type InfrastructureKind = 'server' | 'broker' | 'operator'
+
+export interface InfrastructureCertificate {
+  readonly fingerprint: string
+  readonly serial: string
+  readonly kind: InfrastructureKind
+  /** Broker id, operator name, or name of the server. */
+  readonly owner: string
+  readonly notBefore: number
+  readonly notAfter: number
+  readonly revokedAt: number | null
+}
+
+// ---- revocation data ----
+
+export interface RevokedEntry {
+  readonly serial: string
+  /** The commit of the hold that it began with. */
+  readonly revokedAt: number
+  readonly reason: Reason
+}
+
+export interface RefusalSighting {
+  readonly now: number
+  readonly code: RefusalErrorCode
+  readonly evidence: Evidence
+  readonly device: string | null
+  readonly fingerprint: string | null
+  readonly address: string
+}
+
+export interface AuditEntry {
+  readonly sequence: number
+  readonly at: number
+  readonly by: Actor
+  readonly action: string
+  readonly subject: string
+  /** First and last position of the changes that the intent made; null when it made none. */
+  readonly positions: readonly [number, number] | null
+  /** SHA-256 over the previous hash and this entry, hex. */
+  readonly hash: string
+}
+
+export interface StatusCounts {
+  readonly expected: number
+  readonly active: number
+  readonly retired: number
+  readonly online: number
+  readonly synthetic: number
+  readonly holds: number
+  readonly refusedLastHour: number
+}
+
+export interface PositionedChange {
+  readonly position: number
+  readonly at: number
+  readonly change: Change
+}

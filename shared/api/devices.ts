@@ -1,0 +1,89 @@
+import { type Static, Type } from 'typebox'
+import { Scope } from '../feed.ts'
+import { Csr, Id, orNull, Time } from './fields.ts'
+
+// ---- devices ----
+
+/** `csr`: PKCS#10 as PEM or as base64 of DER. */
+export const EnrollRequest = Type.Object({ token: Type.String({ maxLength: 256 }), csr: Csr })
+export type EnrollRequest = Static<typeof EnrollRequest>
+
+export const RenewRequest = Type.Object({ csr: Csr })
+export type RenewRequest = Static<typeof RenewRequest>
+
+export const CertificateReply = Type.Object({
+  /** The id that the certificate stands for. */
+  device: Id,
+  serial: Type.String(),
+  notAfter: Time,
+  certificate: Type.String(),
+  /** Issuing CA and root, in this order. */
+  chain: Type.Array(Type.String()),
+})
+export type CertificateReply = Static<typeof CertificateReply>
+
+export const CaReply = Type.Object({
+  trustDomain: Type.String(),
+  root: Type.String(),
+  /** Every CA certificate, the root first. */
+  certificates: Type.Array(Type.String()),
+})
+export type CaReply = Static<typeof CaReply>
+
+// ---- devices and services, seen by an operator ----
+
+export const DeviceView = Type.Object({
+  id: Id,
+  kind: Type.Union([Type.Literal('device'), Type.Literal('service')]),
+  fleet: Id,
+  batch: orNull(Id),
+  state: Type.String(),
+  held: Type.Boolean(),
+  online: Type.Boolean(),
+  lastSeenAt: orNull(Time),
+  /** notAfter of the newest live certificate. */
+  expiresAt: orNull(Time),
+  createdAt: Time,
+})
+export type DeviceView = Static<typeof DeviceView>
+
+export const CertificateView = Type.Object({
+  serial: Type.String(),
+  fingerprint: orNull(Type.String()),
+  issuer: Type.String(),
+  device: Id,
+  state: Type.String(),
+  notBefore: Time,
+  notAfter: Time,
+  supersededFrom: orNull(Time),
+  revokedAt: orNull(Time),
+  reason: orNull(Type.String()),
+  firstSeenAt: orNull(Time),
+})
+export type CertificateView = Static<typeof CertificateView>
+
+export const RefusalView = Type.Object({
+  at: Time,
+  code: Type.String(),
+  evidence: Type.Record(Type.String(), Type.Union([Type.String(), Type.Number(), Type.Boolean()])),
+  device: orNull(Id),
+  fingerprint: orNull(Type.String()),
+  address: Type.String(),
+  /** The broker that reported it, or `enrollment`. */
+  by: Type.String(),
+})
+export type RefusalView = Static<typeof RefusalView>
+
+export const DeviceDetail = Type.Object({
+  ...DeviceView.properties,
+  certificates: Type.Array(CertificateView),
+  holds: Type.Array(Type.Object({ id: Type.String(), scope: Scope, reason: Type.String(), since: Time })),
+  refusals: Type.Array(RefusalView),
+})
+export type DeviceDetail = Static<typeof DeviceDetail>
+
+export const DevicePage = Type.Object({ devices: Type.Array(DeviceView), next: orNull(Type.String()) })
+export type DevicePage = Static<typeof DevicePage>
+
+export const ServiceRequest = Type.Object({ id: Id, csr: Csr }, { additionalProperties: false })
+export type ServiceRequest = Static<typeof ServiceRequest>
