@@ -1,15 +1,8 @@
-import {
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  renameSync,
-  rmSync,
-  symlinkSync,
-} from 'node:fs'
-import { basename, join } from 'node:path'
-import { readSecretFile, syncDirectory, writeFileDurably, writeSecretFile } from '#shared/files'
+import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs'
+import { mkdir, rm, symlink } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import { readSecretFile } from '#shared/files'
+import { renameDurably, syncEntries, writeDurably } from './durable.ts'
 
 /** A key and, once it has been issued, its certificate. */
 export interface Pair {
@@ -29,7 +22,7 @@ const CERTIFICATE = 'certificate.pem'
 
 /**
  * The keys and certificates of one device on disk: `pairs/<n>/{key,certificate}.pem`, and `current`, a symbolic
- * link that one rename moves from pair to pair. Every method is durable when it returns, and a crash between any
+ * link that one rename moves from pair to pair. Every change is durable when its promise resolves, and a crash between any
  * two system calls leaves either the state before or a leftover that the next `openCredentials` knows what to do
  * with: a newer key without certificate is asked for again, a newer pair is tried, everything else is removed.
  */
@@ -51,7 +44,7 @@ export class Credentials {
     const newer = numbersIn(directory).filter((number) => number > (current?.number ?? 0))
     const candidate = newer.map((number) => readPair(directory, number)).findLast((pair) => pair !== null)
     const credentials = new Credentials(directory, { current, candidate: candidate ?? null })
-    credentials.tidy()
+    for (const path of credentials.#leftovers()) rmSync(path, { recursive: true, force: true })
     return credentials
   }
 
@@ -70,59 +63,62 @@ export class Credentials {
    * with it is the same request as before.
    * @param makeKey gives the PEM of a new private key
    */
-  begin(makeKey: () => string): Pair {
+  async begin(makeKey: () => string): Promise<Pair> {
     if (this.#candidate) return this.#candidate
     const number = Math.max(this.#current?.number ?? 0, ...numbersIn(this.directory), 0) + 1
-    const beside = join(this.directory, 'pairs', `${number}.new`)
-    rmSync(beside, { recursive: true, force: true })
-    mkdirSync(beside, { mode: 0o700 })
+    const pairs = join(this.directory, 'pairs')
+    const beside = join(pairs, `${number}.new`)
+    await rm(beside, { recursive: true, force: true })
+    await mkdir(beside, { mode: 0o700 })
     const key = makeKey()
-    writeSecretFile(join(beside, KEY), key)
+    await writeDurably(join(beside, KEY), key, 0o600)
     const directory = pairDirectory(this.directory, number)
-    renameSync(beside, directory)
-    syncDirectory(join(this.directory, 'pairs'))
+    await renameDurably(beside, directory)
+    // The directories of a new device are entries, too, that a power cut must not take.
+    if (number === 1) await Promise.all([this.directory, dirname(this.directory)].map(syncEntries))
     this.#candidate = { number, directory, key, certificate: null }
     return this.#candidate
   }
 
   /** Puts the issued certificate beside its key. */
-  store(certificate: string): IssuedPair {
+  async store(certificate: string): Promise<void> {
     const candidate = this.#expectCandidate()
-    writeFileDurably(join(candidate.directory, CERTIFICATE), certificate)
-    const issued = { ...candidate, certificate }
-    this.#candidate = issued
-    return issued
+    await writeDurably(join(candidate.directory, CERTIFICATE), certificate)
+    this.#candidate = { ...candidate, certificate }
   }
 
   /** Makes the candidate the current pair: one rename. The old pair stays on disk until `tidy`. */
-  promote(): IssuedPair {
+  async promote(): Promise<void> {
     const { certificate, ...rest } = this.#expectCandidate()
     if (certificate === null) throw new TypeError('a key without certificate cannot become the current pair')
     const beside = join(this.directory, 'current.new')
-    rmSync(beside, { force: true })
-    symlinkSync(join('pairs', String(rest.number)), beside)
-    renameSync(beside, join(this.directory, 'current'))
-    syncDirectory(this.directory)
+    await rm(beside, { force: true })
+    await symlink(join('pairs', String(rest.number)), beside)
+    await renameDurably(beside, join(this.directory, 'current'))
     this.#current = { ...rest, certificate }
     this.#candidate = null
-    return this.#current
   }
 
   /** Gives the candidate up: the device goes on with the pair it has. */
-  discard(): void {
-    const { directory } = this.#expectCandidate()
-    rmSync(directory, { recursive: true, force: true })
-    syncDirectory(join(this.directory, 'pairs'))
+  async discard(): Promise<void> {
+    this.#expectCandidate()
     this.#candidate = null
+    await this.tidy()
   }
 
   /** Removes every pair but the current one and the candidate. */
-  tidy(): void {
+  async tidy(): Promise<void> {
+    const leftovers = this.#leftovers()
+    for (const path of leftovers) await rm(path, { recursive: true, force: true })
+    if (leftovers.length > 0) await syncEntries(join(this.directory, 'pairs'))
+  }
+
+  #leftovers(): string[] {
     const kept = new Set([this.#current, this.#candidate].map((pair) => String(pair?.number)))
     const pairs = join(this.directory, 'pairs')
-    const leftovers = readdirSync(pairs).filter((name) => !kept.has(name))
-    for (const name of leftovers) rmSync(join(pairs, name), { recursive: true, force: true })
-    if (leftovers.length > 0) syncDirectory(pairs)
+    return readdirSync(pairs)
+      .filter((name) => !kept.has(name))
+      .map((name) => join(pairs, name))
   }
 
   #expectCandidate(): Pair {

@@ -80,12 +80,12 @@ export class Device {
   /** Gets the first certificate, unless there is one. @throws MusterError as the enrollment service refuses */
   async enroll(token: string): Promise<void> {
     if (this.credentials.current()) return
-    const { key, certificate } = this.credentials.begin(newKey)
+    const { key, certificate } = await this.credentials.begin(newKey)
     if (certificate === null) {
       const reply = await this.#deps.enrollClient.enroll({ token, csr: await this.#csr(key) })
-      this.credentials.store(chainOf(reply))
+      await this.credentials.store(chainOf(reply))
     }
-    this.credentials.promote()
+    await this.credentials.promote()
   }
 
   /**
@@ -114,12 +114,12 @@ export class Device {
   async rotate(signal: AbortSignal): Promise<void> {
     const { reached, enrollClient } = this.#deps
     const pair = this.#pair()
-    const candidate = this.credentials.begin(newKey)
+    const candidate = await this.credentials.begin(newKey)
     reached('rotate.1') // 1. the new key is on disk, beside the old pair
     if (candidate.certificate === null) {
       const reply = await enrollClient.renew({ pair, csr: await this.#csr(candidate.key) })
       reached('rotate.2') // 2. the registry has issued a certificate that the device has not stored
-      this.credentials.store(chainOf(reply))
+      await this.credentials.store(chainOf(reply))
       reached('rotate.3') // 3. two whole pairs; `current` names the old one
     }
     await this.#persist(() => this.#inTurn(() => this.#switchOver()), { signal, again: ['unreachable'] })
@@ -152,16 +152,18 @@ export class Device {
     if (!candidate?.certificate) return // a reconnect has switched over already
     const before = this.#link
     this.#isSwitching = true
+    let link: Link | undefined
     try {
-      const link = await this.#open({ ...candidate, certificate: candidate.certificate })
+      link = await this.#open({ ...candidate, certificate: candidate.certificate })
       reached('rotate.4') // 4. the broker has seen the new certificate: the overlap of the old one has begun
-      this.credentials.promote()
+      await this.credentials.promote()
       reached('rotate.5') // 5. `current` names the new pair
-      this.credentials.tidy()
+      await this.credentials.tidy()
       reached('rotate.6') // 6. the old pair is gone
       this.#adopt(link)
     } catch (error) {
-      if (isMusterError(error, 'forbidden')) this.credentials.discard()
+      if (isMusterError(error, 'forbidden')) await this.credentials.discard()
+      void link?.end() // accepted, and then the disk refused: both pairs are good, and the next attempt decides
       if (before && !this.#link) this.#comeBack(this.#deps.clock.now())
       throw error
     } finally {

@@ -17,7 +17,7 @@ type Answer = { status: number; body: unknown; headers?: Record<string, string> 
 
 /** An enrollment service that gives the answers one after the other, and notes who asked what. */
 async function startService(t: Test, answers: Answer[]) {
-  const asked: { path: string; body: unknown; subject: string | undefined }[] = []
+  const asked: { path: string; body: unknown; subject: string }[] = []
   const options = {
     key: server.keyPem,
     cert: server.chainPem,
@@ -32,7 +32,7 @@ async function startService(t: Test, answers: Answer[]) {
     asked.push({
       path: request.url ?? '',
       body: JSON.parse(Buffer.concat(chunks).toString()),
-      subject: peer.subject?.CN,
+      subject: String(peer.subject?.CN),
     })
     const answer = answers.shift() ?? { status: 500, body: {} }
     response

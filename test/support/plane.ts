@@ -30,12 +30,15 @@ export interface Ended {
   readonly stderr: string
 }
 
-/** Runs `muster …` to its end, at most a minute. */
-export async function muster(args: readonly string[], environment: NodeJS.ProcessEnv = {}): Promise<Ended> {
+/** Runs `muster …` to its end, at most a minute unless it is said otherwise. */
+export async function muster(
+  args: readonly string[],
+  options: { environment?: NodeJS.ProcessEnv; timeoutMs?: number } = {},
+): Promise<Ended> {
   const child = spawn(process.execPath, [MUSTER, ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...process.env, ...environment },
-    timeout: 60_000,
+    env: { ...process.env, ...options.environment },
+    timeout: options.timeoutMs ?? 60_000,
     killSignal: 'SIGKILL',
   })
   const [[status, signal], stdout, stderr] = await Promise.all([
