@@ -4,6 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
+import type { ErrorCode, Evidence } from '#shared/errors'
 import { generateKey } from '#shared/pki/keys'
 import { certsOnly } from '#shared/pki/pkcs7'
 import { createCsr } from '#shared/pki/x509'
@@ -162,7 +163,7 @@ t.test('requests that openssl makes are read', { skip }, async (t) => {
 
 t.test('what openssl can wish for and a device cannot have is refused by name', { skip }, async (t) => {
   const subject = ['-subj', '/CN=dev-1']
-  const wrong: [string, string[], Record<string, unknown>][] = [
+  const wrong: [string, string[], { code: ErrorCode; evidence?: Evidence }][] = [
     [
       'CA',
       [...P256, '-addext', 'basicConstraints=CA:TRUE'],
