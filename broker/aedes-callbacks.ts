@@ -70,7 +70,7 @@ export function connectHooks(deps: MqttDeps) {
       const link = client.req
       link.clientId = packet.clientId
       link.will = packet.will ?? null
-      const longest = Math.floor(deps.limits.keepaliveMs / 1000)
+      const longest = Math.max(1, Math.floor(deps.limits.keepaliveMs / 1000))
       if (packet.keepalive === 0 || packet.keepalive > longest) packet.keepalive = longest
       answer(null, link.connection.refused === null)
     },

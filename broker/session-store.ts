@@ -21,6 +21,7 @@ interface Persistence {
   setup(broker: Clients): Promise<void>
   addSubscriptions(client: Owner, subscriptions: readonly Subscription[]): Promise<void>
   removeSubscriptions(client: Owner, filters: readonly string[]): Promise<void>
+  subscriptionsByClient(client: Owner): Promise<Subscription[]>
   cleanSubscriptions(client: Owner): Promise<void>
   createRetainedStreamCombi(filters: readonly string[]): Readable
   outgoingStream(client: Owner): Readable

@@ -1,6 +1,5 @@
 /** The broker's data plane in this process: real TLS, real Aedes, a replica of maps behind the same interface. */
 import { PassThrough } from 'node:stream'
-import type { RefusalErrorCode } from '#shared/errors'
 import type { Policy, Report } from '#shared/feed'
 import { openLog } from '#shared/log'
 import { stillLive } from '../../broker/admission.ts'
@@ -9,7 +8,7 @@ import type { AdmissionReader, GateDeps } from '../../broker/gate.ts'
 import { LIMITS, type Limits } from '../../broker/limits.ts'
 import { type Listener, openListener } from '../../broker/listener.ts'
 import type { AdmissionRecord } from '../../broker/replica.ts'
-import type { SessionStore } from '../../broker/session-store.ts'
+import { SessionStore } from '../../broker/session-store.ts'
 import { type Closed, type Selector, Sessions } from '../../broker/sessions.ts'
 import {
   type IdentityOptions,
@@ -33,12 +32,14 @@ export class FakeReplica implements AdmissionReader {
   readonly records = new Map<string, AdmissionRecord>()
   readonly waiters = new Map<string, (record: AdmissionRecord | null) => void>()
   failure: Error | null = null
+  /** Reads that still succeed before {@link failure} shows. */
+  readsLeft = 0
   heardAt: number | null = Date.now()
   reads = 0
 
   record(fingerprint: string): AdmissionRecord | null {
     this.reads++
-    if (this.failure !== null) throw this.failure
+    if (this.failure !== null && this.readsLeft-- <= 0) throw this.failure
     return this.records.get(fingerprint) ?? null
   }
 
@@ -79,6 +80,7 @@ export interface TestBroker {
   readonly replica: FakeReplica
   readonly sessions: Sessions
   readonly mqtt: Mqtt
+  readonly store: SessionStore
   readonly listener: Listener
   readonly reports: Report[]
   /** Lines of the log, as text. */
@@ -124,12 +126,8 @@ export async function openTestBroker(options: TestBrokerOptions): Promise<TestBr
       for (const watcher of watchers) watcher()
     },
   }
-  const { heartbeatMs, store } = options
-  const mqtt = await createMqtt({
-    ...deps,
-    ...(heartbeatMs === undefined ? {} : { heartbeatMs }),
-    ...(store === undefined ? {} : { store }),
-  })
+  const { heartbeatMs, store = new SessionStore(deps.limits) } = options
+  const mqtt = await createMqtt({ ...deps, store, ...(heartbeatMs === undefined ? {} : { heartbeatMs }) })
   const server = await testIdentity(authority, 'broker-1', { kind: 'broker' })
   const listener = await openListener({
     ...deps,
@@ -156,6 +154,7 @@ export async function openTestBroker(options: TestBrokerOptions): Promise<TestBr
     replica,
     sessions,
     mqtt,
+    store,
     listener,
     reports,
     logged: () => String(lines.read() ?? ''),
@@ -233,5 +232,3 @@ export function admissionRecord(identity: TestIdentity, options: RecordOptions =
     hold: null,
   }
 }
-
-export type { RefusalErrorCode }
