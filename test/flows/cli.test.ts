@@ -1,0 +1,222 @@
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { openJsonClient } from '#shared/json-client'
+import { generateKey } from '#shared/pki/keys'
+import { createCsr } from '#shared/pki/x509'
+import { scratch } from '../support/muster.ts'
+import { muster, startPlane } from '../support/plane.ts'
+
+const plane = await startPlane(t)
+const directory = scratch(t)
+const device = openJsonClient({ url: plane.ready.enrollment, ca: readFileSync(plane.ready.caFile, 'utf8') })
+t.teardown(() => device.close())
+
+/** `muster <words> --data …`, split at spaces. */
+async function run(words: string, ...more: string[]) {
+  const ended = await muster([...words.split(' '), ...more, '--data', plane.data])
+  return { ...ended, lines: ended.stdout.trimEnd().split('\n') }
+}
+
+/** The document that `muster <words> --json` prints, which has to be all of stdout. */
+async function document(words: string, ...more: string[]) {
+  const { status, stdout, stderr } = await run(words, ...more, '--json')
+  const parsed = JSON.parse(stdout) as Document // the assertions of the test look at the rest
+  t.equal(parsed.schemaVersion, 1, `${words}: ${stderr}`)
+  return { ...parsed, status }
+}
+
+interface Document {
+  readonly schemaVersion: number
+  readonly id: string
+  readonly token: string
+}
+
+async function enroll(token: string, id: string): Promise<void> {
+  const csr = await createCsr({ key: generateKey(), commonName: id })
+  await device.send('POST', '/v1/enroll', { token, csr: csr.pem })
+}
+
+t.test('a token is alone on stdout, so that a script can keep it', async (t) => {
+  const made = await run('token create --batch lab --uses 3 --expires 24h')
+  t.equal(made.status, 0, made.stderr)
+  t.match(made.stdout, /^mst_[A-Za-z0-9_-]{40,}\n$/)
+  t.match(made.stderr, /expires in (1d|23h 59m|24h)/)
+  for (const id of ['lamp', 'fan', 'pump']) await enroll(made.stdout.trim(), id)
+
+  const listed = await document('token list --batch lab')
+  t.match(listed, { tokens: [{ batch: 'lab', state: 'spent', uses: 3, used: 3 }] })
+  t.notMatch(JSON.stringify(listed), made.stdout.trim(), 'the secret is shown once')
+})
+
+t.test('a token can be limited to the ids in a file, and cancelled', async (t) => {
+  const ids = join(directory, 'ids')
+  writeFileSync(ids, '# two lamps\nlamp-1\r\n\n  lamp-2\n')
+  const made = await document('token create --batch listed --uses 2 --naming list --devices', ids)
+  t.match(made, { listed: 2, batch: 'listed', state: 'open', expiresAt: null })
+  const cancelled = await run('token cancel', made.id)
+  t.equal(cancelled.status, 0, cancelled.stderr)
+  await t.rejects(enroll(made.token, 'lamp-1'), { code: 'token_cancelled' })
+  t.equal((await run('token create --batch b --uses 1 --devices', join(directory, 'nothing'))).status, 3)
+})
+
+t.test('fleets, batches and devices are made and listed', async (t) => {
+  t.equal((await run('fleet create lights --lifetime 2h --publish lights/#')).status, 0)
+  t.equal((await run('batch create lights-1 --fleet lights')).status, 0)
+  t.equal((await run('batch create lights-1 --fleet lights')).status, 5, 'there is one already')
+  t.equal((await run('batch create lights-2 --fleet none')).status, 3)
+  t.match(await document('fleet list'), {
+    fleets: [
+      {},
+      {},
+      { id: 'lights', lifetimeMs: 7_200_000, policy: { publish: ['lights/#'], subscribe: [] } },
+    ],
+  })
+  t.match((await run('batch list')).stdout, /lights-1 +lights +csr/)
+  const page = await document('device list --batch lab --limit 2')
+  t.match(page, { devices: [{ id: 'fan' }, { id: 'lamp' }], next: 'lamp' })
+  t.match(await document('device list --batch lab --after lamp'), { devices: [{ id: 'pump' }], next: null })
+  t.match((await run('device show lamp')).stdout, /Fleet +default[\s\S]+State +active/)
+  t.equal((await run('device show nobody')).status, 3)
+})
+
+t.test('a hold prints its receipt, and is undone by its id or by the device', async (t) => {
+  const held = await document('hold lamp --reason privilegeWithdrawn')
+  t.match(held, {
+    status: 0,
+    sessionsClosed: 0,
+    closeMs: { max: 0 },
+    brokers: [{ broker: 'broker', state: 'applied' }],
+    survivors: [],
+  })
+  t.match((await run('explain lamp')).stdout, /R-HELD[\s\S]+muster release/)
+  t.equal((await run('release', held.id)).status, 0)
+  t.match(await document('explain lamp'), { verdict: 'admitted', code: null })
+
+  t.equal((await run('hold lamp')).status, 0)
+  t.equal((await run('release lamp')).status, 0)
+  const again = await run('release lamp')
+  t.equal(again.status, 5)
+  t.match(again.stderr, /it is under no hold/)
+})
+
+t.test('a hold on a batch is not released by the name of one of its devices', async (t) => {
+  const held = await document('hold --batch lab --yes')
+  const refused = await run('release lamp')
+  t.equal(refused.status, 5)
+  t.match(refused.stderr, new RegExp(`muster release ${held.id} \\(batch lab\\)`))
+  t.equal((await run('release', held.id)).status, 0)
+})
+
+t.test('more than one device is not revoked without a word', async (t) => {
+  const refused = await run('revoke lamp fan --now')
+  t.equal(refused.status, 2)
+  t.match(
+    refused.stderr,
+    /revoke 2 device\(s\)[\s\S]+✘ Cannot revoke 2 devices without a confirmation: .*--yes/,
+  )
+  t.match(await document('explain lamp'), { verdict: 'admitted' })
+})
+
+t.test('a revocation can be undone while its time lasts', async (t) => {
+  const revoked = await run('revoke fan pump --undo 10m --yes')
+  t.equal(revoked.status, 0, revoked.stderr)
+  const [, id = ''] = /Undo until then: muster release (\S+)/.exec(revoked.stderr) ?? []
+  t.match(await document('plan show', id), { action: 'revoke', state: 'applied', counts: { devices: 2 } })
+  t.equal((await run('release', id)).status, 0)
+  t.match(await document('explain fan'), { verdict: 'admitted' })
+})
+
+t.test('a revocation with --now is final, and explained', async (t) => {
+  const revoked = await document('revoke lamp --now --reason keyCompromise --yes')
+  t.match(revoked, { status: 0, brokers: [{ state: 'applied' }], survivors: [] })
+  const explained = await run('explain lamp')
+  t.match(explained.stdout, /R-REVOKED[\s\S]+muster device reissue lamp/)
+  t.equal((await run('release', revoked.id)).status, 5, 'it cannot be undone')
+  t.match((await run('plan list')).stdout, /revoke +device lamp +1 +final/)
+
+  const reissued = await run('device reissue lamp')
+  await enroll(reissued.stdout.trim(), 'lamp')
+  t.match(await document('explain lamp'), { verdict: 'admitted' })
+})
+
+t.test('a service gets a key that only its owner reads, and is not overwritten', async (t) => {
+  const made = await run('service create backend --out', directory)
+  t.equal(made.status, 0, made.stderr)
+  const key = join(directory, 'backend.key')
+  t.equal(statSync(key).mode & 0o777, 0o600)
+  t.match(readFileSync(join(directory, 'backend.crt'), 'utf8'), /^-----BEGIN CERTIFICATE/)
+  const before = readFileSync(key, 'utf8')
+  t.equal((await run('service create backend --out', directory)).status, 5)
+  t.equal(readFileSync(key, 'utf8'), before)
+})
+
+t.test('brokers are listed, invited and forgotten', async (t) => {
+  t.match(await document('broker list'), { brokers: [{ id: 'broker', state: 'up', behind: 0 }] })
+  const invitation = await document('broker invite --id north')
+  t.match(invitation, { url: /^https:/, token: /^mst_/, root: /BEGIN CERTIFICATE/ })
+  t.equal((await run('broker forget north')).status, 0)
+  t.equal((await run('broker forget nobody')).status, 3)
+})
+
+t.test('an API token is shown once and cancelled by its name', async (t) => {
+  const made = await run('operator token create ci --expires 30d')
+  t.match(made.stdout, /^\S+\n$/)
+  const admin = openJsonClient({
+    url: plane.ready.admin,
+    ca: readFileSync(plane.ready.caFile, 'utf8'),
+    apiToken: made.stdout.trim(),
+  })
+  t.match(await admin.send('GET', '/v1/status'), { trustDomain: String })
+  t.equal((await run('operator token cancel ci')).status, 0)
+  await t.rejects(admin.send('GET', '/v1/status'), { code: 'unauthenticated' })
+  await admin.close()
+})
+
+t.test('the status is for people, and for programs', async (t) => {
+  const text = await run('status')
+  t.match(text.stdout, /Devices +\d+ active[\s\S]+BROKER[\s\S]+broker +up/)
+  t.match(await document('status'), { trustDomain: 'muster.local', brokers: [{ id: 'broker' }] })
+  t.equal((await run('status --watch --json')).status, 2)
+  t.equal((await run('demo clear')).status, 0)
+})
+
+t.test('a mistake is one sentence and status 2', async (t) => {
+  const wrong = {
+    'revoke lamp --now --undo 5m': /--now and --undo/,
+    'revoke lamp --undo soon': /duration "soon"/,
+    'revoke lamp --reason boredom': /--reason "boredom"/,
+    'hold lamp --batch lab': /Cannot tell what is meant/,
+    'token create --batch lab --uses many': /--uses "many"/,
+    'token create --uses 1': /--batch/,
+    'token create --batch lab --uses 1 --expires 2001-01-01': /past/,
+    'hold --nonsense': /--nonsense/,
+    nonsense: /nonsense/,
+  }
+  for (const [words, says] of Object.entries(wrong)) {
+    const { status, stdout, stderr } = await run(words)
+    t.equal(status, 2, words)
+    t.match(stderr, says)
+    t.equal(stdout, '', words)
+    t.equal(stderr.split('\n').length, 2, `${words}: ${stderr}`)
+  }
+  t.match(await document('hold --nonsense'), { status: 2, error: { code: 'invalid_request' } })
+})
+
+t.test('where no plane is, that is said with status 7', async (t) => {
+  const nowhere = await muster(['status', '--data', join(directory, 'nowhere')])
+  t.equal(nowhere.status, 7)
+  t.match(nowhere.stderr, /^✘ Cannot find a plane in ".*nowhere".*\n {2}Start the plane with `muster up`/)
+  t.notOk(existsSync(join(directory, 'nowhere')), 'looking makes nothing')
+  const profile = join(directory, 'profile.json')
+  writeFileSync(
+    profile,
+    JSON.stringify({
+      ...JSON.parse(readFileSync(plane.ready.operatorProfile, 'utf8')),
+      admin: 'https://127.0.0.1:9',
+    }),
+  )
+  const stopped = await muster(['status', '--profile', profile, '--json'])
+  t.equal(stopped.status, 7)
+  t.match(JSON.parse(stopped.stdout), { error: { code: 'unreachable' } })
+})
