@@ -88,12 +88,17 @@ class Broker extends Base {
   }
 
   /** The last step before storing and routing, for a message that was permitted some turns ago. */
-  override publish(packet: Published, ...rest: [client: MqttClient | null | Done, done?: Done]): void {
-    const [client, done] = typeof rest[0] === 'function' ? [null, rest[0]] : [rest[0], rest[1] ?? noop]
-    if (this.voided.has(packet)) done(null)
-    else if (client === null || client === undefined) super.publish(packet, done)
-    else if (client.req.connection.refused !== null) done(new Error('refused'))
-    else super.publish(packet, client, packet.qos === 2 ? this.#forgetOnFailure(packet, client, done) : done)
+  override publish(packet: Published, client: MqttClient | null | Done, done: Done = noop): void {
+    const [author, settled] = typeof client === 'function' ? [null, client] : [client, done]
+    if (this.voided.has(packet)) settled(null)
+    else if (author === null || author === undefined) super.publish(packet, settled)
+    else
+      this.#route(packet, author, packet.qos === 2 ? this.#forgetOnFailure(packet, author, settled) : settled)
+  }
+
+  #route(packet: Published, author: MqttClient, done: Done): void {
+    if (author.req.connection.refused !== null) done(new Error('refused'))
+    else super.publish(packet, author, done)
   }
 
   /** Otherwise the client's repetition is taken for a message that was routed already. */

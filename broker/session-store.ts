@@ -26,6 +26,8 @@ interface Persistence {
   createRetainedStreamCombi(filters: readonly string[]): Readable
   outgoingStream(client: Owner): Readable
   outgoingClearMessageId(client: Owner, packet: StoredPacket): Promise<unknown>
+  incomingStorePacket(client: Owner, packet: StoredPacket): Promise<void>
+  incomingGetPacket(client: Owner, packet: StoredPacket): Promise<unknown>
   incomingDelPacket(client: Owner, packet: StoredPacket): Promise<void>
   cleanIncoming(client: Owner): Promise<void>
   putWill(client: MqttClient, will: Will): Promise<void>

@@ -36,9 +36,11 @@ export class FakeReplica implements AdmissionReader {
   readsLeft = 0
   heardAt: number | null = Date.now()
   reads = 0
+  /** Called at every read, before it. */
+  onRead: (read: number) => void = () => {}
 
   record(fingerprint: string): AdmissionRecord | null {
-    this.reads++
+    this.onRead(++this.reads)
     if (this.failure !== null && this.readsLeft-- <= 0) throw this.failure
     return this.records.get(fingerprint) ?? null
   }
