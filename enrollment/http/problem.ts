@@ -122,7 +122,7 @@ export function sendProblem(
     .code(problem.status)
     .headers(errorHeaders(error))
     .type('application/problem+json')
-    .send(JSON.stringify(problem))
+    .send(Buffer.from(JSON.stringify(problem))) // octets, to which Fastify adds no charset
 }
 
 export function logFault(error: MusterError, at: { request: FastifyRequest; log: Log }): void {

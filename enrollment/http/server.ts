@@ -22,6 +22,7 @@ export interface ListenerOptions {
   /** Null serves plain HTTP. */
   readonly tls: TlsMaterial | null
   readonly log: Log
+  readonly limits?: Partial<ListenerLimits>
   register(app: FastifyInstance): void
 }
 
@@ -42,6 +43,7 @@ const CIPHERS = [
 ].join(':')
 
 /** What a client may take: times in ms, sizes in octets. */
+export type ListenerLimits = Record<keyof typeof LIMITS, number>
 export const LIMITS = Object.freeze({
   handshakeMs: 10_000,
   headersMs: 10_000,
@@ -56,30 +58,34 @@ export const LIMITS = Object.freeze({
   stopMs: 2_000,
 })
 
-const HTTP_OPTIONS = {
-  headersTimeout: LIMITS.headersMs,
-  requestTimeout: LIMITS.requestMs,
-  keepAliveTimeout: LIMITS.idleMs,
-  connectionsCheckingInterval: LIMITS.checkEveryMs,
-  maxHeaderSize: LIMITS.headerOctets,
-} as const
+function httpOptions(limits: ListenerLimits): http.ServerOptions {
+  return {
+    headersTimeout: limits.headersMs,
+    requestTimeout: limits.requestMs,
+    keepAliveTimeout: limits.idleMs,
+    connectionsCheckingInterval: limits.checkEveryMs,
+    maxHeaderSize: limits.headerOctets,
+  }
+}
 
 /** Starts a listener. @throws MusterError port_taken */
 export async function openListener(options: ListenerOptions): Promise<Listener> {
+  const limits = { ...LIMITS, ...options.limits }
   const server = options.tls
-    ? https.createServer({ ...HTTP_OPTIONS, ...tlsOptions(options.tls) })
-    : http.createServer(HTTP_OPTIONS)
-  server.maxConnections = LIMITS.connections
+    ? https.createServer({ ...httpOptions(limits), ...tlsOptions(options.tls, limits) })
+    : http.createServer(httpOptions(limits))
+  server.maxConnections = limits.connections
   const app = fastify({
     // Both kinds of server speak HTTP/1.1 to Fastify; its types know the plain one by default.
     serverFactory: (handler) => server.on('request', handler) as http.Server,
     logger: false,
     genReqId: () => randomUUID(),
-    bodyLimit: LIMITS.bodyOctets,
+    bodyLimit: limits.bodyOctets,
     exposeHeadRoutes: false,
     routerOptions: { maxParamLength: 256 },
     frameworkErrors: (error, request, reply) => sendProblem(error, { request, reply, log: options.log }),
   })
+  app.removeContentTypeParser('text/plain') // JSON only; EST brings its own parser
   app.setErrorHandler((error, request, reply) => sendProblem(error, { request, reply, log: options.log }))
   app.setNotFoundHandler((request, reply) => {
     const missing = new MusterError(
@@ -129,11 +135,11 @@ function contextOptions({ certificate, key, clientCas }: TlsMaterial) {
  * Every client may finish the handshake: the routes decide who may do what, and a refused client learns why.
  * Silent handshakes end at the deadline (https destroys the socket).
  */
-function tlsOptions(tls: TlsMaterial): https.ServerOptions {
+function tlsOptions(tls: TlsMaterial, limits: ListenerLimits): https.ServerOptions {
   return {
     ...contextOptions(tls),
     requestCert: true,
     rejectUnauthorized: false,
-    handshakeTimeout: LIMITS.handshakeMs,
+    handshakeTimeout: limits.handshakeMs,
   }
 }
