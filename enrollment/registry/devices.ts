@@ -47,7 +47,7 @@ function prepare(db: Sqlite) {
       `UPDATE certificates SET activates = 0 WHERE device = ? AND state = 'reserved'`,
     ),
     cancelReissues: db.prepare<[number, string]>(
-      'UPDATE tokens SET cancelled_at = ? WHERE device = ? AND cancelled_at IS NULL',
+      'UPDATE tokens SET cancelled_at = ? WHERE device = ? AND cancelled_at IS NULL AND used < uses',
     ),
   }
 }

@@ -80,7 +80,7 @@ function prepare(db: Sqlite, kind: Scope['kind']) {
          AND cancelled_at IS NULL AND used < uses AND (expires_at IS NULL OR expires_at > @now)`,
     ),
     cancel: db.prepare<[Of & { now: number }]>(
-      `UPDATE tokens SET cancelled_at = @now WHERE ${TOKENS[kind]} AND cancelled_at IS NULL`,
+      `UPDATE tokens SET cancelled_at = @now WHERE ${TOKENS[kind]} AND cancelled_at IS NULL AND used < uses`,
     ),
     slice: db.prepare<[Of & { from: string; limit: number }], CertificateRow & { key: string | number }>(
       `SELECT ${CERTIFICATE_COLUMNS}, ${slice.key} AS key FROM ${slice.from}
@@ -118,6 +118,7 @@ export function openPlanScopes(db: Sqlite) {
         ),
       }
     },
+    /** Spent ones stay: whoever repeats a request with one learns that the device was revoked. */
     cancelTokens: ({ kind, id }: Scope, now: number) => statements[kind].cancel.run({ id, now }).changes,
     /** Up to `limit` certificates that are not revoked, from where the slice before ended (`key` of its last one). */
     slice: ({ kind, id }: Scope, at: { from: string; limit: number }) =>

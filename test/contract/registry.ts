@@ -1,0 +1,49 @@
+import type { Test } from 'tap'
+import type { Registry } from '../../enrollment/registry/registry.ts'
+import { type Plane, planeOf } from '../support/registry-plane.ts'
+import { brokersContract } from './registry/brokers.ts'
+import { devicesContract } from './registry/devices.ts'
+import { enrollmentContract } from './registry/enrollment.ts'
+import { finalisingContract } from './registry/finalising.ts'
+import { fleetsContract } from './registry/fleets.ts'
+import { plansContract } from './registry/plans.ts'
+import { racesContract } from './registry/races.ts'
+import { renewalContract } from './registry/renewal.ts'
+import { reportsContract } from './registry/reports.ts'
+import { streamContract } from './registry/stream.ts'
+import { tokensContract } from './registry/tokens.ts'
+
+/** Where a registry keeps its data; each call opens one more instance on it, which the caller closes. */
+export interface Storage {
+  open(): Promise<Registry>
+}
+
+/** A new, empty registry for each test, and as many more instances on the same data as it wants. */
+export type Fresh = (t: Test) => Promise<Plane & { another(name: string): Promise<Plane> }>
+
+/** What every implementation of the port must do. `create` makes a new, empty storage for one test. */
+export async function registryContract(t: Test, create: (t: Test) => Promise<Storage>): Promise<void> {
+  const fresh: Fresh = async (t) => {
+    const storage = await create(t)
+    const open = async (name: string) => {
+      const registry = await storage.open()
+      t.teardown(() => registry.close())
+      return planeOf(registry, name)
+    }
+    return { ...(await open('a')), another: open }
+  }
+  const parts = {
+    'fleets and batches': fleetsContract,
+    tokens: tokensContract,
+    enrollment: enrollmentContract,
+    renewal: renewalContract,
+    'devices and services': devicesContract,
+    plans: plansContract,
+    finalising: finalisingContract,
+    'what brokers saw': reportsContract,
+    'brokers, operators, issuers': brokersContract,
+    'the stream': streamContract,
+    races: racesContract,
+  } satisfies Record<string, (t: Test, fresh: Fresh) => Promise<void>>
+  for (const [title, part] of Object.entries(parts)) await t.test(title, (t) => part(t, fresh))
+}
