@@ -88,9 +88,9 @@ export function beginCreation(directory: CaDirectory): void {
   syncDirectory(directory.path)
 }
 
-export function writeCa(directory: CaDirectory, ca: CaFile, files: { keyPem: string; pem: string }): void {
-  writeSecretFile(directory.key(ca), files.keyPem)
-  writeFileDurably(directory.certificate(ca), files.pem)
+export function writeCa(directory: CaDirectory, files: { ca: CaFile; keyPem: string; pem: string }): void {
+  writeSecretFile(directory.key(files.ca), files.keyPem)
+  writeFileDurably(directory.certificate(files.ca), files.pem)
 }
 
 /** The moment from which on the authority exists. */

@@ -46,16 +46,17 @@ interface NewCa {
 /** Keys and certificates first, authority.json last: from then on the authority exists. */
 async function create(directory: CaDirectory, options: AuthorityOptions): Promise<void> {
   const reached = options.reached ?? (() => {})
+  const { passphrase } = options
   beginCreation(directory)
   reached('create-ca.1')
   const root = await makeRoot(options)
-  store(directory, 'root', { ca: root, passphrase: options.passphrase })
+  store(directory, { file: 'root', ca: root, passphrase })
   reached('create-ca.2')
   const device = await makeIssuing('device', { root, options })
-  store(directory, 'device-ca', { ca: device, passphrase: options.passphrase })
+  store(directory, { file: 'device-ca', ca: device, passphrase })
   reached('create-ca.3')
   const infrastructure = await makeIssuing('infrastructure', { root, options })
-  store(directory, 'infrastructure-ca', { ca: infrastructure, passphrase: options.passphrase })
+  store(directory, { file: 'infrastructure-ca', ca: infrastructure, passphrase })
   reached('create-ca.4')
   writeAuthority(directory, {
     schemaVersion: 1,
@@ -94,11 +95,7 @@ async function makeIssuing(
   return { key, der }
 }
 
-function store(
-  directory: CaDirectory,
-  file: CaFile,
-  { ca, passphrase }: { ca: NewCa; passphrase: string },
-): void {
-  const keyPem = privateKeyPem(ca.key, passphrase)
-  writeCa(directory, file, { keyPem, pem: derToPem(ca.der, 'CERTIFICATE') })
+function store(directory: CaDirectory, made: { file: CaFile; ca: NewCa; passphrase: string }): void {
+  const keyPem = privateKeyPem(made.ca.key, made.passphrase)
+  writeCa(directory, { ca: made.file, keyPem, pem: derToPem(made.ca.der, 'CERTIFICATE') })
 }

@@ -129,15 +129,15 @@ const CA: Rules<CaContext> = {
 /** @throws MusterError lint_failed (evidence: rule) */
 export function lintLeaf(tbs: Uint8Array, context: LeafContext): void {
   const parsed = parse(tbs)
-  check(COMMON, parsed, context)
-  check(LEAF, parsed, context)
+  check(COMMON, { tbs: parsed, context })
+  check(LEAF, { tbs: parsed, context })
 }
 
 /** @throws MusterError lint_failed (evidence: rule) */
 export function lintCa(tbs: Uint8Array, context: CaContext): void {
   const parsed = parse(tbs)
-  check(COMMON, parsed, context)
-  check(CA, parsed, context)
+  check(COMMON, { tbs: parsed, context })
+  check(CA, { tbs: parsed, context })
 }
 
 export function lintFailure(rule: string, cause?: unknown): MusterError {
@@ -155,7 +155,7 @@ function parse(tbs: Uint8Array): Tbs {
   }
 }
 
-function check<Context>(rules: Rules<Context>, tbs: Tbs, context: Context): void {
+function check<Context>(rules: Rules<Context>, { tbs, context }: { tbs: Tbs; context: Context }): void {
   for (const [rule, holds] of Object.entries(rules)) {
     if (!isHeld(() => holds(tbs, context), rule)) throw lintFailure(rule)
   }
@@ -170,16 +170,17 @@ function isHeld(holds: () => boolean, rule: string): boolean {
   }
 }
 
-function extensionOf(tbs: Tbs, type: string, isCritical: boolean): read.Extension {
+function critical(tbs: Tbs, type: string): read.Extension {
   const extension = tbs.extensions.get(type)
-  if (extension === undefined || extension.isCritical !== isCritical) {
-    throw new SyntaxError(`${type} is missing or has the wrong criticality`)
-  }
+  if (extension?.isCritical !== true) throw new SyntaxError(`${type} is missing or not critical`)
   return extension
 }
 
-const critical = (tbs: Tbs, type: string) => extensionOf(tbs, type, true)
-const optional = (tbs: Tbs, type: string) => extensionOf(tbs, type, false)
+function optional(tbs: Tbs, type: string): read.Extension {
+  const extension = tbs.extensions.get(type)
+  if (extension?.isCritical !== false) throw new SyntaxError(`${type} is missing or critical`)
+  return extension
+}
 
 function sanOf(tbs: Tbs): read.ReadName[] {
   return read.readSubjectAltName(optional(tbs, OID.subjectAltName))

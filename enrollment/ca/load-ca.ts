@@ -28,8 +28,8 @@ export function loadAuthority(directory: CaDirectory, options: AuthorityOptions)
   const authority = readAuthority(directory)
   checkAgreement(authority, options)
   checkKeyFiles(directory)
-  const root = loadCertificate(directory, 'root', authority.root)
-  const issuer = (kind: IssuerKind) => loadIssuer(directory, kind, { authority, options, root })
+  const root = loadCertificate(directory, { ca: 'root', fingerprint: authority.root })
+  const issuer = (kind: IssuerKind) => loadIssuer(kind, { directory, authority, options, root })
   return {
     trustDomain: authority.trustDomain,
     rootId: authority.root,
@@ -55,7 +55,10 @@ interface LoadedCertificate {
   readonly parsed: Certificate
 }
 
-function loadCertificate(directory: CaDirectory, ca: CaFile, fingerprint: string): LoadedCertificate {
+function loadCertificate(
+  directory: CaDirectory,
+  { ca, fingerprint }: { ca: CaFile; fingerprint: string },
+): LoadedCertificate {
   const path = directory.certificate(ca)
   const pem = readCaFile(directory, path)
   try {
@@ -68,14 +71,18 @@ function loadCertificate(directory: CaDirectory, ca: CaFile, fingerprint: string
 }
 
 interface Loading {
+  readonly directory: CaDirectory
   readonly authority: AuthorityFile
   readonly options: AuthorityOptions
   readonly root: LoadedCertificate
 }
 
-function loadIssuer(directory: CaDirectory, kind: IssuerKind, { authority, options, root }: Loading): Issuer {
+function loadIssuer(kind: IssuerKind, { directory, authority, options, root }: Loading): Issuer {
   const { trustDomain, httpBase } = authority
-  const { pem, der, parsed } = loadCertificate(directory, `${kind}-ca`, authority[kind])
+  const { pem, der, parsed } = loadCertificate(directory, {
+    ca: `${kind}-ca`,
+    fingerprint: authority[kind],
+  })
   const { tbs } = parsed
   if (!new X509Certificate(der).verify(new X509Certificate(root.der).publicKey)) {
     throw unusable(directory, `the root has not signed the ${kind} CA`)

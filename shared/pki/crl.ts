@@ -46,34 +46,36 @@ const ENTRY_OCTETS = 64
 
 /** One buffer for all, written front to back: every entry is short enough for lengths of one octet. */
 function encodeEntries(entries: readonly CrlEntry[]): Buffer {
-  const buffer = Buffer.allocUnsafe(entries.length * ENTRY_OCTETS)
+  const output = { buffer: Buffer.allocUnsafe(entries.length * ENTRY_OCTETS), end: 0 }
   const dates = new Map<number, Buffer>()
-  let end = 0
   for (const entry of entries) {
     const second = Math.floor(entry.revokedAt / 1000)
     // a fleet is revoked at one time, so most dates repeat
     const date = dates.get(second) ?? encodeTime(second * 1000)
     dates.set(second, date)
-    end = writeEntry(buffer, end, { entry, date })
+    writeEntry(output, { entry, date })
   }
-  return Buffer.concat([header(TAG.sequence, end), buffer.subarray(0, end)])
+  return Buffer.concat([header(TAG.sequence, output.end), output.buffer.subarray(0, output.end)])
 }
 
-/** SEQUENCE { userCertificate, revocationDate, crlEntryExtensions OPTIONAL }; returns the end. */
-function writeEntry(
-  buffer: Buffer,
-  start: number,
-  { entry, date }: { entry: CrlEntry; date: Buffer },
-): number {
-  let end = writeSerial(buffer, start + 2, entry.serial)
-  end += date.copy(buffer, end)
+/** Where the next octet goes. */
+interface Output {
+  readonly buffer: Buffer
+  end: number
+}
+
+/** SEQUENCE { userCertificate, revocationDate, crlEntryExtensions OPTIONAL } */
+function writeEntry(output: Output, { entry, date }: { entry: CrlEntry; date: Buffer }): void {
+  const { buffer, end: start } = output
+  output.end += 2
+  writeSerial(output, entry.serial)
+  output.end += date.copy(buffer, output.end)
   if (entry.reason !== 0) {
-    end += REASON_EXTENSIONS.copy(buffer, end)
-    buffer[end - 1] = entry.reason
+    output.end += REASON_EXTENSIONS.copy(buffer, output.end)
+    buffer[output.end - 1] = entry.reason
   }
   buffer[start] = TAG.sequence
-  buffer[start + 1] = end - start - 2
-  return end
+  buffer[start + 1] = output.end - start - 2
 }
 
 /** Extensions { Extension { id-ce-cRLReasons, OCTET STRING { ENUMERATED } } }; the last octet is the reason. */
@@ -86,19 +88,19 @@ const REASON_EXTENSIONS = element(
   ),
 )
 
-/** An INTEGER of at most 20 octets from hex; returns the end. */
-function writeSerial(buffer: Buffer, start: number, hex: string): number {
+/** An INTEGER of at most 20 octets from hex. */
+function writeSerial(output: Output, hex: string): void {
+  const { buffer, end: start } = output
   let digits = hex
   while (digits.length > 2 && digits.startsWith('00')) digits = digits.slice(2)
   const isPadded = digits.charCodeAt(0) > 0x37 // '8' to 'f': the first bit is set
   if (isPadded) buffer[start + 2] = 0
   const first = start + (isPadded ? 3 : 2)
-  const end = first + buffer.write(digits, first, 'hex')
+  output.end = first + buffer.write(digits, first, 'hex')
   // Buffer.write stops where the hex does
-  if (hex.length > 40 || digits.length === 0 || (end - first) * 2 !== digits.length) {
+  if (hex.length > 40 || digits.length === 0 || (output.end - first) * 2 !== digits.length) {
     throw new RangeError(`Cannot encode "${hex}" as a serial`)
   }
   buffer[start] = TAG.integer
-  buffer[start + 1] = end - start - 2
-  return end
+  buffer[start + 1] = output.end - start - 2
 }

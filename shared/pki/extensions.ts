@@ -15,17 +15,22 @@ import {
 } from './der-write.ts'
 import { OID } from './oid.ts'
 
-/** One Extension. The value is DER. */
-export function extension(type: string, value: Uint8Array, criticality: 'critical' | 'optional'): Buffer {
-  return sequence(oid(type), ...(criticality === 'critical' ? [TRUE] : []), octetString(value))
+/** One Extension that may be ignored. The value is DER. */
+export function extension(type: string, value: Uint8Array): Buffer {
+  return sequence(oid(type), octetString(value))
+}
+
+/** One Extension that must be understood. The value is DER. */
+export function criticalExtension(type: string, value: Uint8Array): Buffer {
+  return sequence(oid(type), TRUE, octetString(value))
 }
 
 export function authorityKeyIdentifier(keyId: Uint8Array): Buffer {
-  return extension(OID.authorityKeyIdentifier, sequence(implicit(0, keyId)), 'optional')
+  return extension(OID.authorityKeyIdentifier, sequence(implicit(0, keyId)))
 }
 
 export function subjectKeyIdentifier(keyId: Uint8Array): Buffer {
-  return extension(OID.subjectKeyIdentifier, octetString(keyId), 'optional')
+  return extension(OID.subjectKeyIdentifier, octetString(keyId))
 }
 
 /** Bit numbers of KeyUsage (RFC 5280 section 4.2.1.3). */
@@ -47,17 +52,17 @@ export function keyUsage(usages: readonly KeyUsage[]): Buffer {
   const bits = usages.map((usage) => KEY_USAGE_BIT[usage])
   const octet = bits.reduce<number>((sum, bit) => sum | (0x80 >> bit), 0)
   // a named bit list carries no trailing zero bits (X.690 section 11.2.2)
-  return extension(OID.keyUsage, bitString(Buffer.from([octet]), 7 - Math.max(...bits)), 'critical')
+  return criticalExtension(OID.keyUsage, bitString(Buffer.from([octet]), 7 - Math.max(...bits)))
 }
 
 export function extKeyUsage(purposes: readonly string[]): Buffer {
-  return extension(OID.extKeyUsage, sequence(...purposes.map(oid)), 'optional')
+  return extension(OID.extKeyUsage, sequence(...purposes.map(oid)))
 }
 
 /** CA:TRUE with a path length, or CA:FALSE; always critical. */
 export function basicConstraints(ca: { readonly pathLength: number } | false): Buffer {
   const value = ca === false ? sequence() : sequence(TRUE, integer(ca.pathLength))
-  return extension(OID.basicConstraints, value, 'critical')
+  return criticalExtension(OID.basicConstraints, value)
 }
 
 export type GeneralName = { readonly uri: string } | { readonly host: string }
@@ -69,7 +74,7 @@ function generalName(name: GeneralName): Buffer {
 }
 
 export function subjectAltName(names: readonly GeneralName[]): Buffer {
-  return extension(OID.subjectAltName, sequence(...names.map(generalName)), 'optional')
+  return extension(OID.subjectAltName, sequence(...names.map(generalName)))
 }
 
 /** 4 or 16 octets in network order. */
@@ -89,20 +94,20 @@ function distributionPointName(url: string): Buffer {
 }
 
 export function crlDistributionPoint(url: string): Buffer {
-  return extension(OID.crlDistributionPoints, sequence(sequence(distributionPointName(url))), 'optional')
+  return extension(OID.crlDistributionPoints, sequence(sequence(distributionPointName(url))))
 }
 
 /** Of a CRL: the one distribution point that it answers for. */
 export function issuingDistributionPoint(url: string): Buffer {
-  return extension(OID.issuingDistributionPoint, sequence(distributionPointName(url)), 'critical')
+  return criticalExtension(OID.issuingDistributionPoint, sequence(distributionPointName(url)))
 }
 
 export function crlNumber(number: number): Buffer {
-  return extension(OID.crlNumber, integer(number), 'optional')
+  return extension(OID.crlNumber, integer(number))
 }
 
 /** Where the issuer's certificate can be fetched. */
 export function caIssuers(url: string): Buffer {
   const access = sequence(oid(OID.caIssuers), implicit(6, ia5(url)))
-  return extension(OID.authorityInfoAccess, sequence(access), 'optional')
+  return extension(OID.authorityInfoAccess, sequence(access))
 }

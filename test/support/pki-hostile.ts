@@ -12,7 +12,7 @@ import { element, explicit, integer, oid, sequence, setOf, TRUE, utf8String } fr
 import {
   authorityKeyIdentifier,
   basicConstraints,
-  extension,
+  criticalExtension,
   extKeyUsage,
   type GeneralName,
   type KeyUsage,
@@ -211,9 +211,7 @@ function craftExtensions({ fault, id, spki, issuer }: Crafting): Buffer[] {
     [OID.subjectKeyIdentifier, subjectKeyIdentifier(keyIdentifier(spki))],
     [
       OID.basicConstraints,
-      fault.isCa === true
-        ? extension(OID.basicConstraints, sequence(TRUE), 'critical')
-        : basicConstraints(false),
+      fault.isCa === true ? criticalExtension(OID.basicConstraints, sequence(TRUE)) : basicConstraints(false),
     ],
     [OID.keyUsage, keyUsage(fault.keyUsage ?? ['digitalSignature'])],
     [OID.extKeyUsage, extKeyUsage(fault.purposes ?? [OID.clientAuth])],

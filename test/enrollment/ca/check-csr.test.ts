@@ -64,7 +64,7 @@ t.test('what a usual OpenSSL configuration adds does no harm', async (t) => {
     basicConstraints(false),
     keyUsage(['digitalSignature', 'keyEncipherment']),
     extKeyUsage([OID.clientAuth]),
-    extension('2.16.840.1.113730.1.13', octetString(Buffer.from('comment')), 'optional'),
+    extension('2.16.840.1.113730.1.13', octetString(Buffer.from('comment'))),
   ]
   const subject = encodeName({ organization: 'Acme', commonName: 'dev-1' })
   t.match(await checkCsr(craftCsr({ extensions, subject })), { commonName: 'dev-1' })

@@ -194,7 +194,7 @@ function tbsWith(
 
 t.test('the linter names the rule', (t) => {
   const uri = 'spiffe://muster.test/device/dev-1'
-  const unknown = encode.extension('1.2.3.4', NULL, 'optional')
+  const unknown = encode.extension('1.2.3.4', NULL)
   const wrong: [string, Buffer, Partial<LeafContext>?][] = [
     ['der', goodTbs.subarray(0, -1)],
     ['der', tbsWith({}, { keyUsage: encode.extKeyUsage([OID.clientAuth]) })],
@@ -215,7 +215,7 @@ t.test('the linter names the rule', (t) => {
     ['basic_constraints', tbsWith({}, { basicConstraints: encode.basicConstraints({ pathLength: 0 }) })],
     [
       'basic_constraints',
-      tbsWith({}, { basicConstraints: encode.extension(OID.basicConstraints, sequence(), 'optional') }),
+      tbsWith({}, { basicConstraints: encode.extension(OID.basicConstraints, sequence()) }),
     ],
     ['key_usage', tbsWith({}, { keyUsage: encode.keyUsage(['digitalSignature', 'keyCertSign']) })],
     ['ext_key_usage', tbsWith({}, { extKeyUsage: encode.extKeyUsage([OID.clientAuth, OID.serverAuth]) })],
