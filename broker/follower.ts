@@ -125,9 +125,11 @@ export class Follower {
   }
 
   #failed(error: unknown): void {
+    const why = isMusterError(error) ? { code: error.code, reason: error.message } : { err: error }
+    const level = this.#failures === 0 ? 'warn' : 'debug' // once an outage; the alarm follows if it lasts
+    this.#deps.log[level](why, 'change stream failed')
     // A message that cannot be understood will not be understood sooner by asking fast.
     if (isMusterError(error, 'invalid_request', 'forbidden')) this.#failures = 16
-    this.#deps.log.warn({ err: error }, 'change stream failed')
   }
 
   /** Full jitter, so that brokers that were cut together do not come back together. */

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { Compile } from 'typebox/compile'
+import { isMusterError } from '#shared/errors'
 import { type Cursor, Report, type ReportBatch, type ReportReply } from '#shared/feed'
 import type { Log } from '#shared/log'
 import type { SpooledBatch } from './spool.ts'
@@ -157,7 +158,7 @@ export class Reporter {
       } while (this.#deps.store.size() > 0 && !this.#isStopped)
       this.#dueIn(this.#limits.heartbeatMs)
     } catch (error) {
-      if (this.#failures === 0) this.#deps.log.warn({ err: error }, 'cannot deliver reports')
+      if (this.#failures === 0) this.#deps.log.warn(reasonOf(error), 'cannot deliver reports')
       this.#dueIn(this.#backoffMs())
     }
   }
@@ -181,4 +182,8 @@ export class Reporter {
     this.#failures += 1
     return backoffFirstMs + this.#deps.random() * (most - backoffFirstMs)
   }
+}
+
+function reasonOf(error: unknown): object {
+  return isMusterError(error) ? { code: error.code, reason: error.message } : { err: error }
 }
