@@ -169,7 +169,7 @@ t.test('an API token is shown once and cancelled by its name', async (t) => {
   })
   t.match(await admin.send('GET', '/v1/status'), { trustDomain: String })
   t.equal((await run('operator token cancel ci')).status, 0)
-  await t.rejects(admin.send('GET', '/v1/status'), { code: 'unauthenticated' })
+  await t.rejects(admin.send('GET', '/v1/status'), { code: 'token_unknown' })
   await admin.close()
 })
 
