@@ -1,0 +1,280 @@
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { PassThrough } from 'node:stream'
+import Database from 'better-sqlite3'
+import t, { type Test } from 'tap'
+import type { Report, ReportBatch } from '#shared/feed'
+import { openJsonClient } from '#shared/json-client'
+import { openLog } from '#shared/log'
+import { openReplica, type Replica } from '../../broker/replica.ts'
+import { Reporter, type ReportLimits } from '../../broker/reports.ts'
+import { Spool } from '../../broker/spool.ts'
+import { openTestFeed, type TestFeed } from '../support/feed.ts'
+import { type TestAuthority, type TestIdentity, testAuthority, testIdentity } from '../support/pki.ts'
+
+let authority: TestAuthority
+let server: TestIdentity
+let broker: TestIdentity
+
+t.before(async () => {
+  authority = await testAuthority()
+  server = await testIdentity(authority, 'enrollment', { kind: 'server' })
+  broker = await testIdentity(authority, 'broker-1', { kind: 'broker' })
+})
+t.teardown(() => authority.remove())
+
+const FAST: Partial<ReportLimits> = { gatherMs: 5, heartbeatMs: 60_000, backoffFirstMs: 1, backoffMostMs: 5 }
+
+interface Bench {
+  readonly replica: Replica
+  readonly reporter: Reporter
+  readonly stored: string[]
+  readonly logged: string[]
+}
+
+async function feedOf(t: Test, port = 0): Promise<TestFeed> {
+  const feed = await openTestFeed({ authority, server, port })
+  t.teardown(() => feed.close())
+  return feed
+}
+
+function benchOf(
+  t: Test,
+  feed: { url: string },
+  options: { path?: string; boot?: string; sessions?: () => number; limits?: Partial<ReportLimits> } = {},
+): Bench {
+  const path = options.path ?? join(mkdtempSync(join(t.testdir(), 'spool-')), 'broker.db')
+  const replica = openReplica(path)
+  const client = openJsonClient(profileOf(feed.url))
+  const stored: string[] = []
+  const logged: string[] = []
+  const reporter = new Reporter({
+    store: replica.spool,
+    send: (batch) => client.send('POST', '/v1/feed/reports', batch),
+    state: () => ({
+      applied: replica.cursor(),
+      sessions: options.sessions?.() ?? 0,
+      url: 'mqtts://localhost:1',
+    }),
+    stored: (hold) => void stored.push(hold),
+    boot: options.boot ?? 'boot-1',
+    now: Date.now,
+    random: () => 0,
+    log: openLog(
+      'test',
+      'info',
+      new PassThrough().on('data', (line) => logged.push(String(line))),
+    ),
+    limits: { ...FAST, ...options.limits },
+  })
+  t.teardown(async () => {
+    await reporter.stop()
+    await client.close()
+    replica.close()
+  })
+  return { replica, reporter, stored, logged }
+}
+
+function profileOf(url: string) {
+  return { url, ca: authority.rootPem, certificate: broker.chainPem, key: broker.keyPem }
+}
+
+function connected(device: string, at = 1): Report {
+  const session = { fingerprint: 'aa', address: '127.0.0.1', connection: device, resumed: false }
+  return { type: 'connected', at, device, ...session }
+}
+
+function refused(device: string, clientId = ''): Report {
+  const by = { fingerprint: 'aa', address: '127.0.0.1' }
+  return { type: 'refused', at: 1, code: 'R-IDMISMATCH', evidence: { clientId }, device, ...by }
+}
+
+function applied(hold: string): Report {
+  const closeMs = { p50: 0, p95: 0, max: 0 }
+  return { type: 'applied', at: 1, hold, position: 1, sessionsClosed: 0, closeMs, survivors: [] }
+}
+
+t.test('reports are delivered in order, in batches that count up from one', async (t) => {
+  const feed = await feedOf(t)
+  const { reporter, replica } = benchOf(t, feed, { sessions: () => 7 })
+  reporter.report(connected('lamp'))
+  reporter.report(connected('door'))
+  reporter.start()
+  await feed.until('both have come', () => feed.reports.length === 2)
+  reporter.report(refused('gate'))
+  await feed.until('the third has come', () => feed.reports.length === 3)
+  t.strictSame(feed.reports, [connected('lamp'), connected('door'), refused('gate')])
+  t.same(
+    feed.batches.map(({ sequence }) => sequence),
+    [1, 2],
+  )
+  t.match(feed.batches[0], { boot: 'boot-1', sessions: 7, applied: null, url: 'mqtts://localhost:1' })
+  await reporter.stop()
+  t.equal(replica.spool.size(), 0)
+})
+
+t.test('a receipt line does not wait for others, and takes along what was waiting', async (t) => {
+  const feed = await feedOf(t)
+  const { reporter, stored } = benchOf(t, feed, { limits: { gatherMs: 60_000 } })
+  reporter.report(connected('lamp'))
+  reporter.report(applied('h'))
+  t.same(stored, ['h'], 'it is on disk before anything else happens')
+  await feed.until('the receipt line has come', () => feed.reports.length === 2)
+  t.equal(feed.batches.length, 1)
+})
+
+t.test('a change of cursor or sessions, and silence, send an empty batch', async (t) => {
+  const feed = await feedOf(t)
+  const { reporter } = benchOf(t, feed, { limits: { heartbeatMs: 20 } })
+  reporter.start()
+  await feed.until('three heartbeats', () => feed.batches.length >= 3)
+  t.same(
+    feed.batches.slice(0, 3).map(({ sequence }) => sequence),
+    [1, 2, 3],
+  )
+  await reporter.stop()
+
+  const quiet = benchOf(t, feed, { boot: 'boot-2' })
+  quiet.reporter.start()
+  await feed.until('the first', () => feed.batches.some(({ boot }) => boot === 'boot-2'))
+  quiet.reporter.changed()
+  await feed.until('the second', () =>
+    feed.batches.some(({ boot, sequence }) => boot === 'boot-2' && sequence === 2),
+  )
+})
+
+t.test('a batch that was taken without a reply is sent again under its name and counted once', async (t) => {
+  const feed = await feedOf(t)
+  const { reporter } = benchOf(t, feed)
+  feed.reportFault = 'lose-reply'
+  reporter.report(applied('h1'))
+  await feed.until('it was sent twice', () => feed.batches.length >= 2)
+  reporter.report(applied('h2'))
+  feed.reportFault = 'none'
+  await feed.until('the next has come too', () => feed.reports.length === 2)
+  t.strictSame(feed.reports, [applied('h1'), applied('h2')])
+})
+
+t.test('an empty batch without a reply does not give its name to reports', async (t) => {
+  const feed = await feedOf(t)
+  const { reporter } = benchOf(t, feed)
+  feed.reportFault = 'lose-reply'
+  reporter.start()
+  await feed.until('an empty batch was sent', () => feed.batches.length >= 1)
+  reporter.report(applied('h'))
+  feed.reportFault = 'none'
+  await feed.until('the receipt line has come', () => feed.reports.length === 1)
+  const contents = new Map<number, Set<number>>()
+  for (const { sequence, reports } of feed.batches) {
+    contents.set(sequence, (contents.get(sequence) ?? new Set()).add(reports.length))
+  }
+  t.ok([...contents.values()].every((sizes) => sizes.size === 1))
+})
+
+t.test('reports wait for a registry that is down', async (t) => {
+  const feed = await feedOf(t)
+  const { reporter, replica, logged } = benchOf(t, feed)
+  feed.reportFault = 'refuse'
+  reporter.start()
+  for (let index = 0; index < 50; index += 1) reporter.report(connected(`d${index}`))
+  reporter.report(applied('h'))
+  t.equal(replica.spool.size(), 51)
+  feed.reportFault = 'none'
+  await feed.until('all have come', () => feed.reports.length === 51)
+  t.ok(logged.filter((line) => line.includes('cannot deliver')).length <= 1, 'one line for an outage')
+})
+
+t.test('a long spool goes out in batches that a listener takes', async (t) => {
+  const feed = await feedOf(t)
+  const { reporter } = benchOf(t, feed)
+  for (let index = 0; index < 2_500; index += 1) reporter.report(refused(`d${index}`, 'x'.repeat(100)))
+  reporter.report(applied('h'))
+  await feed.until('all have come', () => feed.reports.length === 2_501)
+  t.ok(feed.batches.every(({ reports }) => reports.length <= 1_000))
+  t.ok(feed.batches.every((batch) => JSON.stringify(batch).length < 65_536))
+  t.same(feed.reports.map((report) => (report.type === 'refused' ? report.device : report.type)).slice(-2), [
+    'd2499',
+    'applied',
+  ])
+})
+
+t.test('a report that is not in the schema is logged and does not hold up the others', async (t) => {
+  const feed = await feedOf(t)
+  const { reporter, logged } = benchOf(t, feed)
+  reporter.report({ ...connected('lamp'), at: Number.NaN })
+  reporter.report(connected('x'.repeat(65)))
+  reporter.report(applied('h'))
+  await feed.until('the good one has come', () => feed.reports.length === 1)
+  t.equal(logged.filter((line) => line.includes('not in the schema')).length, 2)
+})
+
+t.test('reports that the disk refuses are kept in memory until it takes them', async (t) => {
+  const feed = await feedOf(t)
+  const path = join(mkdtempSync(join(t.testdir(), 'spool-')), 'broker.db')
+  const { reporter, logged, stored } = benchOf(t, feed, { path })
+  const other = new Database(path)
+  other.exec('BEGIN IMMEDIATE')
+  reporter.report(applied('h'))
+  t.same(stored, [])
+  t.ok(logged.some((line) => line.includes('cannot store reports')))
+  other.close()
+  await feed.until('it has come', () => feed.reports.length === 1)
+  t.same(stored, ['h'])
+})
+
+t.test('a full spool drops sessions first, then refusals, and never a receipt line', async (t) => {
+  const db = new Database(':memory:')
+  t.teardown(() => db.close())
+  db.exec(
+    'CREATE TABLE spool (id INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT, report TEXT, boot TEXT, sequence INTEGER)',
+  )
+  const spool = new Spool(db, 10)
+  spool.add([applied('h1'), connected('lamp'), refused('door'), connected('gate')])
+  spool.add(Array.from({ length: 7 }, (_, index) => applied(`more${index}`)))
+  const types = () => db.prepare('SELECT type FROM spool').pluck().all()
+  t.equal(spool.size(), 10)
+  spool.add([applied('h2')])
+  t.notOk(types().includes('connected'))
+  spool.add([applied('h3')])
+  spool.add([applied('h4')])
+  t.equal(spool.size(), types().length)
+  t.ok(
+    types().every((type) => type === 'applied'),
+    'more than it should hold, rather than without a receipt',
+  )
+})
+
+t.test(
+  'reports survive the death of the broker, and a batch that was under way is counted once',
+  async (t) => {
+    const feed = await feedOf(t)
+    const directory = mkdtempSync(join(t.testdir(), 'killed-'))
+    const path = join(directory, 'broker.db')
+    const profile = join(directory, 'profile.json')
+    writeFileSync(
+      profile,
+      JSON.stringify({ ...profileOf(feed.url), reports: [applied('h1'), connected('lamp')] }),
+    )
+    feed.reportFault = 'lose-reply'
+    const victim = fork(join(import.meta.dirname, '..', 'support', 'spool-victim.ts'), [path, profile])
+    await once(victim, 'message')
+    await feed.until('a batch has arrived without a reply', () => feed.batches.length >= 1)
+    victim.kill('SIGKILL')
+    await once(victim, 'exit')
+    feed.reportFault = 'none'
+
+    const { reporter } = benchOf(t, feed, { path, boot: 'boot-2' })
+    reporter.report(applied('h2'))
+    await feed.until('the new one has come', () =>
+      feed.reports.some((one) => one.type === 'applied' && one.hold === 'h2'),
+    )
+    t.same(
+      feed.reports.filter(({ type }) => type === 'applied').map((one) => one.type === 'applied' && one.hold),
+      ['h1', 'h2'],
+    )
+    const boots = feed.batches.map(({ boot }: ReportBatch) => boot)
+    t.equal(boots.lastIndexOf('victim') < boots.indexOf('boot-2'), true, 'what was under way goes first')
+  },
+)
