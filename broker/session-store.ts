@@ -26,6 +26,7 @@ interface Persistence {
   createRetainedStreamCombi(filters: readonly string[]): Readable
   outgoingStream(client: Owner): Readable
   outgoingClearMessageId(client: Owner, packet: StoredPacket): Promise<unknown>
+  outgoingEnqueueCombi(subscriptions: readonly { clientId: string }[], packet: object): Promise<void>
   incomingStorePacket(client: Owner, packet: StoredPacket): Promise<void>
   incomingGetPacket(client: Owner, packet: StoredPacket): Promise<unknown>
   incomingDelPacket(client: Owner, packet: StoredPacket): Promise<void>

@@ -1,0 +1,225 @@
+import fc from 'fast-check'
+import mqttPacket from 'mqtt-packet'
+import t, { type Test } from 'tap'
+import { LIMITS } from '../../broker/limits.ts'
+import { PacketWalk } from '../../broker/packet-walk.ts'
+import { SessionStore } from '../../broker/session-store.ts'
+import { openTestBroker, type TestBroker, type TestBrokerOptions } from '../support/broker.ts'
+import { connectPacket, openRaw, type Presented, type RawClient } from '../support/mqtt-clients.ts'
+import { testAuthority } from '../support/pki.ts'
+
+const authority = await testAuthority()
+t.teardown(() => authority.remove())
+
+async function open(t: Test, options: Omit<TestBrokerOptions, 'authority'> = {}): Promise<TestBroker> {
+  const broker = await openTestBroker({ authority, ...options })
+  t.teardown(() => broker.close())
+  return broker
+}
+async function enter(broker: TestBroker, presented: Presented, clean = true): Promise<RawClient> {
+  const raw = await openRaw(broker, presented)
+  const { returnCode } = await raw.connect({ clientId: presented.id ?? '', clean })
+  if (returnCode !== 0) throw new Error(`refused ${returnCode}`)
+  return raw
+}
+let messageIds = 0
+function publish(topic: string, payload: string | Buffer, qos: 0 | 1 | 2 = 1, retain = false) {
+  return { cmd: 'publish', topic, payload, qos, retain, dup: false, messageId: ++messageIds } as const
+}
+async function subscribe(raw: RawClient, topic: string, qos: 0 | 1 | 2 = 1): Promise<void> {
+  raw.send({ cmd: 'subscribe', messageId: ++messageIds, subscriptions: [{ topic, qos }] })
+  await raw.next('suback')
+}
+const KIB_16 = Buffer.alloc(16_384, 'x')
+const everything = { publish: ['devices/#'], subscribe: ['devices/#'] }
+
+t.test('packets are followed through whatever pieces they arrive in', async (t) => {
+  const limits = { connectBytes: 64, packetBytes: 300 }
+  const packet = fc.record({ topic: fc.constant('devices/A/x'), payload: fc.uint8Array({ maxLength: 280 }) })
+  fc.assert(
+    fc.property(
+      fc.array(packet, { maxLength: 8 }),
+      fc.array(fc.nat(200), { maxLength: 40 }),
+      (packets, cuts) => {
+        const octets = Buffer.concat([
+          mqttPacket.generate(connectPacket({ clientId: 'A' })),
+          ...packets.map(({ topic, payload }) =>
+            mqttPacket.generate(publish(topic, Buffer.from(payload), 0)),
+          ),
+          mqttPacket.generate({ cmd: 'pingreq' }),
+        ])
+        const walk = new PacketWalk(limits)
+        let at = 0
+        for (const cut of [...cuts, octets.length]) {
+          if (walk.take(octets.subarray(at, at + cut)) !== null) return false
+          at += cut
+        }
+        return walk.packets === packets.length + 2
+      },
+    ),
+    { numRuns: 2_000 },
+  )
+  t.pass()
+})
+
+t.test(
+  'a packet over the limit is known by the last octet of its length, wherever the stream is cut',
+  async (t) => {
+    const limits = { connectBytes: 64, packetBytes: 300 }
+    const hostile = Buffer.concat([
+      mqttPacket.generate(connectPacket({ clientId: 'A' })),
+      Buffer.from('c00030ad02', 'hex'),
+    ])
+    for (let cut = 0; cut <= hostile.length; cut++) {
+      const walk = new PacketWalk(limits)
+      const [first, second] = [walk.take(hostile.subarray(0, cut)), walk.take(hostile.subarray(cut))]
+      t.equal(first ?? second, 'packet of 301 octets, 300 allowed')
+    }
+  },
+)
+
+t.test('random octets never make the walk throw or stall', async (t) => {
+  fc.assert(
+    fc.property(fc.array(fc.uint8Array({ maxLength: 64 }), { maxLength: 20 }), (chunks) => {
+      const walk = new PacketWalk(LIMITS)
+      return chunks.every((chunk) => [null, 'string'].includes(walk.take(chunk) === null ? null : 'string'))
+    }),
+  )
+  t.pass()
+})
+
+t.test('random octets after CONNECT close the socket, and the process lives', async (t) => {
+  const broker = await open(t)
+  const a = await broker.enroll('A')
+  await fc.assert(
+    fc.asyncProperty(fc.uint8Array({ minLength: 1, maxLength: 200 }), async (octets) => {
+      const raw = await enter(broker, a)
+      raw.send(Buffer.from(octets))
+      raw.socket.end()
+      await raw.closed
+    }),
+    { numRuns: 60 },
+  )
+  await (await enter(broker, a)).ping()
+  t.pass()
+})
+
+t.test('a subscriber that does not read loses its socket, and nobody else a message', async (t) => {
+  const broker = await open(t)
+  const ids = ['W', 'healthy', 'frozen'] as const
+  const [writer, healthy, frozen] = await Promise.all(
+    ids.map(async (id) => enter(broker, await broker.enroll(id, { policy: everything, fleet: 'f' }))),
+  )
+  if (writer === undefined || healthy === undefined || frozen === undefined) return t.fail()
+  await subscribe(healthy, 'devices/x/#', 0)
+  await subscribe(frozen, 'devices/x/#', 0)
+  frozen.socket.pause()
+  let received = 0
+  healthy.socket.removeAllListeners('data')
+  const parser = mqttPacket.parser()
+  const whole = Promise.withResolvers<void>()
+  parser.on('packet', (packet) => {
+    if (packet.cmd === 'publish' && packet.topic === `devices/x/${received}` && ++received === 1500)
+      whole.resolve()
+  })
+  healthy.socket.on('data', (chunk) => parser.parse(chunk))
+  for (let n = 0; n < 1500; n++) {
+    writer.send(publish(`devices/x/${n}`, KIB_16, 0))
+    if (n % 10 === 9) await writer.ping()
+  }
+  await whole.promise
+  t.equal(received, 1500)
+  t.match(await broker.report('refused'), {
+    code: 'R-PACKET',
+    device: 'frozen',
+    evidence: { violation: /does not read/ },
+  })
+  t.match(await broker.report('disconnected'), { device: 'frozen' })
+  writer.socket.destroy()
+  healthy.socket.destroy()
+  frozen.socket.destroy()
+})
+
+t.test('a replay of retained and of queued messages is as slow as its reader, and whole', async (t) => {
+  const broker = await open(t)
+  const writer = await enter(broker, await broker.enroll('W', { policy: everything, fleet: 'f' }))
+  const reader = await broker.enroll('R', { policy: everything, fleet: 'f' })
+  const first = await enter(broker, reader, false)
+  await subscribe(first, 'devices/q/#')
+  first.socket.destroy()
+  await first.closed
+  for (let n = 0; n < 600; n++) {
+    writer.send(publish(`devices/q/${n}`, KIB_16, 1), publish(`devices/r/${n}`, KIB_16, 1, true))
+    await writer.next('puback')
+    await writer.next('puback')
+  }
+  const raw = await openRaw(broker, reader)
+  let [queued, retained] = [0, 0]
+  raw.socket.on('data', () => {
+    for (const packet of raw.received.splice(0)) {
+      if (packet.cmd !== 'publish') continue
+      if (packet.topic.startsWith('devices/q')) queued++
+      else retained++
+      raw.send({ cmd: 'puback', messageId: packet.messageId ?? 0 })
+    }
+    raw.octets = Buffer.alloc(0)
+    // Reads one piece, then waits some turns: slower than the broker.
+    raw.socket.pause()
+    setTimeout(() => raw.socket.resume(), 1)
+  })
+  raw.send(connectPacket({ clientId: 'R', clean: false }))
+  while (queued < 600 && !raw.socket.destroyed) await new Promise(setImmediate)
+  raw.send({ cmd: 'subscribe', messageId: 1, subscriptions: [{ topic: 'devices/r/#', qos: 1 }] })
+  while (retained < 600 && !raw.socket.destroyed) await new Promise(setImmediate)
+  t.same({ queued, retained }, { queued: 600, retained: 600 })
+  raw.socket.destroy()
+  writer.socket.destroy()
+})
+
+t.test('a QoS 2 message whose routing failed is routed when it is sent again', async (t) => {
+  class Failing extends SessionStore {
+    failures = 1
+    override async outgoingEnqueueCombi(
+      clients: readonly { clientId: string }[],
+      packet: object,
+    ): Promise<void> {
+      if (clients.length > 0 && this.failures-- > 0) throw new Error('disk full')
+      await super.outgoingEnqueueCombi(clients, packet)
+    }
+  }
+  const broker = await open(t, { store: new Failing(LIMITS) })
+  const [a, backend] = [await broker.enroll('A'), await broker.enroll('backend', { kind: 'service' })]
+  const service = await enter(broker, backend, false)
+  await subscribe(service, 'devices/#', 2)
+  const first = await enter(broker, a, false)
+  const message = { ...publish('devices/A/up', 'once', 2), messageId: 7 }
+  first.send(message)
+  await first.closed
+  const again = await enter(broker, a, false)
+  again.send({ ...message, dup: true })
+  await again.next('pubrec')
+  t.match(await service.next('publish'), { topic: 'devices/A/up' })
+  again.send({ ...message, dup: true })
+  await again.next('pubrec')
+  again.send({ cmd: 'pubrel', messageId: 7 })
+  await again.next('pubcomp')
+  await service.ping()
+  t.notOk(
+    service.received.some((packet) => packet.cmd === 'publish'),
+    'and only once',
+  )
+  again.socket.destroy()
+  service.socket.destroy()
+})
+
+t.test('more half-received QoS 2 messages than allowed close the connection', async (t) => {
+  const broker = await open(t)
+  const raw = await enter(broker, await broker.enroll('A'))
+  for (let n = 0; n < LIMITS.inflightInbound; n++) {
+    raw.send(publish('devices/A/up', 'x', 2))
+    await raw.next('pubrec')
+  }
+  raw.send(publish('devices/A/up', 'x', 2))
+  await raw.closed
+  t.pass()
+})
