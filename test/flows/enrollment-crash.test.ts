@@ -1,0 +1,141 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { X509Certificate } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { openAdminClient, readOperatorProfile } from '#shared/admin-client'
+import type { CertificateReply } from '#shared/api'
+import { layout, ports } from '#shared/layout'
+import { lockDirectory } from '#shared/sqlite'
+import { openRegistry } from '../../enrollment/registry/open.ts'
+import type { Registry } from '../../enrollment/registry/registry.ts'
+import { newRequest, type Pair } from '../support/enrollment.ts'
+import { openTestClient } from '../support/https.ts'
+
+const MUSTER = join(import.meta.dirname, '..', '..', 'bin', 'muster.mjs')
+
+/** The service as a process of its own, which a signal can end at any instruction. */
+interface Service {
+  readonly root: string
+  send(path: string, json: unknown, pair?: Pair): Promise<{ status: number; text: string }>
+  readonly ended: Promise<NodeJS.Signals | null>
+  stop(): Promise<void>
+}
+
+async function start(at: { data: string; portBase: number; crashAt?: string }): Promise<Service> {
+  const args = ['--data', at.data, '--port-base', String(at.portBase), '--log-level', 'error']
+  const env = { ...process.env, ...(at.crashAt ? { MUSTER_CRASH_AT: at.crashAt } : {}) }
+  const child = spawn(process.execPath, [MUSTER, 'enrollment', ...args], {
+    env,
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  })
+  const ended = exitOf(child)
+  await readyOf(child)
+  const root = readFileSync(layout(at.data).rootCertificate, 'utf8')
+  return {
+    root,
+    ended,
+    async send(path, json, pair) {
+      const client = openTestClient({
+        url: `https://localhost:${ports(at.portBase).enrollment}`,
+        ca: root,
+        ...pair,
+      })
+      return client.send('POST', path, { json }).finally(() => client.close())
+    },
+    async stop() {
+      child.kill('SIGTERM')
+      await ended
+    },
+  }
+}
+
+function exitOf(child: ChildProcess): Promise<NodeJS.Signals | null> {
+  return new Promise((resolve) => child.once('exit', (_code, signal) => resolve(signal)))
+}
+
+function readyOf(child: ChildProcess): Promise<void> {
+  return new Promise((resolve, reject) => {
+    child.once('message', () => resolve())
+    child.once('exit', (code) => reject(new Error(`the service ended with ${code} before it was ready`)))
+  })
+}
+
+/** What docs/architecture.md promises after any crash, read from the file by this process. */
+async function checkInvariants(t: Test, registry: Registry, held: readonly X509Certificate[]): Promise<void> {
+  for (const certificate of held) {
+    const serial = certificate.serialNumber.toLowerCase().padStart(32, '0')
+    const found = await registry.findCredential({ serial })
+    t.ok(found?.der.equals(certificate.raw), 'every certificate that a client holds is recorded, as it is')
+  }
+  t.equal(new Set(held.map(({ serialNumber }) => serialNumber)).size, held.length, 'no serial twice')
+  const { devices } = await registry.listDevices({ limit: 1000, now: Date.now() })
+  const tokens = await registry.listTokens({ now: Date.now() })
+  const spent = tokens.reduce((sum, { used }) => sum + used, 0)
+  t.equal(
+    devices.filter(({ batch }) => batch !== null).length,
+    spent,
+    'every spent use has exactly one device',
+  )
+  t.equal(await registry.verifyAudit(), null, 'the audit chain is whole')
+}
+
+t.test('a power cut between any two steps of an issuance loses nothing', async (t) => {
+  const data = join(t.testdir(), 'plane')
+  const portBase = 12_000 + Math.floor(Math.random() * 9_000)
+  const held: X509Certificate[] = []
+  const keep = (reply: { text: string }): CertificateReply => {
+    const issued: CertificateReply = JSON.parse(reply.text)
+    held.push(new X509Certificate(issued.certificate))
+    return issued
+  }
+
+  let service = await start({ data, portBase, crashAt: 'enroll.1' })
+  const admin = openAdminClient(readOperatorProfile(layout(data).operatorProfile))
+  const { token } = await admin.createToken({ batch: 'lab', uses: 4 })
+  const firstNumber = (await admin.status()).crl.number
+  await admin.close()
+
+  /** Sends a request that the running service does not survive, and repeats it to the next one. */
+  const cut = async (
+    t: Test,
+    request: { path: string; json: object; pair?: Pair; next: string | undefined },
+  ) => {
+    const { path, json, pair, next } = request
+    await t.rejects(service.send(path, json, pair))
+    t.equal(await service.ended, 'SIGKILL')
+    service = await start({ data, portBase, ...(next ? { crashAt: next } : {}) })
+    const reply = await service.send(path, json, pair)
+    t.equal(reply.status, 200, reply.text)
+    t.equal((await service.send(path, json, pair)).text, reply.text, 'and once more, as after a lost reply')
+    return keep(reply)
+  }
+
+  for (const step of [1, 2, 3, 4]) {
+    t.test(`cut after step ${step}`, async (t) => {
+      const first = await newRequest(`robot-${step}`)
+      const enrollment = { path: '/v1/enroll', json: { token, csr: first.csr }, next: `renew.${step}` }
+      const { certificate } = await cut(t, enrollment)
+      const { csr } = await newRequest(`robot-${step}`)
+      const next = step < 4 ? `enroll.${step + 1}` : undefined
+      await cut(t, { path: '/v1/renew', json: { csr }, pair: { key: first.key, certificate }, next })
+    })
+  }
+
+  t.test('and afterwards the registry is whole', async (t) => {
+    t.equal(held.length, 8)
+    const restarted = openAdminClient(readOperatorProfile(layout(data).operatorProfile))
+    t.ok((await restarted.status()).crl.number > firstNumber, 'CRL numbers rise over every restart')
+    await restarted.close()
+    await service.stop()
+    lockDirectory(join(layout(data).enrollment, 'lock.db')).release()
+    const registry = await openRegistry(join(layout(data).enrollment, 'registry.db'), {
+      trustDomain: 'muster.local',
+      epoch: 'unused',
+      now: Date.now(),
+    })
+    t.teardown(() => registry.close())
+    await checkInvariants(t, registry, held)
+    t.match(await registry.listTokens({ now: Date.now() }), [{ uses: 4, used: 4, state: 'spent' }])
+  })
+})
