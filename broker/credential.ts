@@ -1,5 +1,6 @@
 import { X509Certificate } from 'node:crypto'
 import { existsSync, readFileSync, renameSync, rmSync } from 'node:fs'
+import { isIP } from 'node:net'
 import { join } from 'node:path'
 import { Compile } from 'typebox/compile'
 import { type BrokerCertificateReply, Invitation } from '#shared/api'
@@ -164,8 +165,9 @@ export async function renewCredential(request: {
 export function isRenewalDue(credential: Credential, hosts: readonly string[], now: number): boolean {
   const { notBefore, notAfter, certificate } = credential
   const leaf = new X509Certificate(certificate)
-  const names = hosts.every((host) => leaf.checkHost(host) ?? leaf.checkIP(host))
-  return !names || now >= notBefore + (notAfter - notBefore) * RENEW_AT
+  const isNamed = (host: string) =>
+    (isIP(host) === 0 ? leaf.checkHost(host) : leaf.checkIP(host)) !== undefined
+  return !hosts.every(isNamed) || now >= notBefore + (notAfter - notBefore) * RENEW_AT
 }
 
 /** A key that was written for a request whose reply is missing, or a new one. */
