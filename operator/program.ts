@@ -26,6 +26,25 @@ export interface ProgramParts {
   readonly terminal: Terminal
 }
 
+/** What acts through the admin API, in the order of the help. */
+const OPERATOR_COMMANDS = [
+  addBrokerCommands,
+  addStatusCommand,
+  addTokenCommands,
+  addBatchCommands,
+  addFleetCommands,
+  addDeviceCommands,
+  addServiceCommands,
+  addHoldCommand,
+  addReleaseCommand,
+  addRevokeCommand,
+  addPlanCommands,
+  addExplainCommand,
+  addDemoCommands,
+  addOperatorCommands,
+  addVersionCommand,
+]
+
 /** For who only wants to look at the commands: its verbs do nothing. */
 const LOOK: ProgramParts = { use: () => async () => {}, bin: '', terminal: processTerminal() }
 
@@ -51,23 +70,6 @@ export function buildProgram({ use, bin, terminal }: ProgramParts = LOOK): Comma
     })
   addUpCommand(program, use, bin)
   addProgramCommands(program)
-  const operatorCommands = [
-    addBrokerCommands,
-    addStatusCommand,
-    addTokenCommands,
-    addBatchCommands,
-    addFleetCommands,
-    addDeviceCommands,
-    addServiceCommands,
-    addHoldCommand,
-    addReleaseCommand,
-    addRevokeCommand,
-    addPlanCommands,
-    addExplainCommand,
-    addDemoCommands,
-    addOperatorCommands,
-    addVersionCommand,
-  ]
-  for (const add of operatorCommands) add(program, use)
+  for (const add of OPERATOR_COMMANDS) add(program, use)
   return program
 }

@@ -70,19 +70,28 @@ async function serve(context: Context, options: Started & { supervisor: Supervis
   const ready = readyDocument(options)
   writeSecretFile(files.ready, `${JSON.stringify(ready, null, 2)}\n`)
   if (context.options.json) context.answer(ready, () => '')
-  if (isFirst && demoDevices > 0) await runDemo(context, options)
-  else if (!isFirst) context.say(population(await context.plane().status()))
-  context.say(nextLines(context.options.data))
+  const example = isFirst && demoDevices > 0 ? await runDemo(context, options) : null
+  if (!isFirst) context.say(population(await context.plane().status()))
+  context.say(nextLines(context.options.data, example))
 }
 
-/** Plays the life of a fleet against the running plane; it shows its own progress. */
-async function runDemo(context: Context, options: Started & { supervisor: Supervisor }): Promise<void> {
+/**
+ * Plays the life of a fleet against the running plane; it shows its own progress.
+ * @returns a device that is refused now, for the reader to ask about; null when there is none
+ */
+async function runDemo(
+  context: Context,
+  options: Started & { supervisor: Supervisor },
+): Promise<string | null> {
   const { files, demoDevices, signals, supervisor } = options
   context.say(`Demo fleet: ${demoDevices} simulated devices   (--no-demo to skip)`)
   const scenario = ['sim', 'run', 'lifecycle', '--data', files.root, '--fleet', DEMO_FLEET]
   const ended = await supervisor.runOnce('demo', [...scenario, '--devices', String(demoDevices), '--keep'])
-  if (ended.status === 0 || signals.stop.aborted) return
-  context.say(`The demo ${howEnded(ended)}; the plane goes on without it.`)
+  if (ended.status !== 0 && !signals.stop.aborted) {
+    context.say(`The demo ${howEnded(ended)}; the plane goes on without it.`)
+  }
+  const { devices } = await context.plane().listDevices({ fleet: DEMO_FLEET, limit: 1_000 })
+  return devices.find(({ expiresAt }) => expiresAt === null)?.id ?? null // revoked: it has no live certificate
 }
 
 /** A broker without a credential is invited: the invitation is a 0600 file for as long as the start takes. */

@@ -48,13 +48,16 @@ export function population({ devices, holds, brokers }: StatusView): string {
   ].join('; ')
 }
 
-/** What to try now; commands name the data directory when it is not the usual one. */
-export function nextLines(data: string): string {
+/**
+ * What to try now; commands name the data directory when it is not the usual one.
+ * @param example a device that is refused
+ */
+export function nextLines(data: string, example: string | null): string {
   const where = data === 'data' ? '' : ` --data ${data}`
   const lines = [
     [`npx muster token create --batch lab --uses 1${where}`, 'add a real device'],
     [`npx muster status --watch${where}`, 'look at the fleet'],
-    [`npx muster explain <device>${where}`, 'why was it refused?'],
+    [`npx muster explain ${example ?? '<device>'}${where}`, 'why was it refused?'],
   ] as const
   const width = Math.max(...lines.map(([command]) => command.length)) + 4
   return [

@@ -1,4 +1,6 @@
+import { rmSync } from 'node:fs'
 import type { Command } from 'commander'
+import { layout } from '#shared/layout'
 import type { Context } from '../context.ts'
 import { type Invocation, noun, type Use } from '../verb.ts'
 
@@ -9,5 +11,7 @@ export function addDemoCommands(program: Command, use: Use): void {
 
 async function clearDemo(context: Context, _: Invocation<object>) {
   const { devices } = await context.plane().clearDemo()
+  // Their keys are of no use any more, and the next demo would take them up.
+  rmSync(layout(context.options.data).demo, { recursive: true, force: true })
   return context.answer({ devices }, () => `${devices} simulated device(s) are forgotten.`)
 }

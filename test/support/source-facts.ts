@@ -3,14 +3,24 @@ import type { SourceFile } from './source-tree.ts'
 export interface FunctionFact {
   readonly path: string
   readonly name: string
-  /** From its first line to its closing brace, both included. */
+  /** From its first line to its closing brace, without the functions that it contains. */
   readonly lines: number
 }
 
-/** `function name(`, a method, or `const name = (...) => {`; not the control statements that look like one. */
-const OPENING =
-  /^(\s*)(?:export\s+)?(?:default\s+)?(?:(?:static|private|async)\s+)*(?:function\*?\s+(\w+)|(?:const|let)\s+(\w+)[^=]*=\s*(?:async\s*)?(?:\([^)]*\)|\w+)[^=]*=>\s*\{$|(#?\w+)\s*(?:<[^>]*>)?\()/
+interface Span {
+  readonly name: string
+  readonly from: number
+  readonly to: number
+}
+
+/** `function name(`, `const name = … => {`, `name: … => {`, and a method: at the beginning of a line. */
+const DECLARED = /^\s*(?:export\s+)?(?:default\s+)?(?:async\s+)?function\*?\s+(\w+)/
+const ASSIGNED = /^\s*(?:export\s+)?(?:const\s+)?(#?\w+)(?:\s*=|:)\s*(?:async\s*)?(?:\(|\w+\s*=>)/
+const METHOD = /^\s+(?:(?:static|async|get|set|override)\s+)*\*?(#?\w+)(?:<[^>]*>)?\(/
 const CONTROL = new Set(['if', 'for', 'while', 'switch', 'catch', 'return', 'await', 'super', 'function'])
+
+/** Lines that a signature may take. */
+const LONGEST_SIGNATURE = 16
 
 /**
  * The functions of a file and their lengths, read from the layout that the formatter gives them: a body ends at the
@@ -18,24 +28,31 @@ const CONTROL = new Set(['if', 'for', 'while', 'switch', 'catch', 'return', 'awa
  */
 export function functionsOf(file: SourceFile): FunctionFact[] {
   const lines = file.text.split('\n')
-  return lines.flatMap((line, index) => {
-    const [, indent = '', ...names] = OPENING.exec(line) ?? []
-    const name = names.find((one) => one !== undefined)
-    if (name === undefined || CONTROL.has(name)) return []
-    const opening = lines.findIndex((one, at) => at >= index && (/\{$/.test(one) || at > index + 12))
-    const isBody = opening >= 0 && lines.slice(index + 1, opening + 1).every((one) => !isOutside(one, indent))
-    const closing = isBody
-      ? lines.findIndex((one, at) => at > opening && new RegExp(`^${indent}\\}`).test(one))
-      : -1
-    return closing < 0 || lines[opening]?.endsWith('({')
-      ? []
-      : [{ path: file.path, name, lines: closing - index + 1 }]
+  const spans = lines.flatMap((line, from) => spanAt(lines, { line, from }) ?? [])
+  return spans.map((span) => {
+    const nested = spans.filter((other) => other.from > span.from && other.to < span.to)
+    const outermost = nested.filter(
+      (one) => !nested.some((other) => other.from < one.from && other.to > one.to),
+    )
+    const inside = outermost.reduce((sum, { from, to }) => sum + to - from + 1, 0)
+    return { path: file.path, name: span.name, lines: span.to - span.from + 1 - inside }
   })
 }
 
-/** True for a line that is no longer part of a signature that began with this indentation. */
-function isOutside(line: string, indent: string): boolean {
-  return line.startsWith(indent) && /^[\w#]/.test(line.slice(indent.length))
+function spanAt(lines: readonly string[], { line, from }: { line: string; from: number }): Span | null {
+  const indent = /^\s*/.exec(line)?.[0] ?? ''
+  const isMethod = !DECLARED.test(line) && !ASSIGNED.test(line)
+  const name = (DECLARED.exec(line) ?? ASSIGNED.exec(line) ?? METHOD.exec(line))?.[1]
+  if (name === undefined || CONTROL.has(name)) return null
+  const opening = lines.findIndex(
+    (one, at) => at >= from && (at === from ? one.endsWith('{') : one.startsWith(`${indent})`)),
+  )
+  const last = lines[opening] ?? ''
+  const opens = isMethod ? /\)(?::[^=]+)?\s\{$/ : /(?:\)(?::.+)?|=>|\})\s\{$/
+  if (opening < 0 || opening - from > LONGEST_SIGNATURE || !opens.test(last)) return null
+  if (!isMethod && ASSIGNED.test(line) && !DECLARED.test(line) && !last.endsWith('=> {')) return null
+  const to = lines.findIndex((one, at) => at > opening && one.startsWith(`${indent}}`))
+  return to < 0 ? null : { name, from, to }
 }
 
 /** Lines of a file; its last line ends with a newline. */
