@@ -38,6 +38,10 @@ t.test('a violation is found, wherever it is planted', async (t) => {
       files: { 'enrollment/enroll.ts': "import fastify from 'fastify'" },
       says: /imports fastify/,
     },
+    'a use case knows SQL': {
+      files: { 'enrollment/enroll.ts': "import { openSqliteRegistry } from './registry/sqlite.ts'" },
+      says: /enrollment\/enroll\.ts imports enrollment\/registry\/sqlite\.ts: a use case may not/,
+    },
     'the CA knows a use case': {
       files: { 'enrollment/ca/issue.ts': "import { enroll } from '../enroll.ts'" },
       says: /enrollment\/ca may not/,

@@ -7,6 +7,9 @@ const SERVICES = ['broker', 'enrollment', 'device-sim', 'operator']
 /** Packages that exactly one file of ours may know, so that they can be exchanged in one place. */
 export const WRAPPED = ['aedes', 'mqtt', 'better-sqlite3', '@peculiar/x509']
 
+/** Files of enrollment that put everything together, and so know everything. */
+const WIRING = ['main.ts', 'plane.ts', 'http']
+
 /** Where HTTP begins; a use case has no business there. */
 const HTTP = ['node:http', 'node:https', 'fastify']
 
@@ -59,7 +62,7 @@ function crossings(file: SourceFile): string[] {
 /** Inside enrollment: main -> http -> use case -> ca, registry's port. */
 function layering(file: SourceFile): string[] {
   const [folder, inner = '', deeper] = file.path.split('/')
-  if (folder !== 'enrollment' || inner === 'main.ts' || inner === 'http') return []
+  if (folder !== 'enrollment' || WIRING.includes(inner)) return []
   const isUseCase = deeper === undefined && inner !== 'config.ts'
   const layer = isUseCase ? 'a use case' : `enrollment/${inner}`
   return importsOf(file)
@@ -67,6 +70,10 @@ function layering(file: SourceFile): string[] {
     .filter(
       (path) =>
         path.startsWith('enrollment/http/') ||
+        path === 'enrollment/plane.ts' ||
+        (isUseCase &&
+          path.startsWith('enrollment/registry/') &&
+          path !== 'enrollment/registry/registry.ts') ||
         HTTP.includes(path) ||
         (!isUseCase && /^enrollment\/[^/]+$/.test(path) && !path.endsWith('config.ts')),
     )
