@@ -1,6 +1,6 @@
-import { chmodSync, existsSync } from 'node:fs'
+import { closeSync, openSync } from 'node:fs'
 import Database from 'better-sqlite3'
-import { MusterError } from './errors.ts'
+import { isMusterError, MusterError } from './errors.ts'
 
 export type Sqlite = Database.Database
 export type Statement<Parameters extends unknown[], Row> = Database.Statement<Parameters, Row>
@@ -12,45 +12,45 @@ export interface SqliteOptions {
   readonly migrations: readonly string[]
 }
 
+/** While a database is opened others may be making or migrating it: that is waited for, ms. */
+const OPEN_TIMEOUT_MS = 5_000
+
+/** 2 is FULL. */
+const SYNCHRONOUS_FULL = 2
+
 /**
  * Opens a WAL database with `synchronous=FULL`, asserts both (better-sqlite3 reopens a WAL database with NORMAL,
- * which loses acknowledged rows at a power cut), and migrates it.
+ * which loses acknowledged rows at a power cut), and migrates it. Only its owner may read it.
  * @throws MusterError directory_unusable when it cannot be opened, is damaged, or is of a newer version
  */
 export function openSqlite(path: string, options: SqliteOptions): Sqlite {
-  const isNew = !existsSync(path)
-  let db: Sqlite
+  let db: Sqlite | undefined
   try {
-    db = new Database(path, { timeout: options.busyTimeoutMs })
-    if (isNew) chmodSync(path, 0o600)
+    if (path !== ':memory:') closeSync(openSync(path, 'a', 0o600)) // before SQLite makes it, readable for all
+    db = new Database(path, { timeout: OPEN_TIMEOUT_MS })
     db.pragma('journal_mode = WAL')
     db.pragma('synchronous = FULL')
     db.pragma('foreign_keys = ON')
+    assertPragmas(db, path)
+    migrate(db, path, options.migrations)
+    db.pragma(`busy_timeout = ${options.busyTimeoutMs}`)
+    return db
   } catch (cause) {
-    throw new MusterError(
-      'directory_unusable',
-      `Cannot open the database "${path}": ${(cause as Error).message}`,
-      {
-        cause,
-      },
-    )
+    db?.close()
+    if (isMusterError(cause)) throw cause
+    const why = (cause as Error).message // node:fs and SQLite throw nothing else
+    throw new MusterError('directory_unusable', `Cannot open the database "${path}": ${why}`, { cause })
   }
-  assertPragmas(db, path)
-  migrate(db, path, options.migrations)
-  return db
 }
 
 function assertPragmas(db: Sqlite, path: string): void {
   const mode = db.pragma('journal_mode', { simple: true })
   const synchronous = db.pragma('synchronous', { simple: true })
-  const isDurable = (mode === 'wal' || path === ':memory:') && synchronous === 2 // 2 is FULL
-  if (!isDurable) {
-    db.close()
-    throw new MusterError(
-      'directory_unusable',
-      `Cannot open the database "${path}": journal_mode is ${mode} and synchronous is ${synchronous}, it must be wal and 2`,
-    )
-  }
+  if ((mode === 'wal' || path === ':memory:') && synchronous === SYNCHRONOUS_FULL) return
+  throw new MusterError(
+    'directory_unusable',
+    `Cannot open the database "${path}": journal_mode is ${mode} and synchronous is ${synchronous}, they must be wal and 2`,
+  )
 }
 
 function migrate(db: Sqlite, path: string, migrations: readonly string[]): void {

@@ -1,0 +1,111 @@
+import { join } from 'node:path'
+import fc from 'fast-check'
+import t, { type Test } from 'tap'
+import { openSqlite, type Sqlite } from '#shared/sqlite'
+import { openAudit } from '../../../enrollment/registry/audit.ts'
+import { openRegistry } from '../../../enrollment/registry/open.ts'
+import { MIGRATIONS } from '../../../enrollment/registry/schema.ts'
+import { Store } from '../../../enrollment/registry/store.ts'
+import { BEGIN, device, planeOf } from '../../support/registry-plane.ts'
+
+/** The audit log of a registry with some history, for somebody who can write to the file. */
+async function history(t: Test) {
+  const path = join(t.testdir({}), 'registry.db')
+  const registry = await openRegistry(path, { trustDomain: 'plane.test', epoch: 'epoch-1', now: BEGIN })
+  const plane = planeOf(registry)
+  await plane.broker()
+  for (let i = 0; i < 6; i++) await plane.report([plane.connected(await plane.enroll(`d${i}`))])
+  await plane.hold('p1', { scope: 'batch', id: 'lab' })
+  await plane.registry.undoPlan('p1', plane.act())
+  await plane.revoke('p2', device('d1', 'd2'))
+  const entries = await registry.listAudit(0, 1000)
+  const { position: changes } = await registry.cursor()
+  await registry.close()
+
+  const db = openSqlite(path, { busyTimeoutMs: 1000, migrations: MIGRATIONS })
+  t.teardown(() => db.close())
+  const { verifyAudit } = openAudit(new Store(db))
+  /** What verification says after `tamper`, which is then taken back. */
+  const verdict = async (tamper: (db: Sqlite) => void) => {
+    db.exec('BEGIN')
+    tamper(db)
+    const firstBad = await verifyAudit()
+    db.exec('ROLLBACK')
+    return firstBad
+  }
+  /** The sequence of the entry that covers a change. */
+  const covering = (position: number) =>
+    entries.find(
+      ({ positions }) => positions !== null && positions[0] <= position && position <= positions[1],
+    )?.sequence
+  return { entries: entries.length, changes, verdict, covering }
+}
+
+const COLUMNS = ['at', 'by', 'action', 'subject', 'first_position', 'last_position', 'changes_digest', 'hash']
+const runs = { numRuns: 250 }
+
+t.test('an audit log that nobody touched is whole', async (t) => {
+  const { verdict } = await history(t)
+  t.equal(await verdict(() => undefined), null)
+})
+
+t.test('an edited entry is found, whichever it is and whatever was edited', async (t) => {
+  const { entries, verdict } = await history(t)
+  const edits = fc.record({ k: fc.integer({ min: 1, max: entries }), column: fc.constantFrom(...COLUMNS) })
+  await fc.assert(
+    fc.asyncProperty(edits, async ({ k, column }) => {
+      const edit = `UPDATE audit SET ${column} = COALESCE(${column}, 0) || '1' WHERE sequence = ?`
+      t.equal(await verdict((db) => db.prepare(edit).run(k)), k)
+    }),
+    runs,
+  )
+})
+
+t.test('deleted entries are found, also the newest', async (t) => {
+  const { entries, verdict } = await history(t)
+  const range = fc.tuple(fc.integer({ min: 1, max: entries }), fc.integer({ min: 1, max: entries }))
+  await fc.assert(
+    fc.asyncProperty(range, async ([a, b]) => {
+      const erase = (db: Sqlite) =>
+        db.prepare('DELETE FROM audit WHERE sequence BETWEEN ? AND ?').run(Math.min(a, b), Math.max(a, b))
+      t.equal(await verdict(erase), Math.min(a, b))
+    }),
+    runs,
+  )
+})
+
+t.test('two entries that changed places are found', async (t) => {
+  const { entries, verdict } = await history(t)
+  const pair = fc.uniqueArray(fc.integer({ min: 1, max: entries }), { minLength: 2, maxLength: 2 })
+  await fc.assert(
+    fc.asyncProperty(pair, async ([a = 0, b = 0]) => {
+      const swap = (db: Sqlite) => {
+        const move = db.prepare('UPDATE audit SET sequence = ? WHERE sequence = ?')
+        move.run(-1, a)
+        move.run(a, b)
+        move.run(b, -1)
+      }
+      t.equal(await verdict(swap), Math.min(a, b))
+    }),
+    runs,
+  )
+})
+
+t.test('a change that was edited, deleted or slipped in is found by the entry that covers it', async (t) => {
+  const { entries, changes, verdict, covering } = await history(t)
+  const edits = fc.record({
+    position: fc.integer({ min: 1, max: changes }),
+    sql: fc.constantFrom(
+      `UPDATE changes SET change = change || ' ' WHERE position = ?`,
+      'DELETE FROM changes WHERE position = ?',
+    ),
+  })
+  await fc.assert(
+    fc.asyncProperty(edits, async ({ position, sql }) => {
+      t.equal(await verdict((db) => db.prepare(sql).run(position)), covering(position))
+    }),
+    runs,
+  )
+  const slipIn = (db: Sqlite) => db.exec(`INSERT INTO changes (at, change) VALUES (0, '{}')`)
+  t.equal(await verdict(slipIn), entries + 1, 'no entry covers it')
+})
