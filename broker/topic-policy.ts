@@ -17,9 +17,6 @@ type Rule =
   | { readonly kind: 'tree'; readonly root: string; readonly below: string }
   | { readonly kind: 'levels'; readonly levels: readonly string[]; readonly isOpen: boolean }
 
-/** Stands for any level that no rule names: rules cannot contain it, because it is not clean text. */
-const UNNAMED = '\u0000'
-
 /**
  * Compiles the rules of a fleet for one device. A rule that cannot be read, or whose variable is empty or would
  * add a level or a wildcard, grants nothing. Topics and filters that begin with `$` are never granted.
@@ -68,17 +65,17 @@ function substitute(template: string, device: { id: string; fleet: string }): st
 
 /**
  * Topics that stand for all that a filter matches. A level that a wildcard stands for is at its strictest when no
- * rule names it, so one unnamed level speaks for every value of `+`; and past the deepest rule a further level
- * changes nothing, so `#` needs no more than that many. `a/#` matches `a` too (MQTT 3.1.1 section 4.7.1.2).
+ * rule names it, and no rule names a level `+`: so `+`, read as a name, speaks for every value of itself. Past the
+ * deepest rule a further level changes nothing, so `#` needs no more than that many. `a/#` matches `a` too
+ * (MQTT 3.1.1 section 4.7.1.2).
  */
 function probes(filter: string, deepest: number): string[] {
-  const levels = filter.split('/').map((level) => (level === '+' ? UNNAMED : level))
-  if (levels.at(-1) !== '#') return [levels.join('/')]
-  levels.pop()
+  if (!filter.endsWith('#')) return [filter]
+  const levels = filter.split('/').slice(0, -1)
   const parent = levels.join('/')
   const topics = parent === '' ? [] : [parent] // `/#` has no parent: the empty topic does not exist
   do {
-    levels.push(UNNAMED)
+    levels.push('+')
     topics.push(levels.join('/'))
   } while (levels.length <= deepest)
   return topics

@@ -129,7 +129,20 @@ t.test('a rule that cannot be read, or whose variable is empty or unknown, grant
     '\u0000/#',
   ]) {
     const policy = compilePolicy({ publish: [rule], subscribe: [rule] }, device)
-    for (const name of ['devices//x', 'devices/A/x', 'a', 'ab', 'a/b', 'x', '${}/x', '/x']) {
+    for (const name of [
+      'devices//x',
+      'devices/A/x',
+      'a',
+      'ab',
+      'a/b',
+      'x',
+      '${}/x',
+      '/x',
+      'a#',
+      'a+',
+      'a/#/b',
+      '\u0000/x',
+    ]) {
       t.notOk(policy.mayPublish(name), `${rule} ${name}`)
       t.notOk(policy.mayReceive(name))
     }
