@@ -17,6 +17,8 @@ export interface Config {
   readonly layout: Layout
   /** Address to bind. */
   readonly listen: string
+  /** How this machine reaches the service, whatever its public names are. */
+  readonly localHost: string
   /** Names in server certificates, the public one first. */
   readonly hosts: readonly string[]
   readonly ports: { readonly enrollment: number; readonly admin: number; readonly http: number }
@@ -41,6 +43,8 @@ const OPTIONS = {
 
 /** Always in the server certificate, so that tools on this machine need no configuration. */
 const LOCAL_HOSTS = ['localhost', '127.0.0.1']
+/** Addresses under which `localhost` is served, too. */
+const SERVES_LOCALHOST = ['127.0.0.1', '::1', '0.0.0.0', '::']
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']
 const HOST = /^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$/
 /** SPIFFE trust domain: at most 64 lower-case letters, digits, dots, dashes, underscores. */
@@ -72,11 +76,13 @@ export function readConfig(argv: readonly string[], env: Environment): Config {
   if (faults.length > 0) throw new MusterError('config_invalid', `Cannot start: ${faults.join('; ')}`)
 
   const directories = layout(data)
+  const localHost = SERVES_LOCALHOST.includes(listen) ? 'localhost' : listen
   const { enrollment, admin, http } = ports(base)
   return Object.freeze({
     layout: directories,
     listen,
-    hosts: Object.freeze([...new Set([...hosts, ...LOCAL_HOSTS])]),
+    localHost,
+    hosts: Object.freeze([...new Set([...hosts, localHost, ...LOCAL_HOSTS])]),
     ports: Object.freeze({ enrollment, admin, http }),
     trustDomain,
     logLevel,

@@ -35,9 +35,13 @@ export interface Runtime {
 /** Where the running plane is, as `ready.json` names it. */
 export type Whereabouts = Pick<Ready, 'enrollment' | 'admin' | 'http' | 'caFile' | 'operatorProfile'>
 
+type Urls = Pick<Ready, 'enrollment' | 'admin' | 'http'>
+
 export interface Plane {
   readonly whereabouts: Whereabouts
   readonly deps: Deps
+  /** Renews the certificates of the plane that are due, as it does every hour. */
+  renewOwn(): Promise<void>
 }
 
 /** Certificates superseded in one commit. */
@@ -60,7 +64,6 @@ export async function startPlane(config: Config, runtime: Runtime): Promise<Plan
   const finalise = Promise.withResolvers<() => void>()
   const deps = await openDeps(config, {
     ...runtime,
-    whereabouts,
     finaliseSoon: () => finalise.promise.then((go) => go()),
   })
   const server = await keepServerPair(deps, config)
@@ -68,15 +71,14 @@ export async function startPlane(config: Config, runtime: Runtime): Promise<Plan
   await deps.revocationList.refresh(deps.now())
 
   const listeners = await startListeners(deps, { config, lifecycle, pair: server })
-  const jobs = startJobs(deps, {
-    renewOwn: async () => {
-      listeners.reload(await keepServerPair(deps, config))
-      await keepOperator(deps, { config, whereabouts })
-    },
-  })
+  const renewOwn = async () => {
+    listeners.reload(await keepServerPair(deps, config))
+    await keepOperator(deps, { config, whereabouts })
+  }
+  const jobs = startJobs(deps, { renewOwn })
   lifecycle.started('jobs', jobs.stop)
   finalise.resolve(jobs.finaliseSoon)
-  return { whereabouts, deps }
+  return { whereabouts, deps, renewOwn }
 }
 
 /** @throws MusterError directory_unusable */
@@ -109,27 +111,33 @@ function takeLock({ layout }: Config): DirectoryLock {
   }
 }
 
-function whereaboutsOf({ hosts, ports, layout }: Config): Whereabouts {
-  const [first = 'localhost'] = hosts
-  const host = isIPv6(first) ? `[${first}]` : first
+/** As this machine reaches them: the public name may not resolve here. */
+function whereaboutsOf(config: Config): Whereabouts {
+  const { rootCertificate: caFile, operatorProfile } = config.layout
+  return { ...urlsAt(config.localHost, config), caFile, operatorProfile }
+}
+
+/** As everybody else reaches them. */
+function publicUrls(config: Config): Urls {
+  return urlsAt(config.hosts[0] ?? 'localhost', config)
+}
+
+function urlsAt(host: string, { ports }: Pick<Config, 'ports'>): Urls {
+  const name = isIPv6(host) ? `[${host}]` : host
   return {
-    enrollment: `https://${host}:${ports.enrollment}`,
-    admin: `https://${host}:${ports.admin}`,
-    http: `http://${host}:${ports.http}`,
-    caFile: layout.rootCertificate,
-    operatorProfile: layout.operatorProfile,
+    enrollment: `https://${name}:${ports.enrollment}`,
+    admin: `https://${name}:${ports.admin}`,
+    http: `http://${name}:${ports.http}`,
   }
 }
 
-async function openDeps(
-  config: Config,
-  runtime: Runtime & { whereabouts: Whereabouts; finaliseSoon(): void },
-): Promise<Deps> {
+async function openDeps(config: Config, runtime: Runtime & { finaliseSoon(): void }): Promise<Deps> {
   const { layout } = config
-  const { log, now, random, reached, lifecycle, whereabouts, finaliseSoon } = runtime
+  const { log, now, random, reached, lifecycle, finaliseSoon } = runtime
+  const urls = publicUrls(config)
   const names = namesFor(layout.ca, {
     trustDomain: config.trustDomain,
-    httpBase: whereabouts.http,
+    httpBase: urls.http,
   })
   const passphrase = readPassphrase(config.passphrase, random)
   const authority = await openAuthority({ directory: layout.ca, passphrase, now: now(), ...names })
@@ -157,7 +165,7 @@ async function openDeps(
     signingClock,
     revocationList,
     log,
-    adminUrl: whereabouts.admin,
+    adminUrl: urls.admin,
     now,
     random,
     reached,

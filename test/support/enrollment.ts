@@ -31,6 +31,8 @@ export interface RunningEnrollment {
   readonly config: Config
   readonly whereabouts: Whereabouts
   readonly deps: Deps
+  /** Does what the service does every hour. */
+  renewOwn(): Promise<void>
   /** As the local operator. */
   readonly admin: AdminClient
   readonly root: string
@@ -56,7 +58,7 @@ export async function startEnrollment(t: Test, options: EnrollmentOptions = {}):
   const log = openLog('enrollment', 'trace', sink)
   const lifecycle = new Lifecycle(log)
   const clock = options.clock ?? { offsetMs: 0 }
-  const { whereabouts, deps } = await startPlane(config, {
+  const { whereabouts, deps, renewOwn } = await startPlane(config, {
     log,
     lifecycle,
     now: () => Date.now() + clock.offsetMs,
@@ -85,6 +87,7 @@ export async function startEnrollment(t: Test, options: EnrollmentOptions = {}):
     config,
     whereabouts,
     deps,
+    renewOwn,
     admin,
     root,
     logged,
@@ -153,6 +156,7 @@ export async function freeConfig(data: string, hosts: readonly string[] = []): P
   return {
     layout: layout(join(data, 'plane')),
     listen: '127.0.0.1',
+    localHost: 'localhost',
     hosts: [...hosts, 'localhost', '127.0.0.1'],
     ports: { enrollment: enrollment ?? 0, admin: admin ?? 0, http: http ?? 0 },
     trustDomain: null,
