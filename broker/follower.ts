@@ -54,6 +54,7 @@ export class Follower {
   readonly #waiters: RecordWaiters
   readonly #stopped = new AbortController()
   readonly #complete = Promise.withResolvers<void>()
+  readonly #attempted = Promise.withResolvers<void>()
   #stream = new AbortController()
   #failures = 0
   /** What the snapshot that is being received will be; null outside of one. */
@@ -88,6 +89,14 @@ export class Follower {
     return this.#complete.promise
   }
 
+  /**
+   * Resolves when the replica has caught up for the first time, or the first attempt has failed: after it nothing is
+   * gained by waiting. A hold from the time when this broker was down is then in force before anybody comes in.
+   */
+  attempted(): Promise<void> {
+    return this.#attempted.promise
+  }
+
   /** For a certificate whose chain verifies: its record, at once when known, else when it comes, else null. */
   waitForRecord(fingerprint: string): Promise<AdmissionRecord | null> {
     return this.#waiters.wait(fingerprint)
@@ -120,6 +129,7 @@ export class Follower {
       }
       this.#snapshot = null
       this.#deps.replica.abandonSnapshot()
+      this.#attempted.resolve()
       await delay(this.#backoffMs(), undefined, { signal }).catch(() => {}) // only the signal rejects it
     }
   }
@@ -194,7 +204,9 @@ export class Follower {
     const cursor = this.#deps.replica.cursor()
     if (this.#snapshot !== null) return
     if (cursor?.epoch !== epoch) throw outOfOrder(`it is of epoch "${epoch}"`)
-    if (cursor.position >= position) this.#heard()
+    if (cursor.position < position) return
+    this.#heard()
+    this.#attempted.resolve()
   }
 
   #beginSnapshot({ epoch, position }: Cursor): void {
@@ -214,6 +226,7 @@ export class Follower {
     this.#heard()
     this.#waiters.settle()
     this.#complete.resolve()
+    this.#attempted.resolve()
     this.#sweepReplica()
     this.#deps.moved()
     this.#deps.log.info({ epoch, position }, 'snapshot is complete')

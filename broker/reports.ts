@@ -67,7 +67,8 @@ export class Reporter {
   /** An empty batch was sent under `#sequence` and its reply is missing: its name must not get other content. */
   #isHeartbeatOpen = false
   #failures = 0
-  #isStopped = false
+  /** Nothing is sent before `start`: until then the url is not known. */
+  #isRunning = false
   #timer: NodeJS.Timeout | undefined
   #dueAt = Number.POSITIVE_INFINITY
   #delivering: Promise<void> | null = null
@@ -78,6 +79,7 @@ export class Reporter {
   }
 
   start(): void {
+    this.#isRunning = true
     this.#dueIn(0)
   }
 
@@ -100,7 +102,7 @@ export class Reporter {
 
   /** Stores what is in memory and tries once more to deliver it; what stays is delivered after the next start. */
   async stop(): Promise<void> {
-    this.#isStopped = true
+    this.#isRunning = false
     clearTimeout(this.#timer)
     this.#store()
     const farewell = async () => {
@@ -129,7 +131,7 @@ export class Reporter {
 
   /** Never later than it was due already. */
   #dueIn(ms: number): void {
-    if (this.#isStopped) return
+    if (!this.#isRunning) return
     const dueAt = this.#deps.now() + ms
     if (this.#timer !== undefined && dueAt >= this.#dueAt) return
     clearTimeout(this.#timer)
@@ -155,7 +157,7 @@ export class Reporter {
         this.#store()
         await this.#deliverOne()
         this.#failures = 0
-      } while (this.#deps.store.size() > 0 && !this.#isStopped)
+      } while (this.#deps.store.size() > 0 && this.#isRunning)
       this.#dueIn(this.#limits.heartbeatMs)
     } catch (error) {
       if (this.#failures === 0) this.#deps.log.warn(reasonOf(error), 'cannot deliver reports')

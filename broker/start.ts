@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { mkdirSync } from 'node:fs'
 import { isIPv6 } from 'node:net'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Report } from '#shared/feed'
 import type { Log } from '#shared/log'
 import type { Lifecycle } from '#shared/service'
@@ -18,6 +19,9 @@ import { keepRenewed } from './renewal.ts'
 import { openReplica, type Replica } from './replica.ts'
 import { Reporter } from './reports.ts'
 import { Sessions } from './sessions.ts'
+
+/** Longest wait for a registry that does not answer, while this broker could serve already, ms. */
+const CATCH_UP_MS = 1_000
 
 export interface StartDeps {
   readonly log: Log
@@ -38,7 +42,16 @@ export interface RunningBroker {
   readonly follower: Follower
 }
 
-/** Parts that know of each other before each of them exists. */
+/** What is there once the registry can be followed; `listener`, `mqtt` and `url` come later. */
+interface Parts extends StartDeps {
+  readonly config: Config
+  readonly replica: Replica
+  readonly link: RegistryLink
+  readonly sessions: Sessions
+  /** Parts that know of each other before each of them exists. */
+  readonly wiring: Wiring
+}
+
 interface Wiring {
   credential: Credential
   listener: Listener | null
@@ -47,12 +60,32 @@ interface Wiring {
 }
 
 /**
- * Starts a broker: 1 its directory, 2 its credential, 3 its replica, 4 the stream, 5 a complete state, 6 its listener,
- * 7 its reports. With a replica from an earlier run it serves at once, whether or not the registry can be reached.
+ * Starts a broker: its directory and credential, its replica, the stream, a complete state, its listener, its reports.
+ * With a replica from an earlier run it serves whether or not the registry can be reached; if it can, what changed in
+ * between is applied before anybody comes in.
  * @throws MusterError directory_in_use, directory_unusable, config_invalid, port_taken, and as `obtainCredential`
  */
 export async function startBroker(config: Config, deps: StartDeps): Promise<RunningBroker> {
-  const { log, lifecycle, now } = deps
+  const { log, lifecycle } = deps
+  const parts = await openParts(config, deps)
+  const { replica, sessions, wiring } = parts
+  const reporter = openReporter(parts)
+  const follower = openFollower(parts, reporter)
+  if (replica.cursor() === null)
+    log.info({ registry: wiring.credential.url }, 'waiting for the first snapshot')
+  await follower.complete()
+  await atMost(CATCH_UP_MS, follower.attempted())
+
+  const report = (report: Report) => reporter.report(report)
+  const { mqtt, port } = await openDoors(parts, { follower, report })
+  wiring.url = urlOf(config.hosts[0] ?? 'localhost', port)
+  reporter.start()
+  lifecycle.started('renewal', startRenewal(parts, follower))
+  return { url: wiring.url, port, replica, sessions, mqtt, follower }
+}
+
+async function openParts(config: Config, deps: StartDeps): Promise<Parts> {
+  const { lifecycle, now } = deps
   mkdirSync(config.directory, { recursive: true, mode: 0o700 })
   const lock = lockDirectory(join(config.directory, 'lock.db'))
   lifecycle.started('lock', () => lock.release())
@@ -61,79 +94,67 @@ export async function startBroker(config: Config, deps: StartDeps): Promise<Runn
   lifecycle.started('replica', () => replica.close())
   const link = new RegistryLink(credential)
   lifecycle.started('link', () => link.close())
-
-  const wiring: Wiring = { credential, listener: null, mqtt: null, url: '' }
-  const sessions = new Sessions({ now })
-  const reporter = openReporter(deps, { replica, link, sessions, wiring })
-  const report = (report: Report) => reporter.report(report)
-  const follower = new Follower({
-    ...{ replica, sessions, report, now, random: deps.random, log },
-    open: (path, signal) => link.open(path, signal),
-    purge: async (devices) => wiring.mqtt?.purge(devices),
-    trustChanged: () => wiring.listener?.reload(credentialsOf(wiring, replica)),
-    moved: () => reporter.changed(),
-  })
-  follower.start()
-  lifecycle.started('follower', () => follower.stop())
-  if (replica.cursor() === null) log.info({ registry: credential.url }, 'waiting for the first snapshot')
-  await follower.complete()
-
-  const inside = {
-    replica,
-    sessions,
-    report,
-    now,
-    log,
-    limits: LIMITS,
-    maxStalenessMs: config.maxStalenessMs,
-  }
-  const mqtt = await createMqtt(inside)
-  wiring.mqtt = mqtt
-  lifecycle.started('mqtt', () => mqtt.close())
-  const listener = await openListener({
-    ...inside,
-    ...credentialsOf(wiring, replica),
-    mqtt,
-    host: config.listen,
-    port: config.port,
-    trustDomain: credential.trustDomain,
-    waitForRecord: (fingerprint) => follower.waitForRecord(fingerprint),
-  })
-  wiring.listener = listener
-  lifecycle.started('listener', () => listener.close())
-  wiring.url = urlOf(config.hosts[0] ?? 'localhost', listener.port)
-  reporter.start()
-  lifecycle.started('renewal', startRenewal(config, { ...deps, link, follower, replica, wiring }))
-  return { url: wiring.url, port: listener.port, replica, sessions, mqtt, follower }
-}
-
-interface ReporterParts {
-  readonly replica: Replica
-  readonly link: RegistryLink
-  readonly sessions: Sessions
-  readonly wiring: Wiring
+  const wiring = { credential, listener: null, mqtt: null, url: '' }
+  return { ...deps, config, replica, link, sessions: new Sessions({ now }), wiring }
 }
 
 /** Stops after whoever reports, so that their last words are stored. */
-function openReporter(deps: StartDeps, { replica, link, sessions, wiring }: ReporterParts): Reporter {
+function openReporter({ replica, link, sessions, wiring, now, random, log, lifecycle }: Parts): Reporter {
   const reporter = new Reporter({
-    ...{ now: deps.now, random: deps.random, log: deps.log },
+    ...{ now, random, log },
     store: replica.spool,
     send: (batch) => link.report(batch),
     state: () => ({ applied: replica.cursor(), sessions: sessions.count(), url: wiring.url }),
     stored: (hold) => replica.markReported(hold),
     boot: randomUUID(),
   })
-  deps.lifecycle.started('reports', () => reporter.stop())
+  lifecycle.started('reports', () => reporter.stop())
   return reporter
 }
 
+function openFollower(parts: Parts, reporter: Reporter): Follower {
+  const { replica, link, sessions, wiring, now, random, log, lifecycle } = parts
+  const follower = new Follower({
+    ...{ replica, sessions, now, random, log },
+    open: (path, signal) => link.open(path, signal),
+    report: (report) => reporter.report(report),
+    purge: async (devices) => wiring.mqtt?.purge(devices),
+    trustChanged: () => wiring.listener?.reload(credentialsOf(parts)),
+    moved: () => reporter.changed(),
+  })
+  follower.start()
+  lifecycle.started('follower', () => follower.stop())
+  return follower
+}
+
+/** MQTT, and the listener that lets clients in to it. */
+async function openDoors(
+  parts: Parts,
+  { follower, report }: { follower: Follower; report(report: Report): void },
+): Promise<{ mqtt: Mqtt; port: number }> {
+  const { config, replica, sessions, wiring, now, log, lifecycle } = parts
+  const { maxStalenessMs } = config
+  const inside = { replica, sessions, report, now, log, limits: LIMITS, maxStalenessMs }
+  const mqtt = await createMqtt(inside)
+  wiring.mqtt = mqtt
+  lifecycle.started('mqtt', () => mqtt.close())
+  const listener = await openListener({
+    ...inside,
+    ...credentialsOf(parts),
+    mqtt,
+    host: config.listen,
+    port: config.port,
+    trustDomain: wiring.credential.trustDomain,
+    waitForRecord: (fingerprint) => follower.waitForRecord(fingerprint),
+  })
+  wiring.listener = listener
+  lifecycle.started('listener', () => listener.close())
+  return { mqtt, port: listener.port }
+}
+
 /** Keeps the certificate fresh; returns how to stop. Open connections stay when it changes. */
-function startRenewal(
-  config: Config,
-  parts: StartDeps & Omit<ReporterParts, 'sessions'> & { readonly follower: Follower },
-): () => Promise<void> {
-  const { link, follower, replica, wiring, now, random, log } = parts
+function startRenewal(parts: Parts, follower: Follower): () => Promise<void> {
+  const { config, link, wiring, now, random, log } = parts
   const { directory, hosts } = config
   const stopping = new AbortController()
   const running = keepRenewed(
@@ -143,7 +164,7 @@ function startRenewal(
       renew: (credential) => renewCredential({ directory, credential, hosts, client: link.client }),
       async renewed(credential) {
         wiring.credential = credential
-        wiring.listener?.reload(credentialsOf(wiring, replica))
+        wiring.listener?.reload(credentialsOf(parts))
         follower.reconnect()
         await link.use(credential)
       },
@@ -156,12 +177,19 @@ function startRenewal(
   }
 }
 
-function credentialsOf({ credential }: Wiring, replica: Replica): Credentials {
-  const { certificate, key, ca: root } = credential
+function credentialsOf({ wiring, replica }: Parts): Credentials {
+  const { certificate, key, ca: root } = wiring.credential
   const trusted = replica.issuers().filter((issuer) => issuer.trusted)
   return { certificate, key, root, trust: trusted.map(({ pem }) => pem) }
 }
 
 function urlOf(host: string, port: number): string {
   return `mqtts://${isIPv6(host) ? `[${host}]` : host}:${port}`
+}
+
+async function atMost(ms: number, work: Promise<void>): Promise<void> {
+  const done = new AbortController()
+  const deadline = delay(ms, undefined, { signal: done.signal }).catch(() => {}) // only its signal rejects it
+  await Promise.race([work, deadline])
+  done.abort()
 }
