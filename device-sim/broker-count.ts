@@ -5,6 +5,8 @@ import { type Clock, untilSeen } from './clock.ts'
 const DEADLINE_MS = 15_000
 /** A broker that has something to say does so within this, ms. */
 const REPORT_MS = 6_000
+/** Closed sockets are in a report within this, ms. */
+const SETTLE_MS = 2_000
 const LOOK_EVERY_MS = 50
 
 /** What all brokers together count, as of their last reports. */
@@ -37,18 +39,13 @@ export async function countSessions(
   return last.sessions
 }
 
-/** Waits until the brokers count `expected` sockets; resolves with the count that there is at the deadline. */
+/** Waits a moment until the brokers count `expected` sockets; resolves with what they count then. */
 export async function awaitSessions(
   admin: AdminClient,
-  options: { expected: number; clock: Clock },
+  options: { expected: number; knock: () => Promise<void>; clock: Clock },
 ): Promise<number> {
-  let sessions = -1
-  await untilSeen(
-    async () => {
-      sessions = (await count(admin)).sessions
-      return sessions === options.expected ? sessions : null
-    },
-    { ms: DEADLINE_MS, everyMs: LOOK_EVERY_MS, clock: options.clock },
-  )
-  return sessions
+  const isExpected = async () => ((await count(admin)).sessions === options.expected ? true : null)
+  const limit = { ms: SETTLE_MS, everyMs: LOOK_EVERY_MS, clock: options.clock }
+  const seen = await untilSeen(isExpected, limit)
+  return seen ? options.expected : await countSessions(admin, options)
 }

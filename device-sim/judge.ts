@@ -106,22 +106,19 @@ export class Judge {
     devices: ReadonlySet<Device>,
     seeClose: (device: Device) => Promise<number | null>,
   ): Promise<Revocation> {
-    const before = await countSessions(this.#admin, {
-      knock: () => this.witness.knock(),
-      clock: this.#options.clock,
-    })
+    const { clock } = this.#options
+    const knock = () => this.witness.knock()
+    const before = await countSessions(this.#admin, { knock, clock })
     const ids = [...devices].map(({ id }) => id)
     const plan = await this.#admin.proposePlan({ action: 'revoke', devices: ids, undoMs: 0 })
     const seen = Promise.all([...devices].map(async (device) => ({ device, at: await seeClose(device) })))
-    const requestedAt = this.#options.clock.now()
+    const requestedAt = clock.now()
     await this.#admin.applyPlan(plan.id, plan.counts.devices)
     const closedAfterMs = new Map<Device, number>()
     for (const { device, at } of await seen) if (at !== null) closedAfterMs.set(device, at - requestedAt)
     const receipt = await this.#admin.receipt(plan.id)
-    const after = await awaitSessions(this.#admin, {
-      expected: before - devices.size,
-      clock: this.#options.clock,
-    })
+    const expected = before - devices.size
+    const after = await awaitSessions(this.#admin, { expected, knock, clock })
     return { devices, requestedAt, receipt, sessions: { before, after }, closedAfterMs }
   }
 

@@ -12,8 +12,10 @@ import type { Traffic } from './traffic.ts'
 const DEVICE_DEADLINE_MS = 60_000
 /** A closed socket and the refusal that follows it come long before this, ms. */
 const REVOCATION_DEADLINE_MS = 10_000
-/** For the last messages to be acknowledged and to arrive, ms. */
+/** For the last messages to be acknowledged, ms. */
 const SETTLE_DEADLINE_MS = 15_000
+/** What has been acknowledged and does not arrive is lost when nothing has arrived for so long, ms. */
+const QUIET_MS = 4_000
 const LOOK_EVERY_MS = 20
 
 /** @throws MusterError unreachable when no device could reach the enrollment service */
@@ -74,7 +76,7 @@ export async function settle(
   const limit = { ms: SETTLE_DEADLINE_MS, late: null, clock }
   await within(Promise.all(devices.map(({ outbox }) => outbox.drained())), limit)
   const hasAll = () => devices.every(({ id, outbox }) => judge.witness.missing(id, outbox.last).length === 0)
-  await judge.witness.waitFor(hasAll, SETTLE_DEADLINE_MS)
+  await judge.witness.waitFor(hasAll, QUIET_MS)
 }
 
 /** Does the work of a phase for every device; what fails is noted, and the rest goes on. */

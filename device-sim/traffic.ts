@@ -4,7 +4,7 @@ import type { Device } from './device.ts'
 /** Messages a second of the whole fleet, at most. */
 const FLEET_RATE = 400
 /** Messages a second of one device, at most: brokers allow 50. */
-const DEVICE_RATE = 5
+const DEVICE_RATE = 10
 const TICK_MS = 20
 
 export interface Traffic {

@@ -51,13 +51,13 @@ export class Witness {
     return Array.from({ length: last }, (_, index) => index + 1).filter((sequence) => !seen?.has(sequence))
   }
 
-  /** Resolves when `isComplete` says so, which is asked after every arrival, or after `ms`. */
-  async waitFor(isComplete: () => boolean, ms: number): Promise<void> {
-    const until = this.#clock.now() + ms
-    while (!isComplete() && this.#clock.now() < until) {
+  /** Resolves when `isComplete` says so, which is asked after every arrival, or when nothing has arrived for `quietMs`. */
+  async waitFor(isComplete: () => boolean, quietMs: number): Promise<void> {
+    while (!isComplete()) {
       const woken = new AbortController()
       this.#arrived = () => woken.abort()
-      await this.#clock.wait(until - this.#clock.now(), woken.signal)
+      await this.#clock.wait(quietMs, woken.signal)
+      if (!woken.signal.aborted) break
     }
     this.#arrived = null
   }
