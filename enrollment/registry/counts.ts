@@ -1,4 +1,5 @@
 import type { DeviceState } from '#shared/identity/device'
+import type { Sqlite } from '#shared/sqlite'
 import { IN_FORCE } from './holds.ts'
 import type { RefusalLog } from './refusals.ts'
 import type { Registry } from './registry.ts'
@@ -8,34 +9,42 @@ interface StateRow {
   readonly state: DeviceState
   readonly synthetic: 0 | 1
   readonly devices: number
-  readonly online: number
+}
+
+const DEVICES = `devices d JOIN fleets f ON f.id = d.fleet`
+
+function prepare(db: Sqlite) {
+  return {
+    byState: db.prepare<[], StateRow>(
+      `SELECT d.state, f.synthetic, COUNT(*) AS devices FROM ${DEVICES}
+       WHERE d.kind = 'device' GROUP BY d.fleet, d.state`,
+    ),
+    online: db.prepare<[], { online: number }>(
+      `SELECT COUNT(*) AS online FROM (SELECT DISTINCT device FROM connections) n JOIN ${DEVICES}
+       WHERE d.row = n.device AND d.kind = 'device' AND f.synthetic = 0`,
+    ),
+    holds: db.prepare<[], { holds: number }>(`SELECT COUNT(*) AS holds FROM plans WHERE ${IN_FORCE}`),
+  }
 }
 
 /** How the whole stands; synthetic devices are counted apart, services not at all. */
 export function openCounts(parts: { store: Store; refusals: RefusalLog }): Pick<Registry, 'counts'> {
   const { store, refusals } = parts
-  const byState = store.db.prepare<[], StateRow>(
-    `SELECT d.state, f.synthetic, COUNT(*) AS devices,
-       SUM(EXISTS (SELECT 1 FROM connections n WHERE n.device = d.row)) AS online
-     FROM devices d JOIN fleets f ON f.id = d.fleet WHERE d.kind = 'device' GROUP BY d.state, f.synthetic`,
-  )
-  const holds = store.db.prepare<[], { holds: number }>(
-    `SELECT COUNT(*) AS holds FROM plans WHERE ${IN_FORCE}`,
-  )
+  const statements = prepare(store.db)
   return {
     counts: (now) =>
       store.read(() => {
-        const rows = byState.all()
-        const real = rows.filter(({ synthetic }) => synthetic === 0)
-        const inState = (state: DeviceState) => real.find((row) => row.state === state)?.devices ?? 0
-        const sum = (of: readonly number[]) => of.reduce((total, each) => total + each, 0)
+        const rows = statements.byState.all()
+        const sum = (of: (row: StateRow) => boolean) =>
+          rows.reduce((total, row) => total + (of(row) ? row.devices : 0), 0)
+        const inState = (state: DeviceState) => sum((row) => row.synthetic === 0 && row.state === state)
         return {
           expected: inState('expected'),
           active: inState('active'),
           retired: inState('retired'),
-          online: sum(real.map(({ online }) => online)),
-          synthetic: sum(rows.filter(({ synthetic }) => synthetic === 1).map(({ devices }) => devices)),
-          holds: holds.get()?.holds ?? 0,
+          online: statements.online.get()?.online ?? 0,
+          synthetic: sum(({ synthetic }) => synthetic === 1),
+          holds: statements.holds.get()?.holds ?? 0,
           refusedLastHour: refusals.inLastHour(now),
         }
       }),

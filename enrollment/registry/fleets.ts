@@ -23,6 +23,9 @@ interface BatchRow {
   readonly fleet: string
   readonly naming: Naming
   readonly created_at: number
+}
+
+interface CountedBatchRow extends BatchRow {
   readonly devices: number
   readonly tokens: number
 }
@@ -45,11 +48,9 @@ export function openFleets(db: Sqlite) {
   const insert = db.prepare<[string, number, string, 0 | 1, number]>(
     'INSERT INTO fleets (id, lifetime_ms, policy, policy_epoch, synthetic, created_at) VALUES (?, ?, ?, 1, ?, ?)',
   )
-  const batches = `SELECT b.id, b.fleet, b.naming, b.created_at,
-      (SELECT COUNT(*) FROM devices d WHERE d.batch = b.id) AS devices,
-      (SELECT COUNT(*) FROM tokens t WHERE t.batch = b.id) AS tokens FROM batches b`
-  const findBatch = db.prepare<[string], BatchRow>(`${batches} WHERE b.id = ?`)
-  const listBatches = db.prepare<[], BatchRow>(`${batches} ORDER BY b.row`)
+  const findBatch = db.prepare<[string], BatchRow>(
+    'SELECT id, fleet, naming, created_at FROM batches WHERE id = ?',
+  )
   const insertBatch = db.prepare<[string, string, string, number]>(
     'INSERT INTO batches (id, fleet, naming, created_at) VALUES (?, ?, ?, ?)',
   )
@@ -57,7 +58,6 @@ export function openFleets(db: Sqlite) {
   return {
     find: (id: string) => find.get(id),
     findBatch: (id: string) => findBatch.get(id),
-    listBatches: () => listBatches.all(),
     /** @throws MusterError conflict */
     insert(fleet: FleetRequest, at: { now: number; log: Intent }): FleetRow {
       if (find.get(fleet.id) !== undefined) {
@@ -99,6 +99,11 @@ export function openFleetIntents({ store, fleets }: { store: Store; fleets: Flee
   const setPolicy = store.db.prepare<[string, string]>(
     'UPDATE fleets SET policy = ?, policy_epoch = policy_epoch + 1 WHERE id = ?',
   )
+  const batches = `SELECT b.id, b.fleet, b.naming, b.created_at,
+      (SELECT COUNT(*) FROM devices d WHERE d.batch = b.id) AS devices,
+      (SELECT COUNT(*) FROM tokens t WHERE t.batch = b.id) AS tokens FROM batches b`
+  const showBatch = store.db.prepare<[string], CountedBatchRow>(`${batches} WHERE b.id = ?`)
+  const listBatches = store.db.prepare<[], CountedBatchRow>(`${batches} ORDER BY b.row`)
   const view = (id: string) => fleetView(show.get(id) ?? { ...fleets.require(id), devices: 0 })
 
   return {
@@ -121,9 +126,9 @@ export function openFleetIntents({ store, fleets }: { store: Store; fleets: Flee
       store.write(act, (log) => {
         fleets.insertBatch({ ...batch, now: act.now })
         log.audit({ action: 'batch.create', subject: `batch:${batch.id}` })
-        return batchView(fleets.findBatch(batch.id))
+        return batchView(showBatch.get(batch.id))
       }),
-    listBatches: () => store.read(() => fleets.listBatches().map(batchView)),
+    listBatches: () => store.read(() => listBatches.all().map(batchView)),
   }
 }
 
@@ -133,7 +138,7 @@ function fleetView(row: FleetRow & { devices: number }): FleetView {
   return { id, lifetimeMs, policy, policyEpoch, synthetic: row.synthetic === 1, devices, createdAt }
 }
 
-function batchView(row: BatchRow | undefined): BatchView {
+function batchView(row: CountedBatchRow | undefined): BatchView {
   if (row === undefined) throw new Error('no such batch') // inserted in this transaction
   const { id, fleet, naming, devices, tokens, created_at: createdAt } = row
   return { id, fleet, naming, devices, tokens, createdAt }

@@ -30,23 +30,24 @@ const TOKENS = {
   plan: 'device IN (SELECT m.device FROM plan_members m WHERE m.plan = @id)',
 } as const satisfies Record<Scope['kind'], string>
 
+const OF_DEVICES = 'devices d CROSS JOIN certificates c ON c.device = d.row'
+
 /**
  * Certificates that are not revoked yet, in an order that a cursor can follow, so that no slice reads again what the
- * slices before it have done.
+ * slices before it have done. CROSS JOIN fixes the order of the loops: the scope outside, its certificates inside.
  */
 const SLICES = {
-  device: {
-    from: `certificates c JOIN ${DEVICES.device} AND c.device = d.row AND d.id >= @from`,
-    key: 'd.id',
-  },
-  batch: { from: `certificates c JOIN ${DEVICES.batch} AND c.device = d.row AND d.id >= @from`, key: 'd.id' },
-  fleet: { from: `certificates c JOIN ${DEVICES.fleet} AND c.device = d.row AND d.id >= @from`, key: 'd.id' },
+  device: { from: `${OF_DEVICES} WHERE d.id = @id AND d.id >= @from`, key: 'd.id' },
+  batch: { from: `${OF_DEVICES} WHERE d.batch = @id AND d.id >= @from`, key: 'd.id' },
+  fleet: { from: `${OF_DEVICES} WHERE d.fleet = @id AND d.id >= @from`, key: 'd.id' },
   issuer: {
-    from: 'certificates c JOIN devices d ON d.row = c.device WHERE c.issuer = @id AND c.row >= CAST(@from AS INTEGER)',
+    from: `certificates c CROSS JOIN devices d ON d.row = c.device
+      WHERE c.issuer = @id AND c.row >= CAST(@from AS INTEGER)`,
     key: 'c.row',
   },
   plan: {
-    from: `certificates c JOIN ${DEVICES.plan} AND c.device = d.row AND m.device >= @from`,
+    from: `plan_members m CROSS JOIN devices d ON d.id = m.device CROSS JOIN certificates c ON c.device = d.row
+      WHERE m.plan = @id AND m.device >= @from`,
     key: 'm.device',
   },
 } as const satisfies Record<Scope['kind'], { from: string; key: string }>

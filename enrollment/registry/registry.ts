@@ -2,7 +2,9 @@
  * The port of the registry: the only place where state about devices, certificates, tokens and holds lives.
  *
  * Every method that writes is one intent: atomic, durable when its promise resolves, and recorded in the change
- * log and the audit log in the same transaction. Implementations pass `test/contract/registry.ts`.
+ * log and the audit log in the same transaction. An intent that changes anything has exactly one audit entry, which
+ * names the positions of its changes (large proposals and `clearSynthetic` are several intents, in slices). What was
+ * merely seen, presence and refusals, is neither a change nor audited. Implementations pass `test/contract/registry.ts`.
  * Times are milliseconds since 1970 UTC and come from the caller; the registry has no clock and no randomness.
  * Errors are MusterErrors with the codes named at each method; anything else is a fault of the storage.
  */

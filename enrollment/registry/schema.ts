@@ -83,6 +83,7 @@ export const MIGRATIONS: readonly string[] = [
   );
   CREATE INDEX devices_fleet ON devices (fleet, id);
   CREATE INDEX devices_batch ON devices (batch, id);
+  CREATE INDEX devices_state ON devices (fleet, kind, state);
 
   CREATE TABLE certificates (
     row INTEGER PRIMARY KEY,
@@ -98,7 +99,7 @@ export const MIGRATIONS: readonly string[] = [
     revoked_at INTEGER,
     reason TEXT,
     first_seen_at INTEGER,
-    token INTEGER REFERENCES tokens (row), -- it was enrolled with
+    token INTEGER, -- row of the token that it was enrolled with
     predecessor INTEGER, -- row of the certificate that asked for it
     line TEXT NOT NULL, -- a sighting supersedes older certificates of the same device and line
     activates INTEGER NOT NULL, -- 1: once signed, it takes an expected or retired device into service
@@ -212,9 +213,9 @@ export const MIGRATIONS: readonly string[] = [
     by TEXT NOT NULL
   );
   CREATE INDEX refusals_bucket ON refusals (bucket);
-  CREATE INDEX refusals_device ON refusals (device);
-  CREATE INDEX refusals_fingerprint ON refusals (fingerprint);
-  CREATE INDEX refusals_address ON refusals (address);
+  CREATE INDEX refusals_device ON refusals (device, at);
+  CREATE INDEX refusals_fingerprint ON refusals (fingerprint, at);
+  CREATE INDEX refusals_address ON refusals (address, at);
 
   -- How many were refused in each minute since 1970: the rows above are bounded, so they cannot be counted.
   CREATE TABLE refused_minutes (minute INTEGER PRIMARY KEY, refused INTEGER NOT NULL);
