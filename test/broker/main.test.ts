@@ -1,0 +1,108 @@
+import { chmodSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
+import { join } from 'node:path'
+import t from 'tap'
+import { readConfig } from '../../broker/config.ts'
+import { failingBroker, startBrokerProcess } from '../support/broker-process.ts'
+import { startEnrollment } from '../support/enrollment.ts'
+import { invitedBroker, runBroker } from '../support/running-broker.ts'
+
+t.test('every fault of the options is named at once', async (t) => {
+  const argv = [
+    '--port',
+    '99999',
+    '--host',
+    'a b',
+    '--listen',
+    'localhost',
+    '--max-staleness',
+    'soon',
+    '--log-level',
+    'loud',
+  ]
+  t.throws(() => readConfig(argv), {
+    code: 'config_invalid',
+    message: /--host.*"a b".*--listen.*--log-level.*--port.*99999.*--max-staleness.*soon/,
+  })
+  t.throws(() => readConfig(['--colour']), { code: 'config_invalid', message: /--colour/ })
+  t.throws(() => readConfig(['--port-base', '0']), { code: 'config_invalid', message: /--port-base/ })
+})
+
+t.test('options have the defaults that the documentation names', async (t) => {
+  t.match(readConfig([]), {
+    port: 8883,
+    listen: '127.0.0.1',
+    hosts: ['localhost', '127.0.0.1'],
+    maxStalenessMs: 86_400_000,
+    invitation: null,
+  })
+  t.match(readConfig(['--port-base', '9000', '--host', 'mqtt.example.net', '--max-staleness', '90m']), {
+    port: 9883,
+    hosts: ['mqtt.example.net', 'localhost', '127.0.0.1'],
+    maxStalenessMs: 5_400_000,
+  })
+  t.equal(readConfig(['--port', '0']).port, 0)
+})
+
+t.test('a broker starts, stops at a signal, and says why when it cannot start', async (t) => {
+  const service = await startEnrollment(t)
+  const args = await invitedBroker(service, 'broker-1')
+  const [, data = ''] = args
+  const bare = ['--data', data, '--port', '0']
+
+  t.test('without a certificate and without an invitation', async (t) => {
+    const { status, line, message } = await failingBroker(bare)
+    t.equal(status, 2)
+    t.match(line, /there is no certificate in .*muster broker invite/)
+    t.match(message, { type: 'failed', code: 'config_invalid' }, 'its supervisor hears the same')
+  })
+
+  t.test('with an invitation, and with a directory that is in use', async (t) => {
+    const broker = await startBrokerProcess(t, args)
+    t.equal((await service.admin.listBrokers())[0]?.id, 'broker-1')
+    await t.rejects(runBroker(t, bare), { code: 'directory_in_use' })
+    t.match(await failingBroker(bare), {
+      status: 5,
+      line: /another process holds it; fix: stop the other broker, or take another directory with --data/,
+    })
+    t.equal(await broker.stop(), 0)
+  })
+
+  t.test('with a file that is no invitation, or one that is spent', async (t) => {
+    const used = await invitedBroker(service, 'broker-2')
+    const [, directory = '', , file = ''] = used
+    const invitation = readFileSync(file)
+    writeFileSync(file, '{}')
+    await t.rejects(runBroker(t, used), { code: 'config_invalid', message: /muster broker invite --json/ })
+    writeFileSync(file, invitation)
+    await (await runBroker(t, used)).stop()
+    rmSync(join(directory, 'broker'), { recursive: true })
+    await t.rejects(runBroker(t, used), { code: 'token_spent' })
+  })
+
+  t.test('with a port that is taken', async (t) => {
+    const holder = createServer()
+    await new Promise<void>((resolve) => holder.listen(0, '127.0.0.1', resolve))
+    const { port } = holder.address() as AddressInfo // listening on TCP
+    await t.rejects(runBroker(t, ['--data', data, '--port', String(port)]), { code: 'port_taken' })
+    await new Promise((resolve) => holder.close(resolve))
+  })
+
+  t.test('with a key that others can read, or a damaged replica', async (t) => {
+    const key = join(data, 'broker', 'broker.key')
+    chmodSync(key, 0o644)
+    await t.rejects(runBroker(t, bare), {
+      code: 'key_file_insecure',
+      message: /its mode is 0644; fix: chmod 600/,
+    })
+    chmodSync(key, 0o600)
+    const path = join(data, 'broker', 'broker.db')
+    writeFileSync(path, Buffer.alloc(readFileSync(path).length, 0x55))
+    await t.rejects(runBroker(t, bare), {
+      code: 'directory_unusable',
+      message: /is damaged.*fix: rm .*broker\.db/,
+    })
+    for (const suffix of ['', '-wal', '-shm']) rmSync(path + suffix, { force: true })
+    t.ok((await runBroker(t, bare)).replica.cursor(), 'as the message says')
+  })
+})
