@@ -297,7 +297,7 @@ t.test('a session ends with its certificate', async (t) => {
 
 t.test('a session ends with the overlap, also one that began while it was open', async (t) => {
   const broker = await open(t, { limits: { rejudgeMs: 50 } })
-  const m = await broker.enroll('M')
+  const m = await broker.enroll('M', { notAfter: Date.now() + 3_600_000 })
   const raw = await enter(broker, m)
   await broker.change(m, (record) => ({
     ...record,
@@ -311,7 +311,9 @@ t.test('a certificate that is good for years does not overflow the timer', async
   const broker = await open(t)
   const m = await broker.enroll('M', { notAfter: Date.now() + 400 * 86_400_000 })
   const raw = await enter(broker, m)
+  const { reads } = broker.replica
   for (let n = 0; n < 20; n++) await raw.ping()
+  t.equal(broker.replica.reads, reads, 'nor is it judged again and again')
   t.equal(raw.socket.destroyed, false)
   raw.socket.destroy()
 })

@@ -1,9 +1,15 @@
+import { X509Certificate } from 'node:crypto'
 import { once } from 'node:events'
 import { connect as tcpConnect } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import t, { type Test } from 'tap'
 import { refusalCode } from '#shared/refusals'
-import { openTestBroker, type TestBroker, type TestBrokerOptions } from '../support/broker.ts'
+import {
+  admissionRecord,
+  openTestBroker,
+  type TestBroker,
+  type TestBrokerOptions,
+} from '../support/broker.ts'
 import { connectDevice, connectPacket, openRaw, type Presented, refusalOf } from '../support/mqtt-clients.ts'
 import { testAuthority, testIdentity } from '../support/pki.ts'
 import { craftCertificate, HOSTILE, type HostileName, hostileIdentity } from '../support/pki-hostile.ts'
@@ -65,6 +71,23 @@ t.test('a certificate of another CA is refused with the name of its issuer', asy
     reason: 'ISSUER_NOT_TRUSTED',
   })
 })
+
+t.test(
+  'a certificate that was altered after it was signed is refused, even if its fingerprint were recorded',
+  async (t) => {
+    const broker = await open(t)
+    const device = await testIdentity(authority, 'dev-1')
+    const der = Buffer.from(device.der.toString('latin1').replaceAll('dev-1', 'dev-2'), 'latin1')
+    const x509 = new X509Certificate(der)
+    const fingerprint = x509.fingerprint256.replaceAll(':', '').toLowerCase()
+    broker.replica.put(admissionRecord({ ...device, id: 'dev-2', fingerprint }))
+    t.equal(
+      await returnCode(broker, { ...device, chainPem: x509.toString() + authority.device.pem }, 'dev-2'),
+      5,
+    )
+    t.match(broker.refusals(), [{ code: 'R-UNKNOWN-CA', evidence: { reason: 'CERT_SIGNATURE_FAILURE' } }])
+  },
+)
 
 t.test('a client without a certificate is told so, in the words of its protocol version', async (t) => {
   const broker = await open(t)
@@ -213,8 +236,12 @@ t.test('a client that is silent in the handshake, or drips it, is gone at the de
     dripping.write(Buffer.from('160301020001', 'hex')),
   )
   const drip = setInterval(() => dripping.write(Buffer.from([0])), 20)
-  dripping.on('error', () => {})
-  await Promise.all([silent, half, dripping].map((socket) => once(socket.resume(), 'close')))
+  for (const socket of [silent, half, dripping]) socket.on('error', () => {})
+  await Promise.all(
+    [silent, half, dripping].map(
+      (socket) => new Promise((resolve) => socket.resume().once('close', resolve)),
+    ),
+  )
   clearInterval(drip)
   t.pass()
 })

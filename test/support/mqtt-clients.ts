@@ -141,6 +141,10 @@ export async function openRaw(
 ): Promise<RawClient> {
   const socket = tlsConnect({ ...tlsOptions(broker, presented), ...options })
   const raw = new RawClient(socket)
-  await once(socket, 'secureConnect')
+  const cutOff = raw.closed.then(() => {
+    throw new Error('closed in the handshake')
+  })
+  await Promise.race([once(socket, 'secureConnect'), cutOff])
+  cutOff.catch(() => {}) // it closes some time, and that is no failure of the handshake any more
   return raw
 }
