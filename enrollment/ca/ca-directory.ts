@@ -1,4 +1,4 @@
-import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
@@ -81,10 +81,11 @@ export function creationState(directory: CaDirectory): 'absent' | 'interrupted' 
 /** Marks the start of the creation and removes what an interrupted one has left. */
 export function beginCreation(directory: CaDirectory): void {
   writeFileDurably(directory.creating, '')
-  for (const ca of CA_FILES) {
-    rmSync(directory.key(ca), { force: true })
-    rmSync(directory.certificate(ca), { force: true })
-  }
+  // by their beginning, because a write that was cut leaves `<file>.<pid>.new`
+  const leftovers = readdirSync(directory.path).filter((name) =>
+    CA_FILES.some((ca) => name.startsWith(`${ca}.`)),
+  )
+  for (const name of leftovers) rmSync(join(directory.path, name))
   syncDirectory(directory.path)
 }
 

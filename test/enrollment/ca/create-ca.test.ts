@@ -113,7 +113,9 @@ t.test('a creation that was cut at any step is begun anew at the next open', asy
       if (seen === point) throw new Error('power cut')
     }
     await t.rejects(openAuthority({ ...cut, reached }), { message: 'power cut' })
+    if (point === 'create-ca.2') writeFileSync(join(cut.directory, 'device-ca.key.77.new'), 'half a key')
     const opened = await openAuthority(cut)
+    t.notOk(existsSync(join(cut.directory, 'device-ca.key.77.new')))
     // from step 5 on authority.json is there, so what was made is kept
     t.equal(opened.created, point !== 'create-ca.5', point)
     t.equal(existsSync(join(cut.directory, 'authority.creating')), false)

@@ -52,6 +52,12 @@ t.test('a CRL, read by another implementation', async (t) => {
     ]),
   )
   t.equal(crl.entries[1]?.extensions.length, 0, 'reason 0 is left out')
+  const listed = readDer(der).children[0]?.children[5]?.children ?? []
+  t.same(
+    listed.map((entry) => entry.children[0]?.content.toString('hex')),
+    [`00${'ff'.repeat(16)}`, '7f'.repeat(15), `00${'80'.repeat(15)}`, '7f'.repeat(20)],
+    'serials are positive and minimal',
+  )
   t.same(
     crl.extensions.map(({ type, critical }) => [type, critical]),
     [
@@ -93,6 +99,8 @@ t.test('a CRL that breaks a rule is not signed', async (t) => {
     ['entry_serial', { entries: [revoked('00', 'keyCompromise')] }],
     ['entry_serial', { entries: [revoked('7f'.repeat(21), 'keyCompromise')] }],
     ['entry_serial', { entries: [revoked('abc', 'keyCompromise')] }],
+    // what no caller of ours can write, read from a damaged row
+    ['entry_reason', { entries: [revoked('a5', 'certificateHold' as never)] }],
     ['entry_not_in_future', { entries: [revoked('a5', 'keyCompromise', START + DAY_MS)] }],
   ]
   for (const [rule, changes] of wrong) {

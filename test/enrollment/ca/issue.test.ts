@@ -4,13 +4,15 @@ import * as x509 from '@peculiar/x509'
 import t from 'tap'
 import { isMusterError } from '#shared/errors'
 import { readCertificate } from '#shared/pki/certificate'
-import { NULL, oid, sequence } from '#shared/pki/der-write'
+import { readDer, TAG } from '#shared/pki/der'
+import { element, NULL, oid, sequence } from '#shared/pki/der-write'
 import * as encode from '#shared/pki/extensions'
 import { generateKey, spkiDer } from '#shared/pki/keys'
 import { encodeName } from '#shared/pki/name'
 import { OID } from '#shared/pki/oid'
+import { pemToDer } from '#shared/pki/pem'
 import { type CertificateRequest, type Issuer, issueCertificate } from '../../../enrollment/ca/issue.ts'
-import { type LeafContext, lintCa, lintLeaf } from '../../../enrollment/ca/lint.ts'
+import { type CaContext, type LeafContext, lintCa, lintLeaf } from '../../../enrollment/ca/lint.ts'
 import { encodeTbs, keyIdentifier, type TbsContents } from '../../../enrollment/ca/template.ts'
 import { testAuthority } from '../../support/pki.ts'
 
@@ -238,7 +240,40 @@ t.test('the linter names the rule', (t) => {
       rule,
     )
   }
-  const caContext = { signing: issuer, pathLength: 0, trustDomain: 'muster.test' }
-  t.throws(() => lintCa(goodTbs, caContext), { code: 'lint_failed', evidence: { rule: 'key_usage' } })
+  t.end()
+})
+
+t.test('a date before 2050 that is written as GeneralizedTime is a fault', (t) => {
+  const generalized = (at: number) =>
+    element(
+      TAG.generalizedTime,
+      Buffer.from(`${new Date(at).toISOString().replace(/\D/g, '').slice(0, 14)}Z`),
+    )
+  const validity = sequence(generalized(good.notBefore), generalized(good.notAfter))
+  const parts = readDer(goodTbs).children.map(({ raw }, index) => (index === 4 ? validity : raw))
+  const rule = 'validity_encoding'
+  t.throws(() => lintLeaf(sequence(...parts), context), { code: 'lint_failed', evidence: { rule } })
+  t.end()
+})
+
+t.test('a CA certificate keeps to its own rules', (t) => {
+  const ca = readCertificate(issuer.der).tbsDer
+  const root = readCertificate(pemToDer(authority.rootPem, 'CERTIFICATE')).tbs
+  const signing = { name: root.subject.raw, keyId: keyIdentifier(root.spki.raw), notAfter: root.notAfter }
+  const caContext = { signing, pathLength: 0, trustDomain: 'muster.test' }
+  lintCa(ca, caContext)
+  const wrong: [string, Buffer, Partial<CaContext>][] = [
+    ['basic_constraints', ca, { pathLength: 1 }],
+    ['san_uri', ca, { trustDomain: 'other.test' }],
+    ['validity_within_issuer', ca, { signing: { ...signing, notAfter: issuer.notAfter - 1000 } }],
+    ['key_usage', goodTbs, { signing: issuer }],
+  ]
+  for (const [rule, tbs, changes] of wrong) {
+    t.throws(
+      () => lintCa(tbs, { ...caContext, ...changes }),
+      { code: 'lint_failed', evidence: { rule } },
+      rule,
+    )
+  }
   t.end()
 })
