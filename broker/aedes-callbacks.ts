@@ -94,7 +94,7 @@ export function topicHooks(deps: MqttDeps, store: SessionStore, voidWill: (will:
         if (!orDeny(deps, 'will', () => mayFire(deps, will), false)) voidWill(will)
         return done(null)
       }
-      const refusal = orDeny(deps, 'publish', () => judgePublish(client.req, packet.topic), DENIED)
+      const refusal = judgeMessage(deps, client, packet.topic)
       if (refusal === null) return done(null)
       refuse(deps, client.req, refusal)
       client.req.ending = refusal.code
@@ -114,8 +114,23 @@ export function topicHooks(deps: MqttDeps, store: SessionStore, voidWill: (will:
       answer(null, null)
     },
     authorizeForward<P extends Published>(client: MqttClient, packet: P): P | null {
-      return orDeny(deps, 'forward', () => mayForward(client.req, packet.topic), false) ? packet : null
+      try {
+        return mayForward(client.req, packet.topic) ? packet : null
+      } catch (error) {
+        failed(deps, 'forward', error)
+        return null
+      }
     },
+  }
+}
+
+/** Every message comes through here: no closure, no allocation. */
+function judgeMessage(deps: MqttDeps, client: MqttClient, topic: string): Refusal | null {
+  try {
+    return judgePublish(client.req, topic)
+  } catch (error) {
+    failed(deps, 'publish', error)
+    return DENIED
   }
 }
 
@@ -127,12 +142,20 @@ export function orDeny<T>(deps: MqttDeps, what: string, judge: () => T, denial: 
   try {
     return judge()
   } catch (error) {
-    deps.log.error({ err: error, what }, 'hook failed')
+    failed(deps, what, error)
     return denial
   }
 }
 
-/** Reports why a client was turned away. */
-export function refuse(deps: MqttDeps, { connection }: Link, refusal: Refusal): void {
-  deps.report(refusedReport(refusal, connection, deps.now()))
+function failed(deps: MqttDeps, what: string, error: unknown): void {
+  deps.log.error({ err: error, what }, 'hook failed')
+}
+
+/** Most refusals that are reported of one connection: a client may go on being denied for as long as it likes. */
+const REPORTED = 20
+
+/** Reports why a client was turned away, or one of its requests. */
+export function refuse(deps: MqttDeps, link: Link, refusal: Refusal): void {
+  if (link.refusals++ >= REPORTED) return
+  deps.report(refusedReport(refusal, link.connection, deps.now()))
 }

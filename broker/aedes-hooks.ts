@@ -148,6 +148,7 @@ function take(broker: Broker, deps: MqttDeps, connection: Connection): void {
     will: null,
     filters: new Set(),
     isAccepted: false,
+    refusals: 0,
     ending: 'lost',
   }
   const client = broker.handle(connection.socket, link)
@@ -167,7 +168,6 @@ function observe(broker: Broker, deps: MqttDeps, store: SessionStore): void {
     client.conn.destroy()
     if (client.closed) broker.unregisterClient(client)
   }
-  broker.on('client', check)
   broker.on('clientReady', check)
   broker.on('connackSent', ({ returnCode }: { returnCode: number }, client: MqttClient) => {
     if (returnCode === 0 && !isGone(client)) accepted(deps, client.req)

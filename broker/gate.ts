@@ -53,6 +53,8 @@ interface Visitor {
   readonly address: string
   /** Ends the wait for CONNECT. */
   readonly connectDeadline: NodeJS.Timeout
+  /** Its refusal has been reported: what it does after that is not. */
+  isTurnedAway: boolean
 }
 
 /**
@@ -77,6 +79,7 @@ function meet(deps: GateDeps, socket: TLSSocket): Visitor {
   const address = (socket.remoteAddress ?? '').replace(/^::ffff:/, '')
   const { limits } = deps
   const violated = (violation: string) => {
+    if (visitor.isTurnedAway) return
     visitor.deps.report(
       refusedReport({ code: 'packet', evidence: { violation } }, whoIs(visitor), deps.now()),
     )
@@ -91,7 +94,7 @@ function meet(deps: GateDeps, socket: TLSSocket): Visitor {
     violated(`no CONNECT within ${limits.connectMs} ms`)
     socket.destroy()
   }, limits.connectMs)
-  const visitor: Visitor = { deps, socket, guard, address, connectDeadline }
+  const visitor: Visitor = { deps, socket, guard, address, connectDeadline, isTurnedAway: false }
   socket.on('error', () => socket.destroy()) // 'close' follows; without a listener the process would end
   socket.once('close', () => clearTimeout(connectDeadline))
   socket.disableRenegotiation() // nobody changes certificates in a connection that has been judged
@@ -142,10 +145,13 @@ async function enter(visitor: Visitor, peer: Peer, id: string, inside: Inside): 
   const { deps, socket } = visitor
   const { fingerprint } = peer
   const began = deps.now()
-  if (deps.replica.record(fingerprint) === null) await waitForRecord(deps, fingerprint)
-  if (socket.destroyed) return
+  let record = deps.replica.record(fingerprint)
+  if (record === null) {
+    await waitForRecord(deps, fingerprint)
+    if (socket.destroyed) return
+    record = deps.replica.record(fingerprint)
+  }
   const now = deps.now()
-  const record = deps.replica.record(fingerprint)
   const { maxStalenessMs } = deps
   const decision = admit({ record, clientId: null, peer, now, silentMs: silence(deps, now), maxStalenessMs })
   if (!decision.admitted || record === null) {
@@ -162,13 +168,13 @@ async function enter(visitor: Visitor, peer: Peer, id: string, inside: Inside): 
 }
 
 /** The follower's promise, with a deadline of our own; what it says does not matter, the replica is read again. */
-async function waitForRecord({ waitForRecord, limits, log }: GateDeps, fingerprint: string): Promise<void> {
+async function waitForRecord(deps: GateDeps, fingerprint: string): Promise<void> {
   const deadline = Promise.withResolvers<null>()
-  const timer = setTimeout(() => deadline.resolve(null), limits.recordWaitMs)
+  const timer = setTimeout(() => deadline.resolve(null), deps.limits.recordWaitMs)
   try {
-    await Promise.race([waitForRecord(fingerprint), deadline.promise])
+    await Promise.race([deps.waitForRecord(fingerprint), deadline.promise])
   } catch (error) {
-    log.error({ err: error }, 'waiting for a record failed')
+    deps.log.error({ err: error }, 'waiting for a record failed')
   } finally {
     clearTimeout(timer)
   }
@@ -206,6 +212,7 @@ function turnAway(visitor: Visitor, refusal: Refusal, peer: Peer | null): void {
   deps.report(
     refusedReport({ ...refusal, evidence }, { device: peer?.id ?? null, fingerprint, address }, deps.now()),
   )
+  visitor.isTurnedAway = true
   sendConnackRefused(socket, guard.walk)
 }
 

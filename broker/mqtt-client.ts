@@ -23,6 +23,8 @@ export interface Link {
   readonly filters: Set<string>
   /** CONNACK 0 has been sent. */
   isAccepted: boolean
+  /** Refusals so far, reported or not. */
+  refusals: number
   /** Why the conversation ended, as far as it is known. */
   ending: string
 }

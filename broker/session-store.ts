@@ -64,9 +64,12 @@ export class SessionStore extends Base {
     this.#granted.add(subscription)
   }
 
-  /** Says whose retained messages are asked for next: Aedes does not. */
+  /** Says whose retained messages are asked for next, before this turn is over: Aedes does not. */
   serve(client: MqttClient): void {
     this.#subscriber = client
+    queueMicrotask(() => {
+      this.#subscriber = null
+    })
   }
 
   override async addSubscriptions(client: Owner, subscriptions: readonly Subscription[]): Promise<void> {
