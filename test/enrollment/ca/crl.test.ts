@@ -99,6 +99,7 @@ t.test('a CRL that breaks a rule is not signed', async (t) => {
     ['entry_serial', { entries: [revoked('00', 'keyCompromise')] }],
     ['entry_serial', { entries: [revoked('7f'.repeat(21), 'keyCompromise')] }],
     ['entry_serial', { entries: [revoked('abc', 'keyCompromise')] }],
+    ['entry_serial', { entries: [revoked('', 'keyCompromise')] }],
     // what no caller of ours can write, read from a damaged row
     ['entry_reason', { entries: [revoked('a5', 'certificateHold' as never)] }],
     ['entry_not_in_future', { entries: [revoked('a5', 'keyCompromise', START + DAY_MS)] }],
@@ -107,4 +108,6 @@ t.test('a CRL that breaks a rule is not signed', async (t) => {
     const signing = signCrl(issuer, { ...crlRequest([]), ...changes })
     await t.rejects(signing, { code: 'lint_failed', evidence: { rule } }, rule)
   }
+  await t.rejects(signCrl(issuer, crlRequest([revoked('a5zz', 'keyCompromise')])), RangeError)
+  await t.rejects(signCrl(issuer, crlRequest([revoked('zz', 'keyCompromise')])), RangeError)
 })
