@@ -5,6 +5,7 @@ import { type Certificates, isAnswerable } from './certificates.ts'
 import type { Holds } from './holds.ts'
 import type { Intent } from './ledger.ts'
 import type { EnrollmentIntent, Issuance, Registry } from './registry.ts'
+import type { Reservations } from './reservations.ts'
 import { DEVICE_COLUMNS, type DeviceRow } from './rows.ts'
 import type { Store } from './store.ts'
 
@@ -26,6 +27,7 @@ interface TokenRow {
 export interface IssuanceParts {
   readonly store: Store
   readonly certificates: Certificates
+  readonly reservations: Reservations
   readonly holds: Holds
 }
 
@@ -97,7 +99,14 @@ function findToken(statements: Statements, intent: EnrollmentIntent): TokenRow {
  * that certificate has been replaced or has expired since (then the token counts like any other).
  * @throws MusterError token_tombstone, held
  */
-function repeat({ statements, certificates, holds, intent, token }: Enrolling): Issuance | null {
+function repeat({
+  statements,
+  certificates,
+  reservations,
+  holds,
+  intent,
+  token,
+}: Enrolling): Issuance | null {
   const found = certificates.ofToken(intent.spkiHash, token.row)
   if (found === undefined) return null
   const device = statements.device.get(found.device)
@@ -109,11 +118,11 @@ function repeat({ statements, certificates, holds, intent, token }: Enrolling): 
     { device: device.id, batch: device.batch, fleet: device.fleet, issuer: found.issuer },
     device.id,
   )
-  return certificates.resume(found, device, intent)
+  return reservations.resume(found, { now: intent.now, issuer: intent.issuer, device })
 }
 
 function begin(enrolling: Enrolling, log: Intent): Issuance {
-  const { statements, certificates, holds, intent, token } = enrolling
+  const { statements, certificates, reservations, holds, intent, token } = enrolling
   const scope = { batch: token.batch, fleet: token.fleet, issuer: intent.issuer.id }
   holds.refuseHeld({ ...scope, device: token.device }, token.device ?? token.batch)
   refuseUsedUp(token, intent.now)
@@ -134,7 +143,7 @@ function begin(enrolling: Enrolling, log: Intent): Issuance {
     subject: `device:${id}`,
     by: `token:${token.id}`,
   })
-  return certificates.reserve({
+  return reservations.reserve({
     now: intent.now,
     serial: intent.serial,
     issuer: intent.issuer,

@@ -6,9 +6,7 @@ import { holdRecord, type PlanRow, planView, type StoredPlanState } from './plan
 import type { PlanScopes } from './plan-scope.ts'
 import type { PlanParts } from './plans.ts'
 import type { NewPlan, Registry } from './registry.ts'
-
-/** Members are frozen, and told to the brokers, in slices of this size. */
-const MEMBERS_PER_SLICE = 1000
+import { slices } from './slices.ts'
 
 type Statements = ReturnType<typeof prepare>
 
@@ -93,14 +91,13 @@ async function proposeForScope(proposing: Proposing): Promise<void> {
 async function proposeForDevices(proposing: Proposing, devices: readonly string[]): Promise<void> {
   const { store, statements, plan } = proposing
   const members = [...new Set(devices)]
-  await store.read(() => refuseUnknown(statements, members))
-  for (let start = 0; start === 0 || start < members.length; start += MEMBERS_PER_SLICE) {
-    const slice = members.slice(start, start + MEMBERS_PER_SLICE)
+  for await (const { items } of slices(members)) await store.read(() => refuseUnknown(statements, items))
+  for await (const { items, isFirst, isLast } of slices(members)) {
     await store.write(plan, (log) => {
-      if (start === 0) statements.insert.run(newRow(proposing))
-      for (const device of slice) statements.freeze.run(plan.id, device)
-      log.change({ kind: 'members', hold: plan.id, devices: slice })
-      if (start + MEMBERS_PER_SLICE >= members.length) propose(proposing, log)
+      if (isFirst) statements.insert.run(newRow(proposing))
+      for (const device of items) statements.freeze.run(plan.id, device)
+      log.change({ kind: 'members', hold: plan.id, devices: [...items] })
+      if (isLast) propose(proposing, log)
       else log.audit({ action: 'plan.freeze', subject: `plan:${plan.id}` })
     })
   }

@@ -82,14 +82,17 @@ function refuseDead({ holds, intent, presented, device }: Renewing): void {
   }
 }
 
-function repeat({ certificates, intent, presented, device }: Renewing): Issuance | null {
+function repeat({ certificates, reservations, intent, presented, device }: Renewing): Issuance | null {
   const found = certificates.successor(intent.spkiHash, presented.row)
   if (found === undefined || !isAnswerable(found, intent.now)) return null
-  return certificates.resume(found, device, intent)
+  return reservations.resume(found, { now: intent.now, issuer: intent.issuer, device })
 }
 
 /** @throws MusterError successors, csr_key */
-function succeed({ statements, certificates, intent, presented, device }: Renewing, log: Intent): Issuance {
+function succeed(
+  { statements, certificates, reservations, intent, presented, device }: Renewing,
+  log: Intent,
+): Issuance {
   certificates.refuseForeignKey(intent.spkiHash, device.id)
   const unseen = statements.unseen.get(device.row, presented.line, intent.now)?.unseen ?? 0
   if (unseen >= UNSEEN_SUCCESSORS) {
@@ -103,7 +106,7 @@ function succeed({ statements, certificates, intent, presented, device }: Renewi
   }
   const action = intent.spkiHash === presented.spki ? 'renew' : 'rekey'
   log.audit({ action, subject: `device:${device.id}`, by: `device:${device.id}` })
-  return certificates.reserve({
+  return reservations.reserve({
     now: intent.now,
     serial: intent.serial,
     issuer: intent.issuer,

@@ -42,7 +42,7 @@ export function openServices(parts: IssuanceParts): Pick<Registry, 'beginService
 }
 
 function repeat(
-  { certificates }: IssuanceParts,
+  { certificates, reservations }: IssuanceParts,
   of: { intent: ServiceIntent; service: DeviceRow },
 ): Issuance | null {
   const { intent, service } = of
@@ -54,11 +54,11 @@ function repeat(
     )
   if (found === undefined || !isAnswerable(found, intent.now)) return null
   if (service.state === 'retired' && found.state !== 'reserved') return null
-  return certificates.resume(found, service, intent)
+  return reservations.resume(found, { now: intent.now, issuer: intent.issuer, device: service })
 }
 
 function begin(
-  { certificates }: IssuanceParts,
+  { reservations }: IssuanceParts,
   { statements, intent, log }: { statements: Statements; intent: ServiceIntent; log: Intent },
 ): Issuance {
   if (statements.device.get(intent.id) === undefined) {
@@ -67,7 +67,7 @@ function begin(
   const device = statements.device.get(intent.id)
   if (device === undefined) throw new Error(`no service ${intent.id}`) // inserted in this transaction
   log.audit({ action: 'service', subject: `service:${intent.id}` })
-  return certificates.reserve({
+  return reservations.reserve({
     now: intent.now,
     serial: intent.serial,
     issuer: intent.issuer,

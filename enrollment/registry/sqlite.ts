@@ -20,6 +20,7 @@ import { openRefusalLog, openRefusals } from './refusals.ts'
 import type { Registry } from './registry.ts'
 import { openRenewal } from './renewal.ts'
 import { openReports } from './reports.ts'
+import { openReservations } from './reservations.ts'
 import { openServices } from './services.ts'
 import { openSightings, openSupersession } from './sightings.ts'
 import type { Store } from './store.ts'
@@ -46,6 +47,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     streams,
     snapshots: new Set<Sqlite>(),
     certificates: openCertificates(db),
+    reservations: openReservations(db),
     holds: openHolds(db),
     fleets: openFleets(db),
     plans: openPlanRows(db),

@@ -5,6 +5,7 @@ import type { Sqlite } from '#shared/sqlite'
 import type { Fleets } from './fleets.ts'
 import type { NewReissue, NewToken, Registry } from './registry.ts'
 import { DEVICE_COLUMNS, type DeviceRow } from './rows.ts'
+import { slices } from './slices.ts'
 import type { Store } from './store.ts'
 
 interface TokenRow {
@@ -51,7 +52,8 @@ function prepare(db: Sqlite) {
     ),
     device: db.prepare<[string], DeviceRow>(`SELECT ${DEVICE_COLUMNS} FROM devices d WHERE d.id = ?`),
     expect: db.prepare<[string, string, string, number]>(
-      `INSERT INTO devices (id, kind, fleet, batch, state, created_at) VALUES (?, 'device', ?, ?, 'expected', ?)`,
+      `INSERT OR IGNORE INTO devices (id, kind, fleet, batch, state, created_at)
+       VALUES (?, 'device', ?, ?, 'expected', ?)`,
     ),
   }
 }
@@ -75,12 +77,10 @@ export function openTokens({ store, fleets }: TokenParts): TokenIntents {
   }
 
   return {
-    createToken: (token) =>
-      store.write(token, (log) => {
-        createToken({ fleets, statements }, token)
-        log.audit({ action: 'token.create', subject: `token:${token.id} batch:${token.batch}` })
-        return show(token.id, token.now)
-      }),
+    async createToken(token) {
+      await createToken({ store, fleets, statements }, token)
+      return store.read(() => show(token.id, token.now))
+    },
     createReissue: (reissue) =>
       store.write(reissue, (log) => {
         createReissue(statements, reissue)
@@ -106,48 +106,68 @@ export function openTokens({ store, fleets }: TokenParts): TokenIntents {
   }
 }
 
-/** @throws MusterError conflict */
-function createToken(
-  { fleets, statements }: { fleets: Fleets; statements: Statements },
-  token: NewToken,
-): void {
-  const naming = token.naming ?? undefined
-  if (fleets.findBatch(token.batch) === undefined)
-    fleets.insertBatch({ id: token.batch, naming, now: token.now })
-  const batch = fleets.findBatch(token.batch)
-  if (batch === undefined) throw new Error(`no batch ${token.batch}`) // inserted just above
-  if (naming !== undefined && naming !== batch.naming) {
-    throw new MusterError(
-      'conflict',
-      `Cannot make the token: the batch "${batch.id}" has the naming ${batch.naming}`,
-    )
-  }
+interface Creating extends TokenParts {
+  readonly statements: Statements
+}
+
+/**
+ * A long list is written in slices. Until the last one the token is good for fewer devices, and it cannot be used at
+ * all: its text is shown when this is done.
+ * @throws MusterError conflict
+ */
+async function createToken(creating: Creating, token: NewToken): Promise<void> {
+  const { store, statements } = creating
   const listed = [...new Set(token.devices ?? [])]
-  const { lastInsertRowid: row } = statements.insert.run({
+  for await (const { items } of slices(listed)) {
+    await store.read(() => refuseForeign(statements, { ids: items, batch: token.batch }))
+  }
+  let row: number | bigint = 0
+  for await (const { items, isFirst } of slices(listed)) {
+    await store.write(token, (log) => {
+      const batch = batchFor(creating, token)
+      if (isFirst) row = insertToken(statements, { token, listed: listed.length })
+      for (const id of items) {
+        statements.expect.run(id, batch.fleet, batch.id, token.now)
+        statements.list.run(row, id)
+      }
+      refuseForeign(statements, { ids: items, batch: batch.id })
+      const action = isFirst ? 'token.create' : 'token.list'
+      log.audit({ action, subject: `token:${token.id} batch:${token.batch}` })
+    })
+  }
+}
+
+/** Makes the batch when it is new. @throws MusterError conflict when it has another naming */
+function batchFor({ fleets }: Creating, { batch: id, naming, now }: NewToken): { id: string; fleet: string } {
+  if (fleets.findBatch(id) === undefined) fleets.insertBatch({ id, naming: naming ?? undefined, now })
+  const batch = fleets.findBatch(id)
+  if (batch === undefined) throw new Error(`no batch ${id}`) // inserted just above
+  if (naming === null || naming === batch.naming) return batch
+  throw new MusterError('conflict', `Cannot make the token: the batch "${id}" has the naming ${batch.naming}`)
+}
+
+function insertToken(statements: Statements, { token, listed }: { token: NewToken; listed: number }) {
+  const { lastInsertRowid } = statements.insert.run({
     id: token.id,
     hash: token.hash,
     batch: token.batch,
     uses: token.uses,
     expires_at: token.expiresAt,
     device: null,
-    listed: listed.length,
+    listed,
     created_at: token.now,
   })
-  for (const id of listed) {
-    expect(statements, { id, batch, now: token.now })
-    statements.list.run(row, id)
-  }
+  return lastInsertRowid
 }
 
-/** @throws MusterError conflict when another batch, or a service, has the id */
-function expect(
+/** @throws MusterError conflict when another batch, or a service, has one of the ids */
+function refuseForeign(
   statements: Statements,
-  { id, batch, now }: { id: string; batch: { id: string; fleet: string }; now: number },
+  { ids, batch }: { ids: readonly string[]; batch: string },
 ): void {
-  const known = statements.device.get(id)
-  if (known === undefined) {
-    statements.expect.run(id, batch.fleet, batch.id, now)
-  } else if (known.batch !== batch.id) {
+  for (const id of ids) {
+    const known = statements.device.get(id)
+    if (known === undefined || known.batch === batch) continue
     const owner = known.batch === null ? 'a service' : `a device of the batch "${known.batch}"`
     throw new MusterError('conflict', `Cannot list "${id}": it is ${owner}`)
   }

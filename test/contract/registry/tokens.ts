@@ -54,6 +54,21 @@ export async function tokensContract(t: Test, fresh: Fresh): Promise<void> {
     )
   })
 
+  await t.test('a long list is taken whole or not at all', async (t) => {
+    const plane = await fresh(t)
+    const ids = Array.from({ length: 1500 }, (_, i) => deviceId(`d${i}`))
+    await plane.token('t1', { batch: 'other', devices: [deviceId('d1499')] })
+    await t.rejects(plane.token('t2', { uses: 1500, devices: ids }), { code: 'conflict' })
+    t.equal(await plane.registry.findToken(hex('t2'), plane.now()), null)
+    t.strictSame(
+      (await plane.registry.listBatches()).map(({ id }) => id),
+      ['other'],
+    )
+    t.match(await plane.token('t3', { uses: 1500, devices: ids.slice(0, -1) }), { listed: 1499 })
+    for (const id of ['d0', 'd999', 'd1000', 'd1498']) t.ok(await plane.begin('t3', id, `key of ${id}`), id)
+    await t.rejects(plane.begin('t3', 'd1499', 'k'), { code: 'csr_subject' })
+  })
+
   await t.test('brokers do not hear of a device that is only expected', async (t) => {
     const plane = await fresh(t)
     const before = await plane.registry.cursor()
