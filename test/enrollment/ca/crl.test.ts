@@ -30,7 +30,7 @@ t.test('a CRL, read by another implementation', async (t) => {
   const entries = [
     revoked('ff'.repeat(16), 'keyCompromise', START - 1),
     revoked(`00${'7f'.repeat(15)}`, 'unspecified', Date.UTC(2049, 11, 31) > START ? START - DAY_MS : START),
-    revoked(`00${'80'.repeat(15)}`, 'privilegeWithdrawn'),
+    revoked(`00${'80'.repeat(15)}`, 'privilegeWithdrawn', START + 999),
     revoked('7f'.repeat(20), 'cessationOfOperation', Date.UTC(2000, 0, 1)),
   ]
   const der = await signCrl(issuer, crlRequest(entries))
