@@ -5,6 +5,8 @@ import t from 'tap'
 import type { CertificateReply, Problem } from '#shared/api'
 import { generateKey, readPrivateKey } from '#shared/pki/keys'
 import { createCsr } from '#shared/pki/x509'
+import { parseToken } from '#shared/token'
+import { enroll as enrollOnce } from '../../enrollment/enroll.ts'
 import { enrollDevice, newRequest, type RunningEnrollment, startEnrollment } from '../support/enrollment.ts'
 
 async function enroll(service: RunningEnrollment, request: { token: string; csr: string }) {
@@ -43,6 +45,17 @@ t.test('the life of a device', async (t) => {
     t.ok(replies.every(({ status }) => status === 200))
     t.equal(new Set(replies.map(({ certificate }) => certificate)).size, 1)
     t.match((await admin.listTokens('lab')).at(-1), { used: 1 })
+  })
+
+  t.test('two that sign at the same time both answer what was recorded', async (t) => {
+    const { token } = await admin.createToken({ batch: 'lab', uses: 5 })
+    const { der: csr } = await newRequest('press-pair')
+    const tokenHash = parseToken(token)?.hash ?? ''
+    const request = { tokenHash, csr, label: null }
+    const answers = await Promise.all([1, 2, 3].map(() => enrollOnce(service.deps, request)))
+    const serial = answers[0]?.issuance.serial ?? ''
+    const recorded = await service.deps.registry.findCredential({ serial })
+    t.ok(answers.every(({ certificate }) => recorded?.der.equals(certificate)))
   })
 
   t.test('100 parallel uses of a one-use token give exactly one certificate', async (t) => {
