@@ -48,11 +48,8 @@ async function play(options: RunOptions): Promise<number> {
 async function withPlane(options: RunOptions, ending: Ending): Promise<RunOptions> {
   if (!options.selfContained) return options
   process.stderr.write('  starting a plane of its own\n')
-  const plane = await startPlane({
-    random: seededRandom(randomBytes(8).toString('hex')),
-    environment: process.env,
-  })
-  ending.add(() => plane.stop())
+  const random = seededRandom(randomBytes(8).toString('hex'))
+  const plane = await startPlane({ random, environment: process.env, onSpawn: ending.add })
   return { ...options, data: plane.data }
 }
 

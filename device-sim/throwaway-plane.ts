@@ -33,6 +33,8 @@ export interface PlaneOptions {
   readonly environment: NodeJS.ProcessEnv
   /** A directory of the caller's, which stays; without it a temporary one, which goes. */
   readonly data?: string
+  /** Called with `stop` as soon as there is something to stop, for an end before the plane is ready. */
+  readonly onSpawn?: (stop: () => Promise<void>) => void
 }
 
 /**
@@ -57,6 +59,7 @@ export async function startPlane(options: PlaneOptions): Promise<Plane> {
     await end(child)
     if (!options.data) rmSync(data, { recursive: true, force: true })
   }
+  options.onSpawn?.(stop)
   try {
     const ready = await becomeReady(child, layout(data).ready)
     return { data, ready, portBase, child, log: () => log, stop }

@@ -1,10 +1,14 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import t from 'tap'
+import { inspectPairs } from '../../device-sim/judge-pairs.ts'
 import type { Outcome, RunReport } from '../../device-sim/report.ts'
-import { adminOf, muster, startPlane } from '../support/plane.ts'
+import { adminOf, MUSTER, muster, startPlane } from '../support/plane.ts'
 
+t.setTimeout(240_000)
 const plane = await startPlane(t)
 const admin = adminOf(t, plane)
 const directory = mkdtempSync(join(tmpdir(), 'muster-flow-'))
@@ -86,32 +90,64 @@ t.test('a plane that is not there is said with exit code 7', async (t) => {
   t.notOk(existsSync(join(directory, 'demo')))
 })
 
-for (const step of [1, 2, 3, 4, 5, 6]) {
-  t.test(
-    `a device that is killed at step ${step} of its rotation is not bricked, and finishes it`,
-    async (t) => {
-      const args = [
-        'run',
-        'rotate',
-        '--devices',
-        '1',
-        '--fleet',
-        `cut-${step}`,
-        '--keep',
-        '--data',
-        plane.data,
-        '--json',
-      ]
-      const cut = await muster(['sim', ...args], { environment: { MUSTER_CRASH_AT: `rotate.${step}` } })
-      t.notSame(cut.status, 0, cut.stderr)
-      t.equal(cut.stdout, '')
-      const device = join(plane.data, 'demo', `cut-${step}-0001`)
-      t.equal(readdirSync(join(device, 'pairs')).length, step < 6 ? 2 : 1)
-      const again = await muster(['sim', ...args])
-      t.equal(again.status, 0, again.stderr)
-      t.match(JSON.parse(again.stdout), { devices: 1, rotated: 1, messagesLost: 0, bricked: 0, ok: true })
-      t.equal(readdirSync(join(device, 'pairs')).length, 1)
-      t.ok(readFileSync(join(device, 'current', 'key.pem')))
+t.test('devices that are killed at any step of their rotation are not bricked, and finish it', async (t) => {
+  const args = [
+    'sim',
+    'run',
+    'rotate',
+    '--devices',
+    '6',
+    '--fleet',
+    'cut',
+    '--keep',
+    '--data',
+    plane.data,
+    '--json',
+  ]
+  const directories = [1, 2, 3, 4, 5, 6].map((n) => join(plane.data, 'demo', `cut-000${n}`))
+  const devices = directories.map((path) => ({ id: basename(path), directory: path, connect: true }))
+  const inspection = { broker: plane.ready.broker, root: readFileSync(plane.ready.caFile, 'utf8'), devices }
+  for (const step of [1, 2, 3, 4, 5, 6]) {
+    // The first device to reach the step takes the process with it, and the others wherever they are.
+    const cut = await muster(args, { environment: { MUSTER_CRASH_AT: `rotate.${step}` } })
+    t.notSame(cut.status, 0, `killed at step ${step}`)
+    t.equal(cut.stdout, '', 'without a word')
+    const pairs = await inspectPairs(inspection)
+    t.strictSame(
+      pairs.filter(({ fault, returnCode }) => fault !== null || returnCode !== 0),
+      [],
+      'every pair on disk is whole, and the broker takes it',
+    )
+  }
+  t.ok(
+    directories.some((path) => readdirSync(join(path, 'pairs')).length === 2),
+    'some were in the middle',
+  )
+  const again = await muster(args)
+  t.equal(again.status, 0, again.stderr)
+  t.match(JSON.parse(again.stdout), { devices: 6, rotated: 6, messagesLost: 0, bricked: 0, ok: true })
+  for (const path of directories) t.equal(readdirSync(join(path, 'pairs')).length, 1)
+})
+
+t.test('an interrupted run takes its own plane and everything it wrote with it', async (t) => {
+  const scratch = mkdtempSync(join(directory, 'tmp-'))
+  const child = spawn(
+    process.execPath,
+    [MUSTER, 'sim', 'run', 'steady', '--self-contained', '--messages', '1000'],
+    {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, TMPDIR: scratch },
+      timeout: 60_000,
     },
   )
-}
+  const ended = once(child, 'close')
+  for await (const text of child.stderr.setEncoding('utf8')) if (/connect:/.test(text)) break
+  t.ok(readdirSync(scratch).length > 0)
+  child.kill('SIGINT')
+  const [status] = await ended
+  t.equal(status, 130)
+  t.strictSame(
+    readdirSync(scratch).filter((name) => name.startsWith('muster-')),
+    [],
+  )
+})
