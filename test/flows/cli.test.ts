@@ -4,18 +4,31 @@ import t from 'tap'
 import { openJsonClient } from '#shared/json-client'
 import { generateKey } from '#shared/pki/keys'
 import { createCsr } from '#shared/pki/x509'
+import { run as runCli } from '../../operator/cli.ts'
+import type { Terminal } from '../../operator/terminal.ts'
 import { scratch } from '../support/muster.ts'
-import { muster, startPlane } from '../support/plane.ts'
+import { MUSTER, muster, startPlane } from '../support/plane.ts'
 
 const plane = await startPlane(t)
 const directory = scratch(t)
 const device = openJsonClient({ url: plane.ready.enrollment, ca: readFileSync(plane.ready.caFile, 'utf8') })
 t.teardown(() => device.close())
 
-/** `muster <words> --data …`, split at spaces. */
+/** `muster <words> --data …`, split at spaces, in this process: nobody is at its terminal. */
 async function run(words: string, ...more: string[]) {
-  const ended = await muster([...words.split(' '), ...more, '--data', plane.data])
-  return { ...ended, lines: ended.stdout.trimEnd().split('\n') }
+  const [stdout, stderr]: [string[], string[]] = [[], []]
+  const terminal: Terminal = {
+    out: (text) => void stdout.push(`${text}\n`),
+    err: (text) => void stderr.push(`${text}\n`),
+    canAsk: false,
+    isScreen: false,
+    ask: async () => '',
+    paint: (_, text) => text,
+  }
+  const other = async () => t.fail(`${words} is not a command of the operator`)
+  const programs = { enrollment: other, broker: other, sim: other, bin: MUSTER, terminal }
+  const status = await runCli([...words.split(' '), ...more, '--data', plane.data], programs)
+  return { status, stdout: stdout.join(''), stderr: stderr.join('') }
 }
 
 /** The document that `muster <words> --json` prints, which has to be all of stdout. */
@@ -152,7 +165,7 @@ t.test('a service gets a key that only its owner reads, and is not overwritten',
 })
 
 t.test('brokers are listed, invited and forgotten', async (t) => {
-  t.match(await document('broker list'), { brokers: [{ id: 'broker', state: 'up', behind: 0 }] })
+  t.match(await document('broker list'), { brokers: [{ id: 'broker', state: 'up', behind: Number }] })
   const invitation = await document('broker invite --id north')
   t.match(invitation, { url: /^https:/, token: /^mst_/, root: /BEGIN CERTIFICATE/ })
   t.equal((await run('broker forget north')).status, 0)
@@ -201,6 +214,16 @@ t.test('a mistake is one sentence and status 2', async (t) => {
     t.equal(stderr.split('\n').length, 2, `${words}: ${stderr}`)
   }
   t.match(await document('hold --nonsense'), { status: 2, error: { code: 'invalid_request' } })
+})
+
+t.test('what the program writes to its two streams is what the commands said', async (t) => {
+  const listed = await muster(['batch', 'list', '--data', plane.data, '--json'])
+  t.equal(listed.status, 0)
+  t.equal(listed.stderr, '')
+  t.match(JSON.parse(listed.stdout), { schemaVersion: 1, batches: Array })
+  const wrong = await muster(['hold', 'lamp', 'fan', '--data', plane.data])
+  t.equal(wrong.status, 2, 'the status of the process is the one of the command')
+  t.equal(wrong.stdout, '')
 })
 
 t.test('where no plane is, that is said with status 7', async (t) => {
