@@ -42,7 +42,7 @@ export const BROKER_ROUTES: readonly Route[] = [
     path: '/v1/brokers/renew',
     role: 'broker',
     body: BrokerRenewRequest,
-    handle: async ({ deps, caller, body }) => renewBroker(deps, { ...body, broker: brokerOf(caller) }),
+    handle: async ({ deps, caller, body }) => renewBroker(deps, { ...body, broker: brokerOf(caller).id }),
   }),
   route({
     method: 'DELETE',
@@ -56,8 +56,8 @@ export const BROKER_ROUTES: readonly Route[] = [
   }),
 ]
 
-/** The id of a caller whose role is `broker`. */
-export function brokerOf(caller: Caller): string {
-  if (caller.kind === 'broker') return caller.id
+/** The caller of a route whose role is `broker`. */
+export function brokerOf(caller: Caller): { readonly id: string; readonly until: number } {
+  if (caller.kind === 'broker') return caller
   throw new TypeError(`a route for brokers was run for ${caller.kind}`)
 }

@@ -11,7 +11,12 @@ import type { Limits } from './limits.ts'
 export type Caller =
   | { readonly kind: 'nobody' }
   | { readonly kind: 'device'; readonly credential: Credential }
-  | { readonly kind: 'operator' | 'broker' | 'server'; readonly id: string }
+  | {
+      readonly kind: 'operator' | 'broker' | 'server'
+      readonly id: string
+      /** notAfter of the certificate: what is open then ends. Never, for a token. */
+      readonly until: number
+    }
 
 /** Whom a route is for. */
 export type Role = 'anyone' | 'device' | 'operator' | 'broker'
@@ -76,7 +81,7 @@ async function byToken(
     address: from.address,
     find: (hash) => deps.registry.findApiToken(hash, deps.now()),
   })
-  return { kind: 'operator', id }
+  return { kind: 'operator', id, until: Number.POSITIVE_INFINITY }
 }
 
 async function byCertificate(deps: Deps, request: FastifyRequest): Promise<Caller> {
@@ -99,7 +104,7 @@ async function byCertificate(deps: Deps, request: FastifyRequest): Promise<Calle
       },
     )
   }
-  return { kind: row.kind, id: row.owner }
+  return { kind: row.kind, id: row.owner, until: row.notAfter }
 }
 
 /**

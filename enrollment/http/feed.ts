@@ -35,7 +35,7 @@ export const FEED_ROUTES: readonly Route[] = [
     role: 'broker',
     body: ReportBatch,
     handle: async ({ deps, caller, body }): Promise<ReportReply> => {
-      await deps.registry.applyReports(brokerOf(caller), body, OVERLAP_MS, deps.now())
+      await deps.registry.applyReports(brokerOf(caller).id, body, OVERLAP_MS, deps.now())
       deps.reported.ring()
       return { sequence: body.sequence }
     },
@@ -43,19 +43,22 @@ export const FEED_ROUTES: readonly Route[] = [
 ]
 
 interface Reader {
-  readonly broker: string
+  readonly broker: { readonly id: string; readonly until: number }
   readonly from: Cursor | null
   readonly signal: AbortSignal
 }
 
 async function* lines(deps: Deps, reader: Reader): AsyncGenerator<string> {
-  await deps.registry.streamOf(reader.broker, true, deps.now())
+  await deps.registry.streamOf(reader.broker.id, true, deps.now())
   try {
     for await (const slice of messages(deps, reader)) {
       yield slice.map((message) => `${JSON.stringify(message)}\n`).join('')
     }
+  } catch (error) {
+    deps.log.error({ broker: reader.broker.id, err: error }, 'feed broke off')
+    throw error
   } finally {
-    await deps.registry.streamOf(reader.broker, false, deps.now())
+    await deps.registry.streamOf(reader.broker.id, false, deps.now())
   }
 }
 
@@ -66,7 +69,7 @@ async function* messages(deps: Deps, { from, signal, broker }: Reader): AsyncGen
   try {
     const cursor = await registry.cursor()
     const canResume = from !== null && from.epoch === cursor.epoch && from.position <= cursor.position
-    deps.log.info({ broker, from, canResume }, 'feed opened')
+    deps.log.info({ broker: broker.id, from, canResume }, 'feed opened')
     let position = canResume ? from.position : yield* snapshot(deps)
     const { epoch } = cursor
     while (!signal.aborted) {
@@ -76,7 +79,7 @@ async function* messages(deps: Deps, { from, signal, broker }: Reader): AsyncGen
         position = changes.at(-1)?.position ?? position
         continue
       }
-      if (!(await isKnown(deps, broker))) return // forgotten since its stream was opened
+      if (!(await isWelcome(deps, broker))) return
       yield [{ type: 'alive', epoch, position, at: deps.now() }]
       await commits.wait({ ms: ALIVE_EVERY_MS, signal })
     }
@@ -85,8 +88,12 @@ async function* messages(deps: Deps, { from, signal, broker }: Reader): AsyncGen
   }
 }
 
-async function isKnown(deps: Deps, broker: string): Promise<boolean> {
-  return (await deps.registry.listBrokers(deps.now())).some(({ id }) => id === broker)
+/** Not forgotten since its stream was opened, and its certificate has not expired. */
+async function isWelcome(deps: Deps, broker: Reader['broker']): Promise<boolean> {
+  return (
+    deps.now() <= broker.until &&
+    (await deps.registry.listBrokers(deps.now())).some(({ id }) => id === broker.id)
+  )
 }
 
 /** Returns the position from which the changes go on. */

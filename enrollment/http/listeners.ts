@@ -1,4 +1,5 @@
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { isMusterError } from '#shared/errors'
 import type { Lifecycle } from '#shared/service'
 import type { Config } from '../config.ts'
 import type { Deps } from '../deps.ts'
@@ -11,6 +12,7 @@ import { downloads } from './downloads.ts'
 import { serveEst } from './est.ts'
 import { FEED_ROUTES } from './feed.ts'
 import { createLimits } from './limits.ts'
+import { STATUS } from './problem.ts'
 import { serveRoutes } from './routes.ts'
 import { openListener, type TlsMaterial } from './server.ts'
 
@@ -73,6 +75,7 @@ export async function startListeners(
         routes: [...ADMIN_ROUTES, ...BROKER_ROUTES, ...FEED_ROUTES],
         stopping: stopping.signal,
         identify: identifyAdmin,
+        onFailure: async (error, { request }) => logRefusedAdmin(deps, { error, request }),
       }),
   })
   // Stopped first: streams and long polls end, so that the listeners need not wait for them.
@@ -83,4 +86,14 @@ export async function startListeners(
       admin.reload(trust(infrastructure, own))
     },
   }
+}
+
+/** Who was turned away from the admin API; refusals of devices are in the registry instead. */
+function logRefusedAdmin(
+  { log }: Deps,
+  { error, request }: { error: unknown; request: FastifyRequest },
+): void {
+  if (!isMusterError(error) || ![401, 403, 429].includes(STATUS[error.code])) return
+  const { code, evidence } = error
+  log.warn({ code, evidence, address: request.ip, route: request.routeOptions.url }, 'admin request refused')
 }

@@ -5,6 +5,7 @@ import type { Change, FeedMessage, Report } from '#shared/feed'
 import {
   enrollBroker,
   enrollDevice,
+  newRequest,
   type Pair,
   type RunningEnrollment,
   startEnrollment,
@@ -209,9 +210,21 @@ t.test('a receipt no longer waits for a broker that was forgotten, and its strea
   t.equal((await service.adminClient(broker).send('GET', '/v1/feed')).status, 403)
 })
 
+t.test('a stream ends with the certificate that opened it', async (t) => {
+  const clock = { offsetMs: 0 }
+  const service = await startEnrollment(t, { clock })
+  const follower = await follow(service, await enrollBroker(service, 'edge-1'))
+  await follower.until(isAlive)
+  clock.offsetMs = 31 * 86_400_000
+  service.deps.changed.ring()
+  await t.rejects(
+    follower.until(() => false),
+    /the stream ended/,
+  )
+})
+
 t.test('a broker enrolls by invitation, once per invitation, and renews itself', async (t) => {
   const service = await startEnrollment(t)
-  const { newRequest } = await import('../../support/enrollment.ts')
   const invitation = await service.admin.inviteBroker({ id: 'edge-9' })
   t.equal(invitation.url, service.whereabouts.admin)
   const client = service.adminClient()
