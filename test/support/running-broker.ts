@@ -2,6 +2,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
+import { connect, type MqttClient } from 'mqtt'
 import type { Test } from 'tap'
 import { openLog } from '#shared/log'
 import { Lifecycle } from '#shared/service'
@@ -46,4 +47,55 @@ export async function invitedBroker(service: RunningEnrollment, id: string): Pro
   const invitation = join(data, 'invitation.json')
   writeFileSync(invitation, JSON.stringify(await service.admin.inviteBroker({ id })))
   return ['--data', data, '--invite', invitation, '--port', '0']
+}
+
+/** What a client presents: `TestDevice` of enrollment, or any pair. */
+export interface ClientPair {
+  readonly id: string
+  readonly certificate: string
+  readonly key: string
+}
+
+/**
+ * Connects with mqtt.js as the device; rejects with the return code when it is refused, or when the socket closes
+ * before an answer (connectAsync waits for ever then). Never reconnects by itself.
+ */
+export async function connectAs(
+  service: RunningEnrollment,
+  broker: { readonly port: number },
+  { id, certificate, key }: ClientPair,
+): Promise<MqttClient> {
+  const client = connect({
+    protocol: 'mqtts',
+    host: 'localhost',
+    port: broker.port,
+    ca: service.root,
+    cert: certificate + service.deps.authority.device.pem,
+    key,
+    clientId: id,
+    reconnectPeriod: 0,
+    connectTimeout: 10_000,
+  })
+  const { promise, resolve, reject } = Promise.withResolvers<void>()
+  const closed = () => reject(new Error('closed without an answer'))
+  client.on('error', reject) // stays: a later error must not end the test process
+  client.once('close', closed)
+  client.once('connect', () => resolve())
+  try {
+    await promise
+    client.off('close', closed)
+    return client
+  } catch (error) {
+    client.end(true)
+    throw error
+  }
+}
+
+/** Resolves when the client has lost its connection; fails after 10 s. */
+export async function disconnected(client: MqttClient): Promise<void> {
+  if (!client.connected) return
+  const { promise, resolve, reject } = Promise.withResolvers<void>()
+  const timer = setTimeout(() => reject(new Error('still connected')), 10_000)
+  client.once('close', () => resolve())
+  await promise.finally(() => clearTimeout(timer))
 }

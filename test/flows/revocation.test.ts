@@ -1,0 +1,109 @@
+import t from 'tap'
+import type { PlanRequest, Receipt } from '#shared/api'
+import { enrollDevice, startEnrollment } from '../support/enrollment.ts'
+import { connectAs, disconnected, invitedBroker, runBroker } from '../support/running-broker.ts'
+
+/** What mqtt.js rejects with when the broker says "not authorized" (MQTT 3.1.1 section 3.2.2.3). */
+const NOT_AUTHORIZED = { code: 5 }
+
+t.test('a revocation, from the operator to the socket', async (t) => {
+  const service = await startEnrollment(t)
+  const args = await invitedBroker(service, 'broker-1')
+  const broker = await runBroker(t, args)
+  const { admin } = service
+
+  /** Applies the plan and waits until every broker has answered. */
+  const apply = async (request: PlanRequest): Promise<{ id: string; receipt: Receipt }> => {
+    const { id, counts } = await admin.proposePlan(request)
+    await admin.applyPlan(id, counts.devices)
+    return { id, receipt: await admin.receipt(id, 10_000) }
+  }
+
+  t.test('a held device is disconnected and refused, and returns with the same certificate', async (t) => {
+    const lamp = await enrollDevice(service, { id: 'lamp' })
+    const door = await enrollDevice(service, { id: 'door' })
+    const client = await connectAs(service, broker, lamp)
+    const other = await connectAs(service, broker, door)
+    const { id, receipt } = await apply({ action: 'hold', scope: { kind: 'device', id: 'lamp' } })
+    await disconnected(client)
+    t.match(receipt, {
+      sessionsClosed: 1,
+      survivors: [],
+      brokers: [{ broker: 'broker-1', state: 'applied' }],
+    })
+    await t.rejects(connectAs(service, broker, lamp), NOT_AUTHORIZED)
+    t.ok(other.connected, 'nobody else notices')
+
+    const { position } = (await admin.undoPlan(id)) && (await admin.status()).cursor
+    await caughtUp(position)
+    const again = await connectAs(service, broker, lamp)
+    t.ok(again.connected)
+    await Promise.all([again.endAsync(), other.endAsync()])
+  })
+
+  const caughtUp = async (position: number) => {
+    const deadline = Date.now() + 10_000
+    while ((broker.replica.cursor()?.position ?? 0) < position) {
+      if (Date.now() > deadline) throw new Error(`The broker has not come to position ${position}`)
+      await new Promise(setImmediate)
+    }
+  }
+
+  t.test('once the receipt says applied, no connection is accepted any more', async (t) => {
+    const siren = await enrollDevice(service, { id: 'siren' })
+    let isApplied = false
+    let attempts = 0
+    const accepted: boolean[] = []
+    const hammer = async () => {
+      for (let after = 0; after < 3; ) {
+        const wasApplied = isApplied
+        if (wasApplied) after += 1
+        attempts += 1
+        try {
+          const client = await connectAs(service, broker, siren)
+          accepted.push(wasApplied)
+          client.end(true)
+        } catch {
+          // refused, or taken over by another attempt
+        }
+      }
+    }
+    const hammering = Promise.all(Array.from({ length: 4 }, hammer))
+    const { receipt } = await apply({ action: 'revoke', scope: { kind: 'device', id: 'siren' }, undoMs: 0 })
+    isApplied = true
+    t.same(
+      broker.sessions.select({ kind: 'device', id: 'siren' }).filter(({ refused }) => refused === null),
+      [],
+    )
+    await hammering
+    t.same(receipt.survivors, [])
+    t.ok(attempts > 12)
+    t.notOk(accepted.includes(true))
+  })
+
+  t.test('a batch is stopped as one: every session of it closes, no other', async (t) => {
+    const ids = Array.from({ length: 12 }, (_, index) => `bulb-${index}`)
+    const bulbs = await Promise.all(ids.map((id) => enrollDevice(service, { id, batch: 'bulbs' })))
+    const clients = await Promise.all(bulbs.map((bulb) => connectAs(service, broker, bulb)))
+    const gate = await connectAs(service, broker, await enrollDevice(service, { id: 'gate' }))
+    const { receipt } = await apply({ action: 'revoke', scope: { kind: 'batch', id: 'bulbs' } })
+    await Promise.all(clients.map(disconnected))
+    t.match(receipt, { sessionsClosed: 12, survivors: [] })
+    for (const bulb of bulbs.slice(0, 3)) await t.rejects(connectAs(service, broker, bulb), NOT_AUTHORIZED)
+    t.ok(gate.connected)
+    await gate.endAsync()
+  })
+
+  t.test('a broker that was down is named, and applies the hold before it lets anybody in', async (t) => {
+    const bell = await enrollDevice(service, { id: 'bell' })
+    await (await connectAs(service, broker, bell)).endAsync()
+    await broker.stop()
+    const { id, counts } = await admin.proposePlan({ action: 'hold', devices: ['bell'] })
+    await admin.applyPlan(id, counts.devices)
+    t.match(await admin.receipt(id, 0), { brokers: [{ broker: 'broker-1', state: 'down' }] })
+
+    const back = await runBroker(t, args)
+    await t.rejects(connectAs(service, back, bell), NOT_AUTHORIZED)
+    t.match(await admin.receipt(id, 10_000), { brokers: [{ state: 'applied', sessionsClosed: 0 }] })
+  })
+})
