@@ -19,6 +19,7 @@ import {
 } from './aedes-callbacks.ts'
 import type { Inside } from './gate.ts'
 import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
+import type { AdmissionRecord } from './replica.ts'
 import { SessionStore } from './session-store.ts'
 import type { Connection } from './sessions.ts'
 
@@ -89,15 +90,21 @@ class Broker extends Base {
 
   /** The last step before storing and routing, for a message that was permitted some turns ago. */
   override publish(packet: Published, client: MqttClient | null | Done, done: Done = noop): void {
-    const [author, settled] = typeof client === 'function' ? [null, client] : [client, done]
-    if (this.voided.has(packet)) settled(null)
-    else if (author === null || author === undefined) super.publish(packet, settled)
-    else
-      this.#route(packet, author, packet.qos === 2 ? this.#forgetOnFailure(packet, author, settled) : settled)
+    if (typeof client === 'function') this.#publishOwn(packet, client)
+    else if (client === null || client === undefined) this.#publishOwn(packet, done)
+    else if (packet.qos === 2) this.#route(packet, client, this.#forgetOnFailure(packet, client, done))
+    else this.#route(packet, client, done)
+  }
+
+  /** Aedes' own messages, and wills of other brokers. */
+  #publishOwn(packet: Published, done: Done): void {
+    if (this.voided.has(packet)) done(null)
+    else super.publish(packet, done)
   }
 
   #route(packet: Published, author: MqttClient, done: Done): void {
-    if (author.req.connection.refused !== null) done(new Error('refused'))
+    const isRefused = author.req.connection.refused !== null || this.voided.has(packet)
+    if (isRefused) done(new Error('refused'))
     else super.publish(packet, author, done)
   }
 
@@ -205,10 +212,20 @@ function accepted(deps: MqttDeps, link: Link): void {
   deps.report({ type: 'connected', at: deps.now(), fingerprint, device, address, connection: id, resumed })
 }
 
+/** Two clients with one identity may be a clone; a device that comes with its newer certificate is rotating. */
 function reportTakeover(deps: MqttDeps, previous: Link, { connection }: Link): void {
-  const { address } = previous.connection
-  previous.ending = 'duplicate'
+  const { address, fingerprint } = previous.connection
+  const isRotation =
+    fingerprint !== connection.fingerprint &&
+    orDeny(deps, 'takeover', () => isNewest(deps.replica.record(connection.fingerprint)), false)
+  previous.ending = isRotation ? 'rotated' : 'duplicate'
+  if (isRotation) return
   refuse(deps, previous, { code: 'duplicate', evidence: { address, otherAddress: connection.address } })
+}
+
+/** The overlap of a certificate begins when its successor is seen. */
+function isNewest(record: AdmissionRecord | null): boolean {
+  return record?.certificate.supersededFrom === null
 }
 
 function noop(): void {}
