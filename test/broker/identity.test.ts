@@ -144,9 +144,31 @@ t.test(
     const second = await openRaw(broker, renewed)
     await second.connect({ clientId: 'A' })
     await first.closed
+    await broker.report('disconnected', ({ reason }) => reason === 'rotated')
+    t.same(broker.refusals(), [], 'it is no duplicate of itself')
     t.equal((await broker.revoke(old)).closed, 0)
     await second.ping()
     t.equal(broker.sessions.select({ kind: 'certificate', id: renewed.fingerprint }).length, 1)
+    second.socket.destroy()
+  },
+)
+
+t.test(
+  'an old certificate that takes over from its successor is a duplicate, for the key may be in two places',
+  async (t) => {
+    const broker = await open(t)
+    const [old, renewed] = [await broker.enroll('A'), await broker.enroll('A')]
+    const supersededFrom = Date.now() + 3_600_000
+    await broker.change(old, (record) => ({
+      ...record,
+      certificate: { ...record.certificate, supersededFrom },
+    }))
+    const first = await openRaw(broker, renewed)
+    await first.connect({ clientId: 'A' })
+    const second = await openRaw(broker, old)
+    await second.connect({ clientId: 'A' })
+    await first.closed
+    t.match(await broker.report('refused'), { code: 'R-DUPLICATE', fingerprint: renewed.fingerprint })
     second.socket.destroy()
   },
 )
