@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // Starts Muster. Plain JavaScript, so that a Node that is too old can still say so (Node 18 and newer).
 import { spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { constants } from 'node:os'
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -8,24 +9,31 @@ import { bundledNode, isNewEnough, MINIMUM } from '../tools/node-version.mjs'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const argv = process.argv.slice(2)
+const isClone = existsSync(new URL('../tools/setup.mjs', import.meta.url))
 
 if (isNewEnough(process.versions.node)) await start()
 else if (bundledNode(root) !== null) runWith(bundledNode(root))
 else {
   process.stderr.write(
-    `Muster needs Node ${MINIMUM} or newer and this is ${process.versions.node}: run \`node tools/setup.mjs\`, or install Node from https://nodejs.org.\n`,
+    `Muster needs Node ${MINIMUM} or newer and this is ${process.versions.node}: install it from https://nodejs.org${isClone ? ', or run `node tools/setup.mjs`' : ''}.\n`,
   )
   process.exit(2)
 }
 
+/** A clone holds TypeScript; the published package JavaScript, because Node strips no types under node_modules. */
+function source(path) {
+  const url = new URL(`../${path}.ts`, import.meta.url)
+  return existsSync(url) ? url : new URL(`../${path}.js`, import.meta.url)
+}
+
 /** The programs are loaded when they are asked for: the CLI needs neither the CA's code nor the broker's. */
 async function start() {
-  const { run } = await import('../operator/cli.ts')
+  const { run } = await import(source('operator/cli'))
   const status = await run(argv, {
     bin: fileURLToPath(import.meta.url),
-    enrollment: async (args) => (await import('../enrollment/main.ts')).run(args),
-    broker: async (args) => (await import('../broker/main.ts')).run(args),
-    sim: async (args) => (await import('../device-sim/main.ts')).run(args),
+    enrollment: async (args) => (await import(source('enrollment/main'))).run(args),
+    broker: async (args) => (await import(source('broker/main'))).run(args),
+    sim: async (args) => (await import(source('device-sim/main'))).run(args),
   })
   if (status !== null) process.exitCode = status
 }

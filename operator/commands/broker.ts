@@ -7,19 +7,22 @@ import { addServingOptions } from './programs.ts'
 
 interface InviteOptions {
   readonly id?: string
-  readonly expires?: string
+  readonly expires: string
 }
 
 /** `muster broker` alone runs one: the CLI hands that on before it gets here. */
 export function addBrokerCommands(program: Command, use: Use): void {
   const broker = noun(program, 'broker', 'run a broker; or list, invite and forget the brokers of the plane')
-  addServingOptions(broker).option('--invite <file>', 'first start: the invitation that admits it')
+  addServingOptions(broker)
+    .option('--invite <file>', 'first start: the invitation that admits it')
+    .option('--port <n>', 'port to listen on, in place of the one above the base')
+    .option('--max-staleness <duration>', 'how long known devices get in while the registry is silent', '24h')
   broker.command('list').description('brokers, and how far they have followed').action(use(listBrokers))
   broker
     .command('invite')
     .description('an invitation for one broker, used once: move it to its machine as a file')
     .option('--id <id>', 'name of the broker; assigned when not given')
-    .option('--expires <when>', 'duration (1h) or ISO date')
+    .option('--expires <when>', 'duration or ISO date', '1h')
     .action(use(inviteBroker))
   broker
     .command('forget')
@@ -48,7 +51,7 @@ async function listBrokers(context: Context, _: Invocation<object>) {
 async function inviteBroker(context: Context, { options }: Invocation<InviteOptions>) {
   const invitation = await context.plane().inviteBroker({
     ...(options.id ? { id: options.id } : {}),
-    ...(options.expires ? { expiresAt: parseExpiry(options.expires, context.now()) } : {}),
+    expiresAt: parseExpiry(options.expires, context.now()),
   })
   context.say(
     `Good ${formatWhen(invitation.expiresAt, context.now())}, for one broker. It is a secret: keep it in a file.`,

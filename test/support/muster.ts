@@ -8,6 +8,9 @@ import type { Test } from 'tap'
 import { layout, ports, type Ready } from '#shared/layout'
 import { MUSTER } from './plane.ts'
 
+/** Arguments of `env`: this Node without what the test runner adds to every Node that a test starts. */
+export const PLAIN_NODE = ['-u', 'NODE_OPTIONS', process.execPath] as const
+
 /** Longest that one command may take before it counts as hung, ms. */
 const DEADLINE_MS = 60_000
 
@@ -28,7 +31,10 @@ export interface Running {
 
 /** Starts `muster <args>`; it is killed at the end of the test if it is still there. */
 export function startMuster(t: Test, args: readonly string[], options: { cwd?: string } = {}): Running {
-  const child = spawn(process.execPath, [MUSTER, ...args], { ...options, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn('env', [...PLAIN_NODE, MUSTER, ...args], {
+    ...options,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
   const texts = { stdout: '', stderr: '' }
   for (const name of ['stdout', 'stderr'] as const) {
     child[name].setEncoding('utf8').on('data', (text: string) => {
