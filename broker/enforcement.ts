@@ -144,7 +144,7 @@ export class Enforcement {
   ): Promise<Stopped> {
     const devices = new Set<string>()
     const judge = (connection: Connection) => {
-      const code = this.#judge(connection)
+      const code = selector.kind === 'all' ? this.#judge(connection) : this.#judgeOrRefuse(connection)
       if (code !== null) devices.add(connection.device)
       if (code !== null) told?.(connection, code)
       return code
@@ -152,6 +152,16 @@ export class Enforcement {
     const { closeMs, survivors } = await this.#deps.sessions.close(selector, { judge, since })
     if (survivors.length > 0) this.#deps.log.error({ survivors }, 'sessions did not close')
     return { devices, closeMs, survivors }
+  }
+
+  /** A replica that cannot be read refuses those whom the change is about; all others keep their sessions. */
+  #judgeOrRefuse(connection: Connection): RefusalErrorCode | null {
+    try {
+      return this.#judge(connection)
+    } catch (error) {
+      this.#deps.log.error({ err: error }, 'cannot read the replica')
+      return 'unrecorded'
+    }
   }
 
   #judge(connection: Connection): RefusalErrorCode | null {

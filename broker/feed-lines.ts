@@ -1,6 +1,7 @@
 import { Compile } from 'typebox/compile'
 import { MusterError } from '#shared/errors'
 import { FeedMessage } from '#shared/feed'
+import type { PositionedChange } from './replica.ts'
 
 /** Longest line that is accepted, bytes; the longest that is sent (1 000 members, a policy) is below 256 KiB. */
 const LINE_LIMIT_BYTES = 1 << 20
@@ -55,4 +56,30 @@ function shown(line: Buffer): string {
 
 function refused(why: string, cause?: unknown): MusterError {
   return new MusterError('invalid_request', `Cannot follow the change stream: ${why}`, { cause })
+}
+
+/** Work in one turn of the event loop: a change counts one, a slice of members as many as it has. */
+const TURN_WEIGHT = 500
+
+/** What one turn of the event loop does. */
+export type Turn =
+  | { readonly type: 'changes'; readonly changes: PositionedChange[] }
+  | Exclude<FeedMessage, { type: 'change' }>
+
+/** Cuts messages into runs of changes up to a weight, and single other messages. */
+export function* turns(messages: readonly FeedMessage[]): Generator<Turn> {
+  let changes: PositionedChange[] = []
+  let weight = 0
+  for (const message of messages) {
+    if (message.type === 'change') {
+      changes.push(message)
+      weight += message.change.kind === 'members' ? message.change.devices.length : 1
+      if (weight < TURN_WEIGHT) continue
+    }
+    if (changes.length > 0) yield { type: 'changes', changes }
+    changes = []
+    weight = 0
+    if (message.type !== 'change') yield message
+  }
+  if (changes.length > 0) yield { type: 'changes', changes }
 }

@@ -1,8 +1,9 @@
 import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises'
 import { isMusterError, MusterError } from '#shared/errors'
-import type { Cursor, FeedMessage } from '#shared/feed'
+import type { Cursor } from '#shared/feed'
 import { Enforcement, type EnforcementDeps } from './enforcement.ts'
-import { readMessages } from './feed-lines.ts'
+import { readMessages, type Turn, turns } from './feed-lines.ts'
+import { Hearing } from './hearing.ts'
 import { RecordWaiters } from './record-waiters.ts'
 import type { AdmissionRecord, PositionedChange } from './replica.ts'
 
@@ -37,9 +38,6 @@ export interface FollowerDeps extends EnforcementDeps {
   readonly limits?: Partial<FollowLimits>
 }
 
-/** Work in one turn of the event loop: a change counts one, a slice of members as many as it has. */
-const TURN_WEIGHT = 500
-
 /** Most connections that wait at the gate for their record. */
 const WAITING_CAPACITY = 1_000
 
@@ -52,6 +50,7 @@ export class Follower {
   readonly #limits: FollowLimits
   readonly #enforcement: Enforcement
   readonly #waiters: RecordWaiters
+  readonly #hearing: Hearing
   readonly #stopped = new AbortController()
   readonly #complete = Promise.withResolvers<void>()
   readonly #attempted = Promise.withResolvers<void>()
@@ -59,9 +58,6 @@ export class Follower {
   #failures = 0
   /** What the snapshot that is being received will be; null outside of one. */
   #snapshot: Cursor | null = null
-  #heardStoredAt = 0
-  #alarm: NodeJS.Timeout | undefined
-  #isSilent = false
   #isSweeping = false
   #following: Promise<void> = Promise.resolve()
 
@@ -74,13 +70,15 @@ export class Follower {
       deadlineMs: this.#limits.recordWaitMs,
       capacity: WAITING_CAPACITY,
     })
+    const { alarmMs, heardEveryMs: storeEveryMs } = this.#limits
+    this.#hearing = new Hearing({ ...deps, alarmMs, storeEveryMs })
   }
 
   start(): void {
     if (this.#deps.replica.cursor() !== null) this.#complete.resolve()
     this.#enforcement.resumed()
     this.#sweepReplica()
-    this.#alarm = setTimeout(() => this.#soundAlarm(), this.#limits.alarmMs).unref()
+    this.#hearing.start()
     this.#following = this.#follow()
   }
 
@@ -111,7 +109,7 @@ export class Follower {
   async stop(): Promise<void> {
     this.#stopped.abort()
     this.#stream.abort()
-    clearTimeout(this.#alarm)
+    this.#hearing.stop()
     this.#waiters.close()
     await this.#following
     await this.#enforcement.settled()
@@ -184,7 +182,7 @@ export class Follower {
     }
     if (replica.cursor() === null) throw outOfOrder('a change came before the first snapshot')
     this.#enforcement.changed(this.#apply(changes))
-    this.#heard()
+    this.#hearing.heard()
     this.#waiters.settle()
     if (changes.some(({ change }) => change.kind === 'hold')) this.#sweepReplica()
     moved()
@@ -205,7 +203,7 @@ export class Follower {
     if (this.#snapshot !== null) return
     if (cursor?.epoch !== epoch) throw outOfOrder(`it is of epoch "${epoch}"`)
     if (cursor.position < position) return
-    this.#heard()
+    this.#hearing.heard()
     this.#attempted.resolve()
   }
 
@@ -223,30 +221,13 @@ export class Follower {
     this.#deps.replica.endSnapshot(begun)
     this.#snapshot = null
     this.#enforcement.replaced()
-    this.#heard()
+    this.#hearing.heard()
     this.#waiters.settle()
     this.#complete.resolve()
     this.#attempted.resolve()
     this.#sweepReplica()
     this.#deps.moved()
     this.#deps.log.info({ epoch, position }, 'snapshot is complete')
-  }
-
-  /** The registry has spoken and the replica is what it says. */
-  #heard(): void {
-    const now = this.#deps.now()
-    const isDue = now - this.#heardStoredAt >= this.#limits.heardEveryMs
-    this.#deps.replica.heard(now, isDue)
-    if (isDue) this.#heardStoredAt = now
-    this.#alarm?.refresh()
-    if (this.#isSilent) this.#deps.log.info('the registry is heard again')
-    this.#isSilent = false
-  }
-
-  #soundAlarm(): void {
-    this.#isSilent = true
-    const lastHeardAt = this.#deps.replica.lastHeardAt()
-    this.#deps.log.error({ lastHeardAt }, 'the registry is silent; known devices are still admitted')
   }
 
   /** Deletes what no longer counts, a slice a turn. */
@@ -280,26 +261,4 @@ function renewed(): MusterError {
 
 function outOfOrder(why: string): MusterError {
   return new MusterError('invalid_request', `Cannot follow the change stream: ${why}`)
-}
-
-type Turn =
-  | { readonly type: 'changes'; readonly changes: PositionedChange[] }
-  | Exclude<FeedMessage, { type: 'change' }>
-
-/** Cuts messages into what one turn of the event loop does: runs of changes up to a weight, or one other message. */
-function* turns(messages: readonly FeedMessage[]): Generator<Turn> {
-  let changes: PositionedChange[] = []
-  let weight = 0
-  for (const message of messages) {
-    if (message.type === 'change') {
-      changes.push(message)
-      weight += message.change.kind === 'members' ? message.change.devices.length : 1
-      if (weight < TURN_WEIGHT) continue
-    }
-    if (changes.length > 0) yield { type: 'changes', changes }
-    changes = []
-    weight = 0
-    if (message.type !== 'change') yield message
-  }
-  if (changes.length > 0) yield { type: 'changes', changes }
 }
