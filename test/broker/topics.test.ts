@@ -61,6 +61,21 @@ t.test('a device may not subscribe beyond its own tree, and is told filter by fi
 })
 
 t.test(
+  'a client that goes on being denied fills no log: 20 refusals of a connection are reported',
+  async (t) => {
+    const broker = await open(t)
+    const raw = await enter(broker, await broker.enroll('A'))
+    for (let n = 0; n < 3; n++)
+      await subscribe(
+        raw,
+        Array.from({ length: 10 }, (_, m) => `devices/B/${n}/${m}`),
+      )
+    t.equal(broker.refusals('R-POLICY-SUB').length, 20)
+    raw.socket.destroy()
+  },
+)
+
+t.test(
   'the denied one of [allowed, denied] is never delivered nor stored, also after a reconnect',
   async (t) => {
     const broker = await open(t)
@@ -309,7 +324,7 @@ t.test('a hook that fails denies: connecting, subscribing, publishing and receiv
   const broker = await open(t)
   const [a, b] = [await broker.enroll('A'), await broker.enroll('B')]
   broker.replica.failure = new Error('disk I/O error')
-  broker.replica.readsLeft = 2 // those of the gate
+  broker.replica.readsLeft = 1 // that of the gate
   const refused = await openRaw(broker, a)
   t.equal((await refused.connect({ clientId: 'A' })).returnCode, 5)
   broker.replica.failure = null
