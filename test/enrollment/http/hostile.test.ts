@@ -22,12 +22,18 @@ async function converse(service: RunningEnrollment, octets: string | Buffer): Pr
 
 async function everythingFrom(socket: Socket): Promise<string> {
   const chunks: Buffer[] = []
-  socket.setTimeout(10_000, () => socket.destroy(new Error('the server left the connection open')))
+  let isLate = false
+  const deadline = setTimeout(() => {
+    isLate = true
+    socket.destroy()
+  }, 8_000)
   try {
     for await (const chunk of socket) chunks.push(chunk)
   } catch {
-    // reset by the server
+    // reset by the server, or late
   }
+  clearTimeout(deadline)
+  if (isLate) throw new Error('the server left the connection open')
   return Buffer.concat(chunks).toString('latin1')
 }
 
