@@ -36,7 +36,7 @@ export interface RunReport {
   readonly outcome: Outcome
   /** Times of the phases, ms a device; `delivery`: from making a message to its arrival at the judge. */
   readonly latencyMs: Readonly<Record<string, Quantiles>>
-  /** CONNACKs that refused a device, by return code. */
+  /** CONNACKs that refused a device, by return code, and whether it had offered to resume a TLS session. */
   readonly refusals: Readonly<Record<string, number>>
   /** Revoked devices whose certificate is on the CRL. */
   readonly listedOnCrl: number

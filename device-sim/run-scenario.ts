@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { MusterError } from '#shared/errors'
 import { layout, type Ready } from '#shared/layout'
-import { type Random, seededRandom } from './backoff.ts'
+import { seededRandom } from './backoff.ts'
 import type { Clock } from './clock.ts'
 import type { RunOptions } from './config.ts'
 import type { DeviceDeps } from './device.ts'
@@ -76,13 +76,13 @@ async function setStage(options: RunOptions, deps: RunDeps): Promise<Stage> {
   const seed = options.seed ?? runId
   const fault = plantFault(options.fault, openLink)
   const { directory, prefix } = placeOf(options, deps)
-  const random = seededRandom(seed)
+  const random = seededRandom(`${seed}/choice`)
   const fleetOptions = {
     directory,
     prefix,
     count: options.devices,
     seed,
-    deps: deviceDeps({ ready, root, fault, random }, deps),
+    deps: deviceDeps({ ready, root, fault, seed }, deps),
   }
   const fleet = openFleet(fleetOptions)
   onEnd(() => fleet.stop())
@@ -106,10 +106,11 @@ async function setStage(options: RunOptions, deps: RunDeps): Promise<Stage> {
 
 /** What every device of the fleet is given: addresses, the pinned root, a clock. */
 function deviceDeps(
-  plane: { ready: Ready; root: string; fault: Fault; random: Random },
+  plane: { ready: Ready; root: string; fault: Fault; seed: string },
   { clock, signal, reached }: RunDeps,
 ): Omit<DeviceDeps, 'random'> {
-  const { ready, root: ca, fault, random } = plane
+  const { ready, root: ca, fault } = plane
+  const random = seededRandom(`${plane.seed}/enroll`)
   const enrollClient = openEnrollClient({
     url: ready.enrollment,
     ca,
@@ -143,8 +144,10 @@ function readReady(data: string): Ready {
 }
 
 function refusalsIn({ devices }: Fleet): Record<string, number> {
-  const codes = devices.flatMap(({ refusals }) => refusals.map(({ returnCode }) => `CONNACK ${returnCode}`))
   const counts: Record<string, number> = {}
-  for (const code of codes) counts[code] = (counts[code] ?? 0) + 1
+  for (const { returnCode, offeredSession } of devices.flatMap(({ refusals }) => refusals)) {
+    const how = `CONNACK ${returnCode}${offeredSession ? ' to a TLS session' : ''}`
+    counts[how] = (counts[how] ?? 0) + 1
+  }
   return counts
 }

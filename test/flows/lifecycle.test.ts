@@ -44,6 +44,7 @@ t.test(
     t.ok(run.outcome.closeMs.max < 1000, `closed within ${run.outcome.closeMs.max} ms`)
     const report = JSON.parse(readFileSync(file, 'utf8')) as RunReport
     t.equal(report.listedOnCrl, 3)
+    t.match(report.refusals, { 'CONNACK 5 to a TLS session': Number }, 'a saved TLS session opens nothing')
     t.strictSame(report.receipt?.survivors, [])
     t.equal(report.latencyMs.rotate?.count, 20)
   },
