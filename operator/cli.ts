@@ -74,7 +74,7 @@ async function withContext(
     terminal: options.color ? terminal : { ...terminal, paint: (_, text) => text },
     now: Date.now,
     interrupted: () => {
-      signals ??= stopSignals()
+      signals ??= stopSignals(Date.now)
       return signals.stop
     },
   })

@@ -44,7 +44,7 @@ export function addUpCommand(program: Command, use: Use, bin: string): void {
 async function up(context: Context, options: UpOptions, bin: string) {
   const demoDevices = options.demo ? positiveInteger('--devices', options.devices) : 0
   const portBase = positiveInteger('--port-base', options.portBase)
-  const signals = stopSignals()
+  const signals = stopSignals(context.now)
   try {
     await runPlane(context, { ...options, bin, portBase, demoDevices, signals })
   } finally {

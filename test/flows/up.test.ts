@@ -164,6 +164,21 @@ t.test('a supervisor that is killed leaves nothing running', linux, async (t) =>
   await interrupt(await up(t, { data, portBase }))
 })
 
+t.test('one Ctrl-C that arrives twice, as it does under npm, is one', async (t) => {
+  const plane = await up(t, { data, portBase })
+  plane.child.kill('SIGINT')
+  await plane.says(/Stopping/)
+  const ended = await interrupt(plane)
+  t.equal(ended.status, 0, ended.stderr)
+  for (const name of ['broker', 'enrollment']) {
+    const [last = ''] = readFileSync(join(data, 'logs', `${name}.log`), 'utf8')
+      .trimEnd()
+      .split('\n')
+      .slice(-1)
+    t.match(JSON.parse(last), { event: 'stopping' }, `the ${name} was asked to stop, not killed`)
+  }
+})
+
 t.test('Ctrl-C while it starts leaves nothing running', linux, async (t) => {
   const starting = startMuster(t, [
     'up',
