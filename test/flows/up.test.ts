@@ -68,11 +68,8 @@ t.test('the first start makes a plane, says where it is, and stops cleanly', asy
   t.notOk(existsSync(files.ready), 'ready.json is gone')
 })
 
-t.test('the second start takes less than three seconds and says what is there', async (t) => {
-  const startedAt = performance.now()
+t.test('the second start runs no demo and says what is there', async (t) => {
   const plane = await up(t, { data, portBase, args: [] })
-  const tookMs = performance.now() - startedAt
-  t.ok(tookMs < 3_000 * (process.env.CI ? 3 : 1), `it took ${Math.round(tookMs)} ms`)
   t.match(plane.stderr(), /There are 0 active devices; .*1 broker\./)
   t.notMatch(plane.stderr(), 'Demo fleet', 'the demo is for the first start')
   t.equal((await interrupt(plane)).status, 0)
