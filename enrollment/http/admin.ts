@@ -202,7 +202,7 @@ const plans = [
     role: 'operator',
     query: ReceiptQuery,
     handle: async ({ deps, param, query, signal }) =>
-      awaitReceipt(deps, { id: param('id'), waitMs: query.waitMs ?? RECEIPT_WAIT_MS, signal }),
+      awaitReceipt(deps, { id: param('id'), waitMs: query.waitMs ?? RECEIPT_WAIT_MS, signal: signal() }),
   }),
 ]
 

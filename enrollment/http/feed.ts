@@ -26,7 +26,9 @@ export const FEED_ROUTES: readonly Route[] = [
       const { epoch, position } = query
       const from = epoch !== undefined && position !== undefined ? { epoch, position } : null
       // Readable.from asks for the next slice only when the socket has taken the last one.
-      return Readable.from(lines(deps, { broker: brokerOf(caller), from, signal }), { highWaterMark: 1 })
+      return Readable.from(lines(deps, { broker: brokerOf(caller), from, signal: signal() }), {
+        highWaterMark: 1,
+      })
     },
   }),
   route({

@@ -19,8 +19,8 @@ export interface Call<Body = unknown, Query = unknown> {
   readonly query: Query
   /** A parameter of the path. */
   param(name: string): string
-  /** Aborted when the client has gone or the service stops. */
-  readonly signal: AbortSignal
+  /** For routes that take their time: aborted when the client has gone or the service stops. */
+  signal(): AbortSignal
 }
 
 /** A route as data: the role is part of it, so that a test can try every route as everybody. */
@@ -111,8 +111,6 @@ function callOf(
   { request, reply, caller }: { request: FastifyRequest; reply: FastifyReply; caller: Caller },
   { deps, limits, stopping }: ServeOptions,
 ): Call {
-  const gone = new AbortController()
-  reply.raw.once('close', () => gone.abort())
   const params = request.params as Record<string, string> // Fastify fills it from the path
   return {
     deps,
@@ -123,7 +121,11 @@ function callOf(
     body: request.body,
     query: request.query,
     param: (name) => params[name] ?? '',
-    signal: AbortSignal.any([gone.signal, stopping]),
+    signal: () => {
+      const gone = new AbortController()
+      reply.raw.once('close', () => gone.abort())
+      return AbortSignal.any([gone.signal, stopping])
+    },
   }
 }
 

@@ -1,7 +1,12 @@
 import type { IncomingMessage } from 'node:http'
 import { createInterface } from 'node:readline'
+import { type Readable, Writable } from 'node:stream'
 import t from 'tap'
 import type { Change, FeedMessage, Report } from '#shared/feed'
+import { openLog } from '#shared/log'
+import { Bell } from '../../../enrollment/bell.ts'
+import { FEED_ROUTES } from '../../../enrollment/http/feed.ts'
+import type { Call } from '../../../enrollment/http/routes.ts'
 import {
   enrollBroker,
   enrollDevice,
@@ -208,6 +213,32 @@ t.test('a receipt no longer waits for a broker that was forgotten, and its strea
     /the stream ended/,
   )
   t.equal((await service.adminClient(broker).send('GET', '/v1/feed')).status, 403)
+})
+
+t.test('a reader that does not read is not read for', async (t) => {
+  let reads = 0
+  const ended = Promise.withResolvers<boolean>()
+  const change = { kind: 'forgotten', device: 'x'.repeat(60) } as const
+  const registry = {
+    cursor: async () => ({ epoch: 'e', position: 1_000_000 }),
+    changesAfter: async (position: number, limit: number) => {
+      reads += 1
+      return Array.from({ length: limit }, (_, n) => ({ position: position + n + 1, at: 0, change }))
+    },
+    streamOf: async (_broker: string, isOpen: boolean) => void (isOpen || ended.resolve(true)),
+  }
+  const { signal } = new AbortController()
+  const deps = { registry, changed: new Bell(), now: Date.now, log: openLog('test', 'silent') }
+  const call = { deps, caller: { kind: 'broker', id: 'edge-1', until: Infinity }, signal: () => signal }
+  const feed = FEED_ROUTES.find(({ path }) => path === '/v1/feed')
+  const query = { epoch: 'e', position: '0' }
+  const stream = (await feed?.run({ ...call, query } as unknown as Call)) as Readable // only what the route uses
+  const stuck = new Writable({ write: () => {} })
+  stream.pipe(stuck)
+  for (let turn = 0; turn < 100; turn++) await new Promise(setImmediate)
+  t.ok(reads > 0 && reads < 5, `${reads} slices were read while none was taken`)
+  stream.destroy()
+  t.ok(await ended.promise, 'and its end is told')
 })
 
 t.test('a stream ends with the certificate that opened it', async (t) => {
