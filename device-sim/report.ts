@@ -63,6 +63,11 @@ export function round(value: number): number {
   return Math.round(value * 10) / 10
 }
 
+/** `1 device`, `2 devices` */
+export function counted(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? '' : 's'}`
+}
+
 const BAR = 12
 
 /** `████████░░░░` */
@@ -82,8 +87,8 @@ export function summary(report: RunReport): string {
   const lines = [
     `  ${[phase('enroll', outcome.enrolled, report), phase('connect', outcome.connected, report)].join('   ')}`,
     latencyMs.rotate
-      ? `  rotate   ${outcome.rotated}/${outcome.devices}, ${outcome.messagesLost} messages lost of ${outcome.messagesSent}`
-      : `  publish  ${outcome.messagesSent} messages, ${outcome.messagesLost} lost`,
+      ? `  rotate   ${outcome.rotated}/${outcome.devices}, ${counted(outcome.messagesLost, 'message')} lost of ${outcome.messagesSent}`
+      : `  publish  ${counted(outcome.messagesSent, 'message')}, ${outcome.messagesLost} lost`,
     ...(outcome.revoked > 0 || report.receipt ? [revocation(report)] : []),
     `  verdict  ${outcome.ok ? 'ok' : 'NOT OK'}: ${outcome.bricked} bricked, ${outcome.seconds} s`,
     ...report.findings.map((finding) => `           - ${finding}`),
@@ -101,7 +106,7 @@ function revocation({ outcome, listedOnCrl }: RunReport): string {
   const { revoked, sessionsClosed, closeMs, refusedAfter } = outcome
   const crl = listedOnCrl === revoked ? 'CRL lists them' : `CRL lists ${listedOnCrl}`
   return (
-    `  revoke   ${revoked} devices (--now): ${sessionsClosed} sessions closed after ${milliseconds(closeMs.max)} (max), ` +
+    `  revoke   ${counted(revoked, 'device')} (--now): ${counted(sessionsClosed, 'session')} closed after ${milliseconds(closeMs.max)} (max), ` +
     `${refusedAfter}/${revoked} refused on reconnect, ${crl}`
   )
 }

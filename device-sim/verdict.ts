@@ -1,6 +1,6 @@
 import type { Receipt } from '#shared/api'
 import type { PairVerdict } from './judge-pairs.ts'
-import { type Outcome, quantiles, round } from './report.ts'
+import { counted, type Outcome, quantiles, round } from './report.ts'
 
 /** What the judge has found out about one device, and what the device says it has sent. */
 export interface Finding {
@@ -51,7 +51,7 @@ export function judge(measured: Measurements): { outcome: Outcome; findings: str
   const closes = revoked.map(({ closedAfterMs }) => closedAfterMs).filter((ms) => ms !== null)
   const closed = sessions ? Math.min(closes.length, Math.max(0, sessions.before - sessions.after)) : 0
   const { p50, p95, max } = quantiles(closes)
-  const counted = {
+  const tally = {
     schemaVersion: 1,
     devices: devices.length,
     enrolled: count(devices, (device) => certificateOf(device) !== undefined),
@@ -72,39 +72,36 @@ export function judge(measured: Measurements): { outcome: Outcome; findings: str
     seconds: round(measured.seconds),
   } as const
   const findings = [
-    ...faultsOfRun(counted, measured),
+    ...faultsOfRun(tally, measured),
     ...devices.flatMap((device) => brickedBy(device) ?? []),
     ...devices.flatMap(lossOf),
     ...(expects.rotation
       ? devices.filter((device) => !isRotated(device)).map(({ id }) => `${id}: not rotated`)
       : []),
   ]
-  return { outcome: { ...counted, ok: findings.length === 0 }, findings: findings.slice(0, FINDINGS_SHOWN) }
+  return { outcome: { ...tally, ok: findings.length === 0 }, findings: findings.slice(0, FINDINGS_SHOWN) }
 }
 
 function faultsOfRun(
-  counted: Omit<Outcome, 'ok'>,
+  tally: Omit<Outcome, 'ok'>,
   { expects, receipt, listedOnCrl, sessions }: Measurements,
 ): string[] {
   const wanted = expects.revoked
   const checks: [boolean, string][] = [
-    [counted.devices > 0, 'there were no devices'],
-    [counted.enrolled === counted.devices, `${counted.enrolled} of ${counted.devices} devices are enrolled`],
+    [tally.devices > 0, 'there were no devices'],
+    [tally.enrolled === tally.devices, `${tally.enrolled} of ${tally.devices} devices are enrolled`],
     [
-      counted.connected === counted.devices,
-      `${counted.connected} of ${counted.devices} devices were seen by a broker`,
+      tally.connected === tally.devices,
+      `${tally.connected} of ${tally.devices} devices were seen by a broker`,
     ],
-    [counted.messagesSent > 0, 'no message was sent'],
-    [counted.revoked === wanted, `${counted.revoked} of ${wanted} devices are revoked`],
+    [tally.messagesSent > 0, 'no message was sent'],
+    [tally.revoked === wanted, `${tally.revoked} of ${wanted} devices are revoked`],
     [
-      counted.sessionsClosed === wanted,
-      `${counted.sessionsClosed} of ${wanted} sessions closed (the brokers counted ${sessions?.before} before and ${sessions?.after} after)`,
+      tally.sessionsClosed === wanted,
+      `${tally.sessionsClosed} of ${wanted} sessions closed (the brokers tally ${sessions?.before} before and ${sessions?.after} after)`,
     ],
-    [counted.closeMs.max < CLOSE_LIMIT_MS, `the last session closed after ${counted.closeMs.max} ms`],
-    [
-      counted.refusedAfter === wanted,
-      `${counted.refusedAfter} of ${wanted} devices were refused on reconnect`,
-    ],
+    [tally.closeMs.max < CLOSE_LIMIT_MS, `the last session closed after ${tally.closeMs.max} ms`],
+    [tally.refusedAfter === wanted, `${tally.refusedAfter} of ${wanted} devices were refused on reconnect`],
     [listedOnCrl === wanted, `the CRL lists ${listedOnCrl} of ${wanted}`],
     [wanted === 0 || isComplete(receipt), 'the receipt of the revocation is not complete'],
   ]
@@ -138,7 +135,7 @@ function lossOf(device: Finding): string[] {
   const lost = lostBy(device)
   return lost.length === 0
     ? []
-    : [`${device.id}: ${lost.length} messages lost, the first is number ${lost[0]}`]
+    : [`${device.id}: ${counted(lost.length, 'message')} lost, the first is number ${lost[0]}`]
 }
 
 /** Why the device cannot come back with what it has; null when it can, or when it was turned away on purpose. */

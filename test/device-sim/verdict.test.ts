@@ -91,10 +91,10 @@ t.test('a run in which everything held is ok', async (t) => {
 t.test('each thing that can be wrong makes the verdict not ok, and is named', async (t) => {
   const pair = { id: 'a', fault: null, serial: 'bb', returnCode: 0 }
   const wrongs: Record<string, [Parameters<typeof run>[0], RegExp]> = {
-    'a message did not arrive': [{ a: { missing: [3] } }, /a: 1 messages lost, the first is number 3/],
+    'a message did not arrive': [{ a: { missing: [3] } }, /a: 1 message lost, the first is number 3/],
     'an acknowledged message of a revoked device did not arrive': [
       { b: { missing: [3] } },
-      /b: 1 messages lost/,
+      /b: 1 message lost/,
     ],
     'a device is not in the registry': [{ a: { certificates: [] } }, /1 of 2 devices are enrolled/],
     'a device was never seen by a broker': [
@@ -183,13 +183,13 @@ t.test('the summary says what happened, in the words of the documents', async (t
     findings,
   })
   t.match(text, 'enroll   ████████████ 2/2  p95 20 ms   connect  ████████████ 2/2  p95 1.5 s')
-  t.match(text, 'rotate   2/2, 1 messages lost of 10')
+  t.match(text, 'rotate   2/2, 1 message lost of 10')
   t.match(
     text,
-    'revoke   1 devices (--now): 1 sessions closed after 12 ms (max), 1/1 refused on reconnect, CRL lists them',
+    'revoke   1 device (--now): 1 session closed after 12 ms (max), 1/1 refused on reconnect, CRL lists them',
   )
   t.match(text, 'NOT OK')
-  t.match(text, '- a: 1 messages lost')
+  t.match(text, '- a: 1 message lost')
 })
 
 t.test('progress is a bar on a terminal and one line elsewhere', async (t) => {

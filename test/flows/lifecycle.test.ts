@@ -71,7 +71,7 @@ t.test('the demo leaves its devices in the data directory, synthetic ones that l
 })
 
 for (const [fault, scenario, says] of [
-  ['drop-message', 'steady', /1 messages lost/],
+  ['drop-message', 'steady', /1 message lost/],
   ['keep-session', 'revoke', /0 of 1 sessions closed/],
   ['lose-key', 'rotate', /the key does not belong to the certificate/],
 ] as const) {
