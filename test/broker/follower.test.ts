@@ -282,6 +282,19 @@ t.test('a revoked certificate ends its own session; the session of its successor
   t.same(bench.purged, ['lamp'])
 })
 
+t.test(
+  'a rotated device that is offline keeps its MQTT session when its old certificate is revoked',
+  async (t) => {
+    const feed = await feedOf(t, [...smallRegistry(), certificateChange('a2', 'lamp')])
+    const bench = await benchOf(t, feed)
+    await bench.follower.complete()
+    const revoked = { state: 'revoked', revokedAt: 1, reason: 'unspecified' } as const
+    await bench.reached(feed.commit(certificateChange(fingerprintOf('lamp'), 'lamp', revoked)))
+    await bench.follower.stop()
+    t.same(bench.purged, [])
+  },
+)
+
 t.test('a retired, forgotten or distrusted device is disconnected', async (t) => {
   const feed = await feedOf(t, [
     ...smallRegistry(['lamp', 'door', 'gate']),
@@ -496,28 +509,25 @@ t.test('a silent stream is taken for dead, and the log says once that the regist
   await feed.until('all clear', () => bench.logged.some((line) => line.includes('heard again')))
 })
 
-t.test(
-  'thousands of changes are applied in slices, so that the event loop turns in between',
-  async (t) => {
-    const ids = Array.from({ length: 2_500 }, (_, index) => `d${index}`)
-    const feed = await feedOf(t, smallRegistry(ids))
-    const bench = await benchOf(t, feed)
-    await bench.follower.complete()
-    for (const id of ids) bench.connect(id)
-    let turns = 0
-    const count = () => {
-      turns += 1
-      if (turns > 0) setImmediate(count)
-    }
-    count()
-    feed.commit(...ids.map((id) => certificateChange(fingerprintOf(id), id, { state: 'active' })))
-    feed.commit(membersChange('h', ids.slice(0, 1_000)), membersChange('h', ids.slice(1_000, 2_000)))
-    feed.commit(holdChange('h', { kind: 'plan', id: 'h' }))
-    const line = await bench.applied('h')
-    const during = turns
+t.test('thousands of changes are applied in slices, so that the event loop turns in between', async (t) => {
+  const ids = Array.from({ length: 2_500 }, (_, index) => `d${index}`)
+  const feed = await feedOf(t, smallRegistry(ids))
+  const bench = await benchOf(t, feed)
+  await bench.follower.complete()
+  for (const id of ids) bench.connect(id)
+  let turns = 0
+  const count = () => {
+    turns += 1
+    if (turns > 0) setImmediate(count)
+  }
+  count()
+  feed.commit(...ids.map((id) => certificateChange(fingerprintOf(id), id, { state: 'active' })))
+  feed.commit(membersChange('h', ids.slice(0, 1_000)), membersChange('h', ids.slice(1_000, 2_000)))
+  feed.commit(holdChange('h', { kind: 'plan', id: 'h' }))
+  const line = await bench.applied('h')
+  const during = turns
   turns = Number.NEGATIVE_INFINITY
   t.ok(during >= 9, 'the event loop turned between the slices')
-    t.match(line, { sessionsClosed: 2_000, survivors: [] })
-    t.equal(bench.sessions.count(), 500)
-  },
-)
+  t.match(line, { sessionsClosed: 2_000, survivors: [] })
+  t.equal(bench.sessions.count(), 500)
+})
