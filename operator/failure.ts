@@ -3,6 +3,7 @@ import { isRefusalErrorCode, REFUSALS, refusalCode } from '#shared/refusals'
 import { SCHEMA_VERSION } from './context.ts'
 import { type ExitCode, exitCodeOf } from './exit-codes.ts'
 import type { Terminal } from './terminal.ts'
+import { visible } from './visible.ts'
 
 /** What to do about an error that is no refusal, where there is something to do. */
 const FIXES: Partial<Record<OperationErrorCode, string>> = {
@@ -48,6 +49,6 @@ function named(fix: string, evidence: MusterError['evidence']): string {
 }
 
 function asText({ code, message, fix }: Failure, terminal: Terminal): string {
-  const sentence = `${terminal.paint('red', '✘')} ${code.startsWith('R-') ? `${code}  ` : ''}${message}`
-  return fix ? `${sentence}\n  ${fix}` : sentence
+  const sentence = `${terminal.paint('red', '✘')} ${code.startsWith('R-') ? `${code}  ` : ''}${visible(message)}`
+  return fix ? `${sentence}\n  ${visible(fix)}` : sentence
 }

@@ -1,4 +1,5 @@
 import Table from 'cli-table3'
+import { visible } from './visible.ts'
 
 /** Lines without borders: it reads well, and `awk` reads it too. */
 const PLAIN = {
@@ -40,11 +41,4 @@ function lines(rows: readonly (readonly Cell[])[]): string {
     .split('\n')
     .map((line) => line.trimEnd())
     .join('\n')
-}
-
-/** Names and evidence come from devices: a control character in them must not steer the terminal. */
-function visible(text: string): string {
-  return text.replaceAll(/[\u0000-\u001f\u007f-\u009f]/g, (character) => {
-    return `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`
-  })
 }

@@ -3,6 +3,7 @@ import type { Explanation } from '#shared/api'
 import type { Context } from '../context.ts'
 import { refusalLines } from '../refusal-lines.ts'
 import type { Invocation, Use } from '../verb.ts'
+import { visible } from '../visible.ts'
 
 /** What a step's verdict looks like. */
 const MARKS = {
@@ -32,16 +33,16 @@ function asText(
   const paint = context.terminal.paint
   const walk = steps.map(({ step, verdict, says }) => {
     const [colour, mark] = MARKS[verdict]
-    return `  ${paint(colour, mark, 'out')} ${step.padEnd(12)} ${says}`
+    return `  ${paint(colour, mark, 'out')} ${visible(step).padEnd(12)} ${visible(says)}`
   })
   const would = { admitted: 'would be admitted now', refused: 'is refused', unknown: 'cannot be judged' }[
     verdict
   ]
   const conclusion = code === null ? `${subject} ${would}. ${text}` : `${subject} ${would}: ${code}  ${text}`
-  const way = fix === null ? [] : [`  ${fix.replaceAll('<device>', subject)}`]
+  const way = fix === null ? [] : [`  ${visible(fix.replaceAll('<device>', subject))}`]
   return [
     ...walk,
-    paint('bold', conclusion, 'out'),
+    paint('bold', visible(conclusion), 'out'),
     ...way,
     ...refusalLines(lastRefusals, context.now()),
   ].join('\n')

@@ -163,6 +163,12 @@ t.test('with --json an error is one document on stdout', async (t) => {
   })
 })
 
+t.test('an error that quotes a device steers no terminal', async (t) => {
+  const screen = terminal()
+  showFailure(new MusterError('conflict', 'Cannot read "\u001b[2J\r\nok"'), screen, false)
+  t.equal(screen.errs.join(''), '✘ Cannot read "\\u001b[2J\\u000d\\u000aok"')
+})
+
 t.test('a bug is shown with its stack, a code of a newer server as a fault', async (t) => {
   const screen = terminal()
   t.equal(showFailure(new TypeError('x is not a function'), screen, false), EXIT.fault)
