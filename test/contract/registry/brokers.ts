@@ -179,9 +179,11 @@ export async function brokersContract(t: Test, fresh: Fresh): Promise<void> {
     await t.rejects(registry.cancelApiToken('ci', plane.act()), { code: 'not_found' })
     await make('ci', 'h2')
     t.equal(await find('h2'), 'ci')
+    await registry.cancelApiToken('ci', plane.act())
+    t.equal(await find('h2'), null)
     t.match(await registry.listApiTokens(), [
       { name: 'ci', cancelledAt: plane.now() },
-      { name: 'ci', cancelledAt: null },
+      { name: 'ci', cancelledAt: plane.now() },
     ])
   })
 

@@ -253,6 +253,8 @@ export async function enrollmentContract(t: Test, fresh: Fresh): Promise<void> {
     const retired = await plane.begin('t1', 'd2', 'k2')
     await plane.revoke('p1', device('d1'))
     await plane.registry.retireDevice('d2', plane.act())
+    const told = (await plane.registry.changesAfter(0, 100)).map(({ change }) => change.kind)
+    t.notOk(told.includes('certificate'), 'brokers hear of no certificate that is not signed')
     const first = await plane.finish(revoked)
     const second = await plane.finish(retired)
     t.match(await plane.registry.findCredential(first), {

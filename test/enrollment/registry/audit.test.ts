@@ -3,6 +3,7 @@ import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { openSqlite, type Sqlite } from '#shared/sqlite'
 import { openAudit } from '../../../enrollment/registry/audit.ts'
+import { type AuditRow, auditHash, GENESIS_HASH } from '../../../enrollment/registry/ledger.ts'
 import { openRegistry } from '../../../enrollment/registry/open.ts'
 import { MIGRATIONS } from '../../../enrollment/registry/schema.ts'
 import { Store } from '../../../enrollment/registry/store.ts'
@@ -18,6 +19,7 @@ async function history(t: Test) {
   await plane.hold('p1', { scope: 'batch', id: 'lab' })
   await plane.registry.undoPlan('p1', plane.act())
   await plane.revoke('p2', device('d1', 'd2'))
+  await plane.token('last') // an entry without changes
   const entries = await registry.listAudit(0, 1000)
   const { position: changes } = await registry.cursor()
   await registry.close()
@@ -38,7 +40,7 @@ async function history(t: Test) {
     entries.find(
       ({ positions }) => positions !== null && positions[0] <= position && position <= positions[1],
     )?.sequence
-  return { entries: entries.length, changes, verdict, covering }
+  return { entries: entries.length, log: entries, changes, verdict, covering }
 }
 
 const COLUMNS = ['at', 'by', 'action', 'subject', 'first_position', 'last_position', 'changes_digest', 'hash']
@@ -109,3 +111,56 @@ t.test('a change that was edited, deleted or slipped in is found by the entry th
   const slipIn = (db: Sqlite) => db.exec(`INSERT INTO changes (at, change) VALUES (0, '{}')`)
   t.equal(await verdict(slipIn), entries + 1, 'no entry covers it')
 })
+
+/** What somebody does who knows how the hashes are made: makes them anew, for the entries from `from` to `to`. */
+function hashAgain(db: Sqlite, { from, to }: { from: number; to: number }): void {
+  const rows = db.prepare<[number, number], AuditRow>(
+    'SELECT * FROM audit WHERE sequence BETWEEN ? AND ? ORDER BY sequence',
+  )
+  const before = db.prepare<[number], { hash: string }>(
+    'SELECT hash FROM audit WHERE sequence < ? ORDER BY sequence DESC LIMIT 1',
+  )
+  const put = db.prepare<[string, number]>('UPDATE audit SET hash = ? WHERE sequence = ?')
+  for (const row of rows.all(from, to)) {
+    put.run(auditHash(before.get(row.sequence)?.hash ?? GENESIS_HASH, row), row.sequence)
+  }
+}
+
+t.test('an entry that was rewritten with a right hash of its own is found by the next', async (t) => {
+  const { entries, verdict } = await history(t)
+  for (let k = 1; k < entries; k++) {
+    const rewrite = (db: Sqlite) => {
+      db.prepare(`UPDATE audit SET subject = 'device:other' WHERE sequence = ?`).run(k)
+      hashAgain(db, { from: k, to: k })
+    }
+    t.equal(await verdict(rewrite), k + 1)
+  }
+})
+
+t.test(
+  'an entry that was taken out is found by its number, or by its changes, when all is hashed again',
+  async (t) => {
+    const { entries, log, verdict } = await history(t)
+    for (const { sequence: k, positions } of log.slice(0, -1)) {
+      const takeOut = (db: Sqlite) => {
+        db.prepare('DELETE FROM audit WHERE sequence = ?').run(k)
+        hashAgain(db, { from: k, to: entries })
+      }
+      t.equal(await verdict(takeOut), k, 'a number is missing')
+      if (positions === null) continue
+      const takeOutAndRenumber = (db: Sqlite) => {
+        db.prepare('DELETE FROM audit WHERE sequence = ?').run(k)
+        for (let next = k + 1; next <= entries; next++) {
+          db.prepare('UPDATE audit SET sequence = ? WHERE sequence = ?').run(next - 1, next)
+        }
+        hashAgain(db, { from: k, to: entries })
+      }
+      const next = log.find(({ sequence, positions }) => sequence > k && positions !== null)
+      t.equal(
+        await verdict(takeOutAndRenumber),
+        next === undefined ? entries : next.sequence - 1,
+        'changes are not covered',
+      )
+    }
+  },
+)
