@@ -442,6 +442,26 @@ t.test(
   },
 )
 
+t.test('what changed while the broker was down is in force when its first attempt is over', async (t) => {
+  const path = join(t.testdir(), 'broker.db')
+  const feed = await feedOf(t)
+  const before = await benchOf(t, feed, { path })
+  await before.follower.complete()
+  await before.follower.stop()
+  feed.commit(holdChange('h', { kind: 'device', id: 'lamp' }))
+  const after = await benchOf(t, feed, { path })
+  await after.follower.complete()
+  t.equal(after.replica.record(fingerprintOf('lamp'))?.hold, null, 'it could serve already')
+  await after.follower.attempted()
+  t.equal(after.replica.record(fingerprintOf('lamp'))?.hold?.id, 'h')
+
+  feed.streamFault = 'refuse'
+  feed.cut()
+  const alone = await benchOf(t, feed, { path })
+  await alone.follower.attempted()
+  t.ok(alone.replica.record(fingerprintOf('lamp')), 'a registry that is down is not waited for')
+})
+
 t.test('a hold whose receipt line was lost with the process is reported at the next start', async (t) => {
   const path = join(t.testdir(), 'broker.db')
   const replica = openReplica(path)
