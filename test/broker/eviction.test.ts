@@ -1,5 +1,5 @@
 import t, { type Test } from 'tap'
-import { openTestBroker, type TestBroker, type TestBrokerOptions } from '../support/broker.ts'
+import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
 import {
   connectDevice,
   connectPacket,
@@ -141,7 +141,7 @@ t.test(
     for (let turns = 0; turns < 24; turns++) {
       const m = await broker.enroll(`M${turns}`)
       const raw = await openRaw(broker, m)
-      while (broker.sessions.count() === 0) await new Promise(setImmediate)
+      await until(() => broker.sessions.count() > 0)
       if (turns > 0) raw.send(connectPacket({ clientId: m.id, clean: turns % 2 === 0 }))
       for (let turn = 0; turn < turns; turn++) await new Promise(setImmediate)
       const isAccepted = broker.reports.some(
@@ -186,7 +186,7 @@ t.test('all sockets of a device are closed, the one that never said CONNECT too'
   const broker = await open(t)
   const m = await broker.enroll('M')
   const [raw, zombie] = [await enter(broker, m), await openRaw(broker, m)]
-  while (broker.sessions.count() < 2) await new Promise(setImmediate)
+  await until(() => broker.sessions.count() === 2)
   t.match(await broker.revoke(m), { closed: 2, survivors: [] })
   await Promise.all([raw.closed, zombie.closed])
   t.equal(zombie.octets.length, 0)
@@ -324,7 +324,7 @@ t.test('a replica that cannot be read ends no open session', async (t) => {
   const raw = await enter(broker, await broker.enroll('M'))
   broker.replica.failure = new Error('disk I/O error')
   const reads = broker.replica.reads
-  while (broker.replica.reads < reads + 3) await new Promise(setImmediate)
+  await until(() => broker.replica.reads >= reads + 3)
   await raw.ping()
   raw.socket.destroy()
 })

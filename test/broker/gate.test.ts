@@ -142,7 +142,7 @@ t.test('a certificate that was enrolled milliseconds ago connects at once', asyn
   t.ok(record)
   broker.replica.records.clear()
   const connecting = connectDevice(broker, device)
-  while (broker.replica.waiters.size === 0) await new Promise(setImmediate)
+  await until(() => broker.replica.waiters.size > 0)
   t.equal(broker.sessions.count(), 0)
   if (record !== undefined) broker.replica.put(record)
   const client = await connecting
@@ -156,7 +156,7 @@ t.test('what the wait promised does not count: the replica is read again', async
   const record = broker.replica.records.get(device.fingerprint)
   broker.replica.records.clear()
   const refused = returnCode(broker, device)
-  while (broker.replica.waiters.size === 0) await new Promise(setImmediate)
+  await until(() => broker.replica.waiters.size > 0)
   broker.replica.waiters.get(device.fingerprint)?.(record ?? null)
   t.equal(await refused, 5)
 })
@@ -256,11 +256,13 @@ t.test('more connections than allowed are dropped, and there is room again when 
   first.socket.destroy()
   second.socket.destroy()
   await Promise.all([first.closed, second.closed])
-  for (;;) {
+  const isRoom = async () => {
     const again = await openRaw(broker, device).catch(() => null)
     again?.socket.destroy()
-    if (again !== null) break
+    return again !== null
   }
+  await until(isRoom)
+  t.pass()
 })
 
 t.test('only TLS 1.2 and 1.3 with AEAD suites are spoken', async (t) => {

@@ -1,5 +1,5 @@
 import t, { type Test } from 'tap'
-import { openTestBroker, type TestBroker, type TestBrokerOptions } from '../support/broker.ts'
+import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
 import { connectDevice, connectPacket, openRaw, refusalOf } from '../support/mqtt-clients.ts'
 import { testAuthority, testIdentity } from '../support/pki.ts'
 
@@ -107,9 +107,7 @@ t.test('of 50 simultaneous connects with one identity exactly one stays, and all
     raw.send(connectPacket({ clientId: 'A', clean: n % 2 === 0 }))
     raw.send({ cmd: 'subscribe', messageId: 1, subscriptions: filters })
   }
-  const open49 = () => clients.filter(({ socket }) => socket.destroyed).length === 49
-  while (!open49())
-    await Promise.race(clients.filter(({ socket }) => !socket.destroyed).map(({ closed }) => closed))
+  await until(() => clients.filter(({ socket }) => socket.destroyed).length === 49)
   const [survivor] = clients.filter(({ socket }) => !socket.destroyed)
   await survivor?.ping()
   t.same(broker.mqtt.registered(), { ids: ['A'], counted: 1 })

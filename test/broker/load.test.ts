@@ -4,7 +4,7 @@ import t, { type Test } from 'tap'
 import { LIMITS } from '../../broker/limits.ts'
 import { PacketWalk } from '../../broker/packet-walk.ts'
 import { SessionStore } from '../../broker/session-store.ts'
-import { openTestBroker, type TestBroker, type TestBrokerOptions } from '../support/broker.ts'
+import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
 import { connectPacket, openRaw, type Presented, type RawClient } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
 
@@ -168,9 +168,9 @@ t.test('a replay of retained and of queued messages is as slow as its reader, an
     setTimeout(() => raw.socket.resume(), 1)
   })
   raw.send(connectPacket({ clientId: 'R', clean: false }))
-  while (queued < 600 && !raw.socket.destroyed) await new Promise(setImmediate)
+  await until(() => queued === 600 || raw.socket.destroyed)
   raw.send({ cmd: 'subscribe', messageId: 1, subscriptions: [{ topic: 'devices/r/#', qos: 1 }] })
-  while (retained < 600 && !raw.socket.destroyed) await new Promise(setImmediate)
+  await until(() => retained === 600 || raw.socket.destroyed)
   t.same({ queued, retained }, { queued: 600, retained: 600 })
   raw.socket.destroy()
   writer.socket.destroy()

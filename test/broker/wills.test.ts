@@ -1,6 +1,6 @@
 import t, { type Test } from 'tap'
 import type { Will } from '../../broker/mqtt-client.ts'
-import { openTestBroker, type TestBroker, type TestBrokerOptions } from '../support/broker.ts'
+import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
 import { connectPacket, openRaw, type RawClient } from '../support/mqtt-clients.ts'
 import { type TestIdentity, testAuthority } from '../support/pki.ts'
 
@@ -81,7 +81,7 @@ t.test('at whatever moment of CONNECT the revocation comes, no will is left behi
   for (let turns = 0; turns < 24; turns++) {
     const m = await broker.enroll('M')
     const raw = await openRaw(broker, m)
-    while (broker.sessions.count() < 2) await new Promise(setImmediate)
+    await until(() => broker.sessions.count() === 2)
     raw.send(connectPacket({ clientId: 'M', will: WILL, clean: turns % 2 === 0 }))
     for (let turn = 0; turn < turns; turn++) await new Promise(setImmediate)
     await broker.revoke(m)
@@ -118,7 +118,7 @@ async function plant(broker: TestBroker, will: Partial<Will>): Promise<void> {
 }
 /** Resolves when the sweep has taken the will away. */
 async function swept(broker: TestBroker): Promise<void> {
-  while ((await broker.store.getWill({ id: 'M' })) !== undefined) await new Promise(setImmediate)
+  await until(async () => (await broker.store.getWill({ id: 'M' })) === undefined)
 }
 
 t.test('the will of a dead broker is published when its device is live', async (t) => {

@@ -27,6 +27,15 @@ export const SERVICE_POLICY: Policy = { publish: ['devices/+/commands/#'], subsc
 /** Longest wait for an event in a test, ms; only a hang meets it. */
 export const PATIENCE_MS = 10_000
 
+/** Resolves in the first turn of the event loop in which the condition holds; rejects after {@link PATIENCE_MS}. */
+export async function until(holds: () => boolean | Promise<boolean>): Promise<void> {
+  const deadline = Date.now() + PATIENCE_MS
+  while (!(await holds())) {
+    if (Date.now() > deadline) throw new Error(`never came true: ${holds}`)
+    await new Promise(setImmediate)
+  }
+}
+
 /** An admission replica of maps. `failure` makes every read throw. */
 export class FakeReplica implements AdmissionReader {
   readonly records = new Map<string, AdmissionRecord>()

@@ -1,5 +1,4 @@
 /** MQTT clients for tests: mqtt.js as a device would use it, and one that sends whatever octets it is told. */
-import { once } from 'node:events'
 import { type ConnectionOptions, type TLSSocket, connect as tlsConnect } from 'node:tls'
 import { connectAsync, type IClientOptions, type MqttClient } from 'mqtt'
 import mqttPacket, { type IConnackPacket, type IConnectPacket, type Packet } from 'mqtt-packet'
@@ -61,8 +60,7 @@ export class RawClient {
   readonly received: Packet[] = []
   /** Everything that arrived, undecoded. */
   octets = Buffer.alloc(0)
-  /** Resolves when the socket has closed. */
-  readonly closed: Promise<void>
+  readonly #closed: Promise<void>
   readonly #waiting = new Set<() => void>()
 
   constructor(socket: TLSSocket) {
@@ -78,9 +76,20 @@ export class RawClient {
       parser.parse(chunk)
     })
     socket.on('error', () => {})
-    this.closed = new Promise((resolve) => {
+    this.#closed = new Promise((resolve) => {
       socket.once('close', () => {
         for (const look of this.#waiting) look()
+        resolve()
+      })
+    })
+  }
+
+  /** Resolves when the socket has closed, rejects when it does not. */
+  get closed(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => reject(new Error('not closed in time')), PATIENCE_MS)
+      void this.#closed.then(() => {
+        clearTimeout(timer)
         resolve()
       })
     })
@@ -141,10 +150,14 @@ export async function openRaw(
 ): Promise<RawClient> {
   const socket = tlsConnect({ ...tlsOptions(broker, presented), ...options })
   const raw = new RawClient(socket)
-  const cutOff = raw.closed.then(() => {
-    throw new Error('closed in the handshake')
-  })
-  await Promise.race([once(socket, 'secureConnect'), cutOff])
-  cutOff.catch(() => {}) // it closes some time, and that is no failure of the handshake any more
+  const opened = Promise.withResolvers<void>()
+  const timer = setTimeout(() => opened.reject(new Error('no handshake in time')), PATIENCE_MS)
+  socket.once('secureConnect', opened.resolve)
+  socket.once('close', () => opened.reject(new Error('closed in the handshake')))
+  try {
+    await opened.promise
+  } finally {
+    clearTimeout(timer)
+  }
   return raw
 }
