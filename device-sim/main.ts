@@ -33,15 +33,15 @@ async function play(options: RunOptions): Promise<number> {
   const ending = openEnding()
   try {
     const report = await runScenario(await withPlane(options, ending), depsOf(ending))
-    await ending.end()
     if (options.report) writeFileDurably(options.report, `${JSON.stringify(report, null, 2)}\n`)
     show(report, options)
     return report.outcome.ok ? 0 : CHECK_FAILED
   } catch (error) {
-    await ending.end()
     if (!isMusterError(error)) throw error
     process.stderr.write(`${error.message}\n`)
     return error.code === 'unreachable' || error.code === 'unavailable' ? UNREACHABLE : 1
+  } finally {
+    await ending.end()
   }
 }
 

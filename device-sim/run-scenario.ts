@@ -1,4 +1,5 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { MusterError } from '#shared/errors'
@@ -126,7 +127,7 @@ function deviceDeps(
 function placeOf(options: RunOptions, { runId, onEnd }: RunDeps): { directory: string; prefix: string } {
   if (options.keep) return { directory: layout(options.data).demo, prefix: options.fleet }
   const directory = mkdtempSync(join(tmpdir(), 'muster-sim-'))
-  onEnd(() => rmSync(directory, { recursive: true, force: true }))
+  onEnd(() => rm(directory, { recursive: true, force: true }))
   return { directory, prefix: `${options.fleet}-${runId}` }
 }
 
