@@ -6,7 +6,7 @@ const NAMED_BLOCK = /<!-- readme: (?<name>[a-z-]+) -->\n```sh\n(?<commands>[\s\S
 /** The named command blocks of the README, as they stand there. */
 export function readmeBlocks(path: string): ReadonlyMap<string, string> {
   const found = readFileSync(path, 'utf8').matchAll(NAMED_BLOCK)
-  return new Map([...found].map(({ groups }) => [groups?.['name'] ?? '', groups?.['commands'] ?? '']))
+  return new Map([...found].map(({ groups }) => [groups?.name ?? '', groups?.commands ?? '']))
 }
 
 /** The same commands for a plane on other ports, with the CLI of this clone instead of an installed one. */
