@@ -74,6 +74,9 @@ t.test('deleted entries are found, also the newest', async (t) => {
     }),
     runs,
   )
+  for (let k = 1; k <= entries; k++) {
+    t.equal(await verdict((db) => db.prepare('DELETE FROM audit WHERE sequence >= ?').run(k)), k, 'cut off')
+  }
 })
 
 t.test('two entries that changed places are found', async (t) => {
