@@ -9,6 +9,7 @@ import {
   openTestBroker,
   type TestBroker,
   type TestBrokerOptions,
+  until,
 } from '../support/broker.ts'
 import { connectDevice, connectPacket, openRaw, type Presented, refusalOf } from '../support/mqtt-clients.ts'
 import { testAuthority, testIdentity } from '../support/pki.ts'
