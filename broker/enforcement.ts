@@ -23,6 +23,8 @@ type AppliedReport = Extract<Report, { type: 'applied' }>
 /** Most survivors that a report names; there must be none. */
 const NAMED_SURVIVORS = 500
 
+type Judge = (connection: Connection) => RefusalErrorCode | null
+
 /** What a stop did: who was told to go, and what became of the sockets. */
 interface Stopped {
   readonly devices: ReadonlySet<string>
@@ -60,14 +62,18 @@ export class Enforcement {
       case 'hold':
         return change.hold.state === 'active' ? this.#applyHold(change.hold, since) : undefined
       case 'certificate':
-        return this.#stop({ kind: 'certificate', id: change.certificate.fingerprint }, since)
+        return this.#stop(
+          { kind: 'certificate', id: change.certificate.fingerprint },
+          since,
+          this.#judgeOrRefuse,
+        )
       case 'device':
-        return this.#stop({ kind: 'device', id: change.device.id }, since)
+        return this.#stop({ kind: 'device', id: change.device.id }, since, this.#judgeOrRefuse)
       case 'forgotten':
-        return this.#stop({ kind: 'device', id: change.device }, since)
+        return this.#stop({ kind: 'device', id: change.device }, since, this.#judgeOrRefuse)
       case 'issuer':
         this.#deps.trustChanged()
-        return this.#stop({ kind: 'issuer', id: change.issuer.id }, since)
+        return this.#stop({ kind: 'issuer', id: change.issuer.id }, since, this.#judgeOrRefuse)
       case 'fleet':
         this.#deps.sessions.setPolicy(change.fleet)
         return
@@ -92,10 +98,12 @@ export class Enforcement {
     const { replica, sessions, now, trustChanged } = this.#deps
     trustChanged()
     for (const fleet of replica.fleets()) sessions.setPolicy(fleet)
-    const held = new Map<string, string[]>()
-    const stopped = this.#stop({ kind: 'all' }, now(), (connection, code) => {
+    const held = new Map<string, string[]>(replica.activeHolds().map(({ id }) => [id, []]))
+    const stopped = this.#stop({ kind: 'all' }, now(), (connection) => {
+      const code = this.#judge(connection)
       const hold = code === 'held' ? replica.record(connection.fingerprint)?.hold : null
-      if (hold) held.set(hold.id, [...(held.get(hold.id) ?? []), connection.device])
+      if (hold) held.get(hold.id)?.push(connection.device)
+      return code
     })
     const holds = replica.unreportedHolds()
     this.#track(
@@ -115,7 +123,7 @@ export class Enforcement {
 
   /** Refuses every session that is no longer live, without a word to the registry. */
   judgeAll(): void {
-    this.#track(this.#stop({ kind: 'all' }, this.#deps.now()))
+    this.#track(this.#stop({ kind: 'all' }, this.#deps.now(), (connection) => this.#judge(connection)))
   }
 
   /** Resolves when every closing and purging that has begun is over. */
@@ -124,38 +132,43 @@ export class Enforcement {
   }
 
   async #applyHold(hold: HoldRecord, since: number): Promise<void> {
-    const { devices, closeMs, survivors } = await this.#stop(this.#selectorOf(hold), since)
+    const { selector, judge } = this.#aim(hold)
+    const { devices, closeMs, survivors } = await this.#stop(selector, since, judge)
     this.#report(hold, { sessionsClosed: closeMs.length, closeMs: spread(closeMs), survivors })
     await this.#purge([...devices])
   }
 
-  /** Members of a plan are looked up from the shorter side: its members, or the open sessions. */
-  #selectorOf(hold: HoldRecord): Selector {
-    if (hold.scope.kind !== 'plan') return hold.scope
-    const members = this.#deps.replica.members(hold.id, this.#deps.sessions.count())
-    return members === null ? { kind: 'all' } : { kind: 'devices', ids: new Set(members) }
+  /**
+   * Who is in the scope of a hold is held, without a reading of each record: there can be 10 000 of them. Members of
+   * a plan are looked up from the shorter side: its members, or the open sessions.
+   */
+  #aim({ id, scope }: HoldRecord): { selector: Selector; judge: Judge } {
+    const { replica, sessions } = this.#deps
+    const isOver = !replica.isActive(id) // ended by a change that came with it
+    const held: Judge = () => (isOver ? null : 'held')
+    if (scope.kind !== 'plan') return { selector: scope, judge: held }
+    const members = replica.members(id, sessions.count())
+    if (members !== null) return { selector: { kind: 'devices', ids: new Set(members) }, judge: held }
+    return { selector: { kind: 'all' }, judge: (c) => (replica.isMember(id, c.device) ? held(c) : null) }
   }
 
-  /** Refuses the selected sessions that are no longer live, before it returns its promise. */
-  async #stop(
-    selector: Selector,
-    since: number,
-    told?: (connection: Connection, code: RefusalErrorCode) => void,
-  ): Promise<Stopped> {
+  /** Refuses those of the selected sessions for which `judge` names a code, before it returns its promise. */
+  async #stop(selector: Selector, since: number, judge: Judge): Promise<Stopped> {
     const devices = new Set<string>()
-    const judge = (connection: Connection) => {
-      const code = selector.kind === 'all' ? this.#judge(connection) : this.#judgeOrRefuse(connection)
-      if (code !== null) devices.add(connection.device)
-      if (code !== null) told?.(connection, code)
-      return code
-    }
-    const { closeMs, survivors } = await this.#deps.sessions.close(selector, { judge, since })
+    const { closeMs, survivors } = await this.#deps.sessions.close(selector, {
+      since,
+      judge(connection) {
+        const code = judge(connection)
+        if (code !== null) devices.add(connection.device)
+        return code
+      },
+    })
     if (survivors.length > 0) this.#deps.log.error({ survivors }, 'sessions did not close')
     return { devices, closeMs, survivors }
   }
 
   /** A replica that cannot be read refuses those whom the change is about; all others keep their sessions. */
-  #judgeOrRefuse(connection: Connection): RefusalErrorCode | null {
+  readonly #judgeOrRefuse: Judge = (connection) => {
     try {
       return this.#judge(connection)
     } catch (error) {

@@ -148,6 +148,11 @@ export class Replica {
     return this.#holds.all()
   }
 
+  /** True while the hold stops anybody. */
+  isActive(hold: string): boolean {
+    return this.#holds.get(hold) !== null
+  }
+
   isMember(hold: string, device: string): boolean {
     return this.#read.isMember(this.#state.generation, hold, device)
   }

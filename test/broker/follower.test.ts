@@ -207,7 +207,7 @@ t.test('a hold closes the sessions in its scope, is reported, and nobody else is
       fleetChange('other'),
       deviceChange('door', { fleet: 'other' }),
       certificateChange(fingerprintOf('door'), 'door', { issuer: 'bb' }),
-      membersChange('h-plan', ['lamp', 'ghost']),
+      membersChange('h-plan', ['lamp', 'ghost', 'spectre']),
     ])
     const bench = await benchOf(t, feed, { path: join(t.testdir(), `${kind}.db`) })
     await bench.follower.complete()
@@ -245,6 +245,20 @@ t.test('no moment passes between the change of the replica and the refusal of th
   await bench.applied('h')
   isWatching = false
   t.ok(looks > 1)
+})
+
+t.test('a hold that was lifted before the broker heard of it disturbs nobody, and is answered', async (t) => {
+  const feed = await feedOf(t)
+  const bench = await benchOf(t, feed)
+  await bench.follower.complete()
+  const lamp = bench.connect('lamp')
+  feed.streamFault = 'refuse'
+  feed.cut()
+  feed.commit(holdChange('h', { kind: 'device', id: 'lamp' }))
+  feed.commit(holdChange('h', { kind: 'device', id: 'lamp' }, 'ended'))
+  feed.streamFault = 'none'
+  t.match(await bench.applied('h'), { sessionsClosed: 0, survivors: [] })
+  t.equal(lamp.refused, null)
 })
 
 t.test('a lifted hold lets the same certificate in again', async (t) => {
