@@ -1,11 +1,13 @@
+import { once } from 'node:events'
 import { chmodSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
+import { connect } from 'node:tls'
 import t from 'tap'
 import { readConfig } from '../../broker/config.ts'
 import { failingBroker, startBrokerProcess } from '../support/broker-process.ts'
-import { startEnrollment } from '../support/enrollment.ts'
-import { invitedBroker, runBroker } from '../support/running-broker.ts'
+import { enrollDevice, startEnrollment } from '../support/enrollment.ts'
+import { connectAs, invitedBroker, runBroker } from '../support/running-broker.ts'
 
 t.test('every fault of the options is named at once', async (t) => {
   const argv = [
@@ -78,6 +80,25 @@ t.test('a broker starts, stops at a signal, and says why when it cannot start', 
     await (await runBroker(t, used)).stop()
     rmSync(join(directory, 'broker'), { recursive: true })
     await t.rejects(runBroker(t, used), { code: 'token_spent' })
+  })
+
+  t.test('with another host: the certificate is renewed, and no connection is lost by it', async (t) => {
+    const broker = await runBroker(t, [...bare, '--host', 'mqtt.example.net'])
+    const lamp = await connectAs(service, broker, await enrollDevice(service, { id: 'lamp' }))
+    await broker.says('certificate renewed')
+    const socket = connect({
+      host: '127.0.0.1',
+      port: broker.port,
+      servername: 'localhost',
+      ca: service.root,
+    })
+    await once(socket, 'secureConnect')
+    t.match(socket.getPeerX509Certificate()?.subjectAltName, /DNS:mqtt\.example\.net/)
+    socket.destroy()
+    t.ok(lamp.connected)
+    await enrollDevice(service, { id: 'door' }).then((door) => connectAs(service, broker, door))
+    t.match(await service.admin.listBrokers(), [{ id: 'broker-1', state: 'up' }], 'the stream is open again')
+    await broker.stop()
   })
 
   t.test('with a port that is taken', async (t) => {

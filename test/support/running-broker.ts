@@ -1,4 +1,5 @@
 /** A broker with everything in it, in this process, for a plane of the test. */
+import { EventEmitter, once } from 'node:events'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
@@ -13,6 +14,8 @@ import type { RunningEnrollment } from './enrollment.ts'
 export interface TestBrokerProcess extends RunningBroker {
   /** Every line that was logged. */
   readonly logged: readonly string[]
+  /** Resolves when a line with this text has been logged or will be; fails after 10 s. */
+  says(text: string): Promise<void>
   stop(): Promise<void>
 }
 
@@ -23,17 +26,25 @@ export async function runBroker(
   clock: { offsetMs: number } = { offsetMs: 0 },
 ): Promise<TestBrokerProcess> {
   const logged: string[] = []
+  const lines = new EventEmitter()
+  const says = async (text: string) => {
+    const signal = AbortSignal.timeout(10_000)
+    while (!logged.some((line) => line.includes(text))) await once(lines, 'line', { signal })
+  }
   const log = openLog(
     'broker',
     'debug',
-    new PassThrough().on('data', (line) => logged.push(String(line))),
+    new PassThrough().on('data', (line) => {
+      logged.push(String(line))
+      lines.emit('line')
+    }),
   )
   const lifecycle = new Lifecycle(log)
   t.teardown(() => lifecycle.stop())
   const deps = { log, lifecycle, now: () => Date.now() + clock.offsetMs, random: Math.random }
   try {
     const broker = await startBroker(readConfig(args), deps)
-    return { ...broker, logged, stop: () => lifecycle.stop() }
+    return { ...broker, logged, says, stop: () => lifecycle.stop() }
   } catch (error) {
     await lifecycle.stop()
     throw error
