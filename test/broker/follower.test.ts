@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
+import Database from 'better-sqlite3'
 import t, { type Test } from 'tap'
 import type { Change, Report } from '#shared/feed'
 import { openJsonClient } from '#shared/json-client'
@@ -486,6 +487,23 @@ t.test('a hold whose receipt line was lost with the process is reported at the n
   const feed = await feedOf(t, [holdChange('h', { kind: 'fleet', id: 'x' })])
   const bench = await benchOf(t, feed, { path })
   t.match(bench.reports, [{ type: 'applied', hold: 'h', position: 1, sessionsClosed: 0, survivors: [] }])
+})
+
+t.test('a hold that the disk refuses stops its session, and is reported when it is stored', async (t) => {
+  const path = join(t.testdir(), 'broker.db')
+  const feed = await feedOf(t)
+  const bench = await benchOf(t, feed, { path })
+  await bench.follower.complete()
+  const lamp = bench.connect('lamp')
+  const other = new Database(path)
+  other.exec('BEGIN IMMEDIATE')
+  feed.commit(holdChange('h', { kind: 'device', id: 'lamp' }))
+  await closed(lamp)
+  t.equal(lamp.refused, 'held')
+  t.ok(bench.replica.record(fingerprintOf('lamp'))?.hold, 'and it cannot return')
+  t.same(bench.reports, [])
+  other.close()
+  t.match(await bench.applied('h'), { position: 5, sessionsClosed: 0 })
 })
 
 t.test('a message that the broker does not understand is not skipped: it stops the stream', async (t) => {
