@@ -28,6 +28,4 @@ export interface Deps {
   readonly changed: Bell
   /** Rings when a broker reported or was forgotten, so that a receipt may have become complete. */
   readonly reported: Bell
-  /** Starts finalising plans that are due, off the caller's path. */
-  finaliseSoon(): void
 }

@@ -61,11 +61,7 @@ export async function startPlane(config: Config, runtime: Runtime): Promise<Plan
   lifecycle.started('lock', () => lock.release())
 
   const whereabouts = whereaboutsOf(config)
-  const finalise = Promise.withResolvers<() => void>()
-  const deps = await openDeps(config, {
-    ...runtime,
-    finaliseSoon: () => finalise.promise.then((go) => go()),
-  })
+  const deps = await openDeps(config, runtime)
   const server = await keepServerPair(deps, config)
   await keepOperator(deps, { config, whereabouts })
   await deps.revocationList.refresh(deps.now())
@@ -75,9 +71,7 @@ export async function startPlane(config: Config, runtime: Runtime): Promise<Plan
     listeners.reload(await keepServerPair(deps, config))
     await keepOperator(deps, { config, whereabouts })
   }
-  const jobs = startJobs(deps, { renewOwn })
-  lifecycle.started('jobs', jobs.stop)
-  finalise.resolve(jobs.finaliseSoon)
+  lifecycle.started('jobs', startJobs(deps, { renewOwn }))
   return { whereabouts, deps, renewOwn }
 }
 
@@ -131,9 +125,9 @@ function urlsAt(host: string, { ports }: Pick<Config, 'ports'>): Urls {
   }
 }
 
-async function openDeps(config: Config, runtime: Runtime & { finaliseSoon(): void }): Promise<Deps> {
+async function openDeps(config: Config, runtime: Runtime): Promise<Deps> {
   const { layout } = config
-  const { log, now, random, reached, lifecycle, finaliseSoon } = runtime
+  const { log, now, random, reached, lifecycle } = runtime
   const urls = publicUrls(config)
   const names = namesFor(layout.ca, {
     trustDomain: config.trustDomain,
@@ -171,7 +165,6 @@ async function openDeps(config: Config, runtime: Runtime & { finaliseSoon(): voi
     reached,
     changed,
     reported: new Bell(),
-    finaliseSoon,
   }
 }
 
@@ -203,8 +196,8 @@ async function keepOperator(deps: Deps, place: { config: Config; whereabouts: Wh
   writeFileDurably(operatorProfile, `${JSON.stringify(profile, null, 2)}\n`)
 }
 
-/** What follows from time: finalising, superseding, the CRL, the plane's own certificates. */
-function startJobs(deps: Deps, own: { renewOwn(): Promise<void> }) {
+/** What follows from time: finalising, superseding, the CRL, the plane's own certificates. Returns how to stop. */
+function startJobs(deps: Deps, own: { renewOwn(): Promise<void> }): () => Promise<void> {
   const { log, registry } = deps
   const finalising = new Job({
     name: 'finalise',
@@ -228,10 +221,7 @@ function startJobs(deps: Deps, own: { renewOwn(): Promise<void> }) {
   const renewing = new Job({ name: 'own certificates', everyMs: HOUR_MS, log, run: own.renewOwn })
   finalising.wake()
   superseding.wake()
-  return {
-    finaliseSoon: () => finalising.wake(),
-    stop: async () => {
-      await Promise.all([finalising.stop(), superseding.stop(), renewing.stop()])
-    },
+  return async () => {
+    await Promise.all([finalising.stop(), superseding.stop(), renewing.stop()])
   }
 }

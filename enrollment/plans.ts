@@ -29,15 +29,13 @@ export async function proposePlan(deps: Deps, request: PlanRequest & { by: Actor
   })
 }
 
-/** Puts the hold in force. A revocation without undo time is finalised at once, off the caller's path. */
+/** Puts the hold in force. A revocation without undo time is finalised by the next run of the job, off the caller's path. */
 export async function applyPlan(
   deps: Deps,
   request: { id: string; devices: number; by: Actor },
 ): Promise<PlanView> {
   const act: Act = { now: deps.now(), by: request.by }
-  const plan = await deps.registry.applyPlan(request.id, request.devices, act)
-  deps.finaliseSoon()
-  return plan
+  return deps.registry.applyPlan(request.id, request.devices, act)
 }
 
 export async function undoPlan(deps: Deps, request: { id: string; by: Actor }): Promise<PlanView> {

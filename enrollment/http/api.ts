@@ -31,12 +31,9 @@ export const API_ROUTES: readonly Route[] = [
     path: '/v1/renew',
     role: 'device',
     body: RenewRequest,
-    handle: async ({ deps, caller, body }) => {
-      const presented = credentialOf(caller)
-      return certificateReply(
-        deps,
-        await renew(deps, { presented, csr: decodeCsr(body.csr), names: 'optional' }),
-      )
+    handle: async (call) => {
+      const request = { csr: () => decodeCsr(call.body.csr), names: 'optional' } as const
+      return certificateReply(call.deps, await renewWith(call, request))
     },
   }),
   route({ method: 'GET', path: '/v1/ca', role: 'anyone', handle: async ({ deps }) => caReply(deps) }),
@@ -70,8 +67,28 @@ export async function enrollWith(
   }
 }
 
+/**
+ * Renews with the certificate of the connection. Failures count against the device: its certificate may be good, and
+ * its requests still cost cryptography each.
+ * @throws MusterError rate, csr_*, and those of `renew`
+ */
+export async function renewWith(
+  { deps, limits, caller, address }: CallerDeps & { caller: Caller; address: string },
+  request: { csr(): Uint8Array; names: 'equal' | 'optional' },
+): Promise<Issued> {
+  const presented = credentialOf(caller)
+  const key = `renewal ${presented.device.id}`
+  await limits.check(key, address)
+  try {
+    return await renew(deps, { presented, csr: request.csr(), names: request.names })
+  } catch (error) {
+    if (isMusterError(error)) await limits.failed(key)
+    throw error
+  }
+}
+
 /** The credential of a caller whose role is `device`. */
-export function credentialOf(caller: Caller): Credential {
+function credentialOf(caller: Caller): Credential {
   if (caller.kind === 'device') return caller.credential
   throw new TypeError(`a route for devices was run for ${caller.kind}`)
 }

@@ -2,8 +2,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { MusterError } from '#shared/errors'
 import { isBatchId } from '#shared/identity/device'
 import { pemToDer } from '#shared/pki/pem'
-import { renew } from '../renew.ts'
-import { credentialOf, enrollWith, rememberFailure } from './api.ts'
+import { enrollWith, rememberFailure, renewWith } from './api.ts'
 import { type Caller, type CallerDeps, identifyDevice } from './caller.ts'
 import { basicPassword, mediaType, readBody, writeCertificates } from './est-message.ts'
 import { asMusterError, errorHeaders, logFault, STATUS, shownCode } from './problem.ts'
@@ -96,14 +95,15 @@ async function simpleenroll(est: EstRequest): Promise<EstReply> {
 
 /** RFC 7030 section 4.2.2: the identity is that of the TLS client certificate, whatever the request says. */
 async function simplereenroll(est: EstRequest): Promise<EstReply> {
-  est.caller = await identifyDevice(est, est.request)
-  checkType(est.request)
-  const { certificate } = await renew(est.deps, {
-    presented: credentialOf(est.caller),
-    csr: readBody(est.request.body),
-    names: 'equal',
-  })
-  return certificates([certificate], est.request)
+  const { request } = est
+  const caller = await identifyDevice(est, request)
+  est.caller = caller
+  checkType(request)
+  const { certificate } = await renewWith(
+    { ...est, caller, address: request.ip },
+    { csr: () => readBody(request.body), names: 'equal' },
+  )
+  return certificates([certificate], request)
 }
 
 async function notImplemented(): Promise<EstReply> {

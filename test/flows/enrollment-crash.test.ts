@@ -9,15 +9,23 @@ import { layout, ports } from '#shared/layout'
 import { lockDirectory } from '#shared/sqlite'
 import { openRegistry } from '../../enrollment/registry/open.ts'
 import type { Registry } from '../../enrollment/registry/registry.ts'
-import { newRequest, type Pair } from '../support/enrollment.ts'
+import { newRequest, operatorPair, type Pair } from '../support/enrollment.ts'
 import { openTestClient } from '../support/https.ts'
 
 const MUSTER = join(import.meta.dirname, '..', '..', 'bin', 'muster.mjs')
 
+/** A request, to the listener for devices unless it says otherwise. */
+interface Cut {
+  readonly listener?: 'admin' | 'enrollment'
+  readonly path: string
+  readonly json: object
+  readonly pair?: Pair
+}
+
 /** The service as a process of its own, which a signal can end at any instruction. */
 interface Service {
   readonly root: string
-  send(path: string, json: unknown, pair?: Pair): Promise<{ status: number; text: string }>
+  send(request: Cut): Promise<{ status: number; text: string }>
   readonly ended: Promise<NodeJS.Signals | null>
   stop(): Promise<void>
 }
@@ -35,9 +43,9 @@ async function start(at: { data: string; portBase: number; crashAt?: string }): 
   return {
     root,
     ended,
-    async send(path, json, pair) {
+    async send({ listener = 'enrollment', path, json, pair }) {
       const client = openTestClient({
-        url: `https://localhost:${ports(at.portBase).enrollment}`,
+        url: `https://localhost:${ports(at.portBase)[listener]}`,
         ca: root,
         ...pair,
       })
@@ -97,17 +105,13 @@ t.test('a power cut between any two steps of an issuance loses nothing', async (
   await admin.close()
 
   /** Sends a request that the running service does not survive, and repeats it to the next one. */
-  const cut = async (
-    t: Test,
-    request: { path: string; json: object; pair?: Pair; next: string | undefined },
-  ) => {
-    const { path, json, pair, next } = request
-    await t.rejects(service.send(path, json, pair))
+  const cut = async (t: Test, { next, ...request }: Cut & { next: string | undefined }) => {
+    await t.rejects(service.send(request))
     t.equal(await service.ended, 'SIGKILL')
     service = await start({ data, portBase, ...(next ? { crashAt: next } : {}) })
-    const reply = await service.send(path, json, pair)
+    const reply = await service.send(request)
     t.equal(reply.status, 200, reply.text)
-    t.equal((await service.send(path, json, pair)).text, reply.text, 'and once more, as after a lost reply')
+    t.equal((await service.send(request)).text, reply.text, 'and once more, as after a lost reply')
     return keep(reply)
   }
 
@@ -117,13 +121,22 @@ t.test('a power cut between any two steps of an issuance loses nothing', async (
       const enrollment = { path: '/v1/enroll', json: { token, csr: first.csr }, next: `renew.${step}` }
       const { certificate } = await cut(t, enrollment)
       const { csr } = await newRequest(`robot-${step}`)
+      const pair = { key: first.key, certificate }
+      await cut(t, { path: '/v1/renew', json: { csr }, pair, next: `service.${step}` })
+      const json = { id: `reader-${step}`, csr: (await newRequest()).csr }
       const next = step < 4 ? `enroll.${step + 1}` : undefined
-      await cut(t, { path: '/v1/renew', json: { csr }, pair: { key: first.key, certificate }, next })
+      await cut(t, {
+        listener: 'admin',
+        path: '/v1/services',
+        json,
+        pair: operatorPair({ whereabouts: layout(data) }),
+        next,
+      })
     })
   }
 
   t.test('and afterwards the registry is whole', async (t) => {
-    t.equal(held.length, 8)
+    t.equal(held.length, 12)
     const restarted = openAdminClient(readOperatorProfile(layout(data).operatorProfile))
     t.ok((await restarted.status()).crl.number > firstNumber, 'CRL numbers rise over every restart')
     await restarted.close()

@@ -145,7 +145,7 @@ export async function enrollBroker(service: RunningEnrollment, id: string): Prom
 }
 
 /** The local operator's pair. */
-export function operatorPair(service: RunningEnrollment): Pair {
+export function operatorPair(service: { readonly whereabouts: { readonly operatorProfile: string } }): Pair {
   const { certificateFile, keyFile } = readOperatorProfile(service.whereabouts.operatorProfile)
   return { certificate: readFileSync(certificateFile, 'utf8'), key: readFileSync(keyFile, 'utf8') }
 }

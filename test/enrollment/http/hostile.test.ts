@@ -6,7 +6,12 @@ import t from 'tap'
 import { openLog } from '#shared/log'
 import { newToken } from '#shared/token'
 import { LIMITS, openListener } from '../../../enrollment/http/server.ts'
-import { newRequest, type RunningEnrollment, startEnrollment } from '../../support/enrollment.ts'
+import {
+  enrollDevice,
+  newRequest,
+  type RunningEnrollment,
+  startEnrollment,
+} from '../../support/enrollment.ts'
 import { testAuthority, testIdentity } from '../../support/pki.ts'
 
 const JSON_TYPE = { 'content-type': 'application/json' }
@@ -188,6 +193,25 @@ t.test('guessing', async (t) => {
     const replies = await Promise.all(Array.from({ length: 320 }, () => enroll(one.token, 'junk')))
     t.ok(replies.some(({ status }) => status === 429))
     t.equal((await enroll(two.token, (await newRequest('honest-2')).csr)).status, 200)
+  })
+
+  t.test('a device whose renewals keep failing is told to wait, another one is not', async (t) => {
+    const one = await enrollDevice(service, { id: 'stuck-1' })
+    const two = await enrollDevice(service, { id: 'stuck-2' })
+    const [json, est] = [service.client(one), service.client(one)]
+    const sendJson = (body: string) => json.send('POST', '/v1/renew', { json: { csr: body } })
+    const sendEst = () =>
+      est.send('POST', '/.well-known/est/simplereenroll', {
+        headers: { 'content-type': 'application/pkcs10' },
+        body: 'junk',
+      })
+    const replies = await Promise.all(
+      Array.from({ length: 330 }, (_, at) => (at % 2 === 0 ? sendJson('junk') : sendEst())),
+    )
+    t.ok(replies.some(({ status }) => status === 429))
+    t.match(await sendEst(), { status: 429, text: /^R-RATE/ })
+    t.match(await sendJson(one.csr), { status: 429 }, 'over both ways in')
+    t.equal((await service.client(two).send('POST', '/v1/renew', { json: { csr: two.csr } })).status, 200)
   })
 
   t.test('an invitation is guessed no better', async (t) => {
