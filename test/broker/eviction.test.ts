@@ -289,7 +289,7 @@ t.test('a PUBREL after the revocation releases nothing', async (t) => {
 
 t.test('a session ends with its certificate', async (t) => {
   const broker = await open(t)
-  const m = await broker.enroll('M', { notAfter: Date.now() + 1_000 })
+  const m = await broker.enroll('M', { notAfter: Date.now() + 3_000 })
   const raw = await enter(broker, m)
   await raw.closed
   t.ok(Date.now() >= m.notAfter)
