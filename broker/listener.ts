@@ -48,7 +48,6 @@ const CIPHERS = [
 export async function openListener(deps: ListenerDeps): Promise<Listener> {
   const { limits } = deps
   const sockets = new Set<Socket>()
-  const handshakes = new Map<string, NodeJS.Timeout>()
   const server = createServer({
     ...contextOf(deps),
     requestCert: true,
@@ -60,23 +59,11 @@ export async function openListener(deps: ListenerDeps): Promise<Listener> {
   server.maxConnections = limits.connections
   server.prependListener('connection', (socket: Socket) => {
     sockets.add(socket)
-    const name = endpoint(socket)
-    handshakes.set(
-      name,
-      setTimeout(() => socket.destroy(), limits.handshakeMs),
-    )
-    socket.once('close', () => {
-      sockets.delete(socket)
-      endHandshake(handshakes, name)
-    })
+    socket.once('close', () => sockets.delete(socket))
   })
   let issuers = deps.trust.map((pem) => new X509Certificate(pem))
-  const pass = openGate(deps, { inside: deps.mqtt, issuers: () => issuers })
-  server.on('secureConnection', (socket) => {
-    endHandshake(handshakes, endpoint(socket))
-    pass(socket)
-  })
-  // Node only announces a failed or late handshake; the socket is ours to destroy.
+  server.on('secureConnection', openGate(deps, { inside: deps.mqtt, issuers: () => issuers }))
+  // Node only announces a failed handshake, or one that has not ended in time; the socket is ours to destroy.
   server.on('tlsClientError', (_, socket: TLSSocket) => socket.destroy())
   server.listen(deps.port, deps.host)
   await listening(server, deps)
@@ -119,13 +106,4 @@ async function listening(server: ReturnType<typeof createServer>, deps: Listener
       cause,
     })
   }
-}
-
-function endpoint({ remoteAddress, remotePort }: Socket): string {
-  return `${remoteAddress} ${remotePort}`
-}
-
-function endHandshake(handshakes: Map<string, NodeJS.Timeout>, name: string): void {
-  clearTimeout(handshakes.get(name))
-  handshakes.delete(name)
 }

@@ -1,7 +1,8 @@
 import { X509Certificate } from 'node:crypto'
 import { once } from 'node:events'
 import { connect as tcpConnect } from 'node:net'
-import type { TLSSocket } from 'node:tls'
+import { Duplex, PassThrough } from 'node:stream'
+import { type TLSSocket, connect as tlsConnect } from 'node:tls'
 import t, { type Test } from 'tap'
 import { refusalCode } from '#shared/refusals'
 import {
@@ -230,6 +231,16 @@ t.test('a CONNECT that drips is cut off at the deadline, refused or not', async 
   }
 })
 
+/** The first flight of a TLS client. */
+async function clientHello(): Promise<Buffer> {
+  const sent = new PassThrough()
+  const duplex = Duplex.from({ writable: sent, readable: new PassThrough() })
+  const client = tlsConnect({ socket: duplex }).on('error', () => {})
+  const [hello] = await once(sent, 'data')
+  client.destroy()
+  return hello
+}
+
 t.test('a client that is silent in the handshake, or drips it, is gone at the deadline', async (t) => {
   const broker = await open(t, { limits: { handshakeMs: 200 } })
   const silent = tcpConnect(broker.port, '127.0.0.1')
@@ -237,10 +248,18 @@ t.test('a client that is silent in the handshake, or drips it, is gone at the de
   const dripping = tcpConnect(broker.port, '127.0.0.1', () =>
     dripping.write(Buffer.from('160301020001', 'hex')),
   )
-  const drip = setInterval(() => dripping.write(Buffer.from([0])), 20)
-  for (const socket of [silent, half, dripping]) socket.on('error', () => {})
+  // The server has answered this one; a record of its second flight drips.
+  const hello = await clientHello()
+  const answered = tcpConnect(broker.port, '127.0.0.1', () =>
+    answered.write(Buffer.concat([hello, Buffer.from('1703034000', 'hex')])),
+  )
+  const drip = setInterval(() => {
+    dripping.write(Buffer.from([0]))
+    answered.write(Buffer.from([0]))
+  }, 20)
+  for (const socket of [silent, half, dripping, answered]) socket.on('error', () => {})
   await Promise.all(
-    [silent, half, dripping].map(
+    [silent, half, dripping, answered].map(
       (socket) => new Promise((resolve) => socket.resume().once('close', resolve)),
     ),
   )
