@@ -17,8 +17,8 @@ import { nameAttributes } from '#shared/pki/name'
 import { OID, oidName } from '#shared/pki/oid'
 import { decodeBase64, pemToDer } from '#shared/pki/pem'
 import { type Extensions, readExtensions } from '#shared/pki/read-extensions'
-import { type KeyKind, keyKind, keyName } from '#shared/pki/spki'
-import { checkWishes } from './csr-wishes.ts'
+import { certifiableType, KEY_TYPES, type KeyKind, type KeyType, keyKind, keyName } from '#shared/pki/spki'
+import { checkWishes, type Wishes, wishesOf } from './csr-wishes.ts'
 
 /** A request whose form, key and signature are right, and which wishes for nothing that it cannot have. */
 export interface CheckedCsr {
@@ -30,6 +30,14 @@ export interface CheckedCsr {
   /** SPIFFE ids that it wishes for; whether they are the device's own is for the enrollment to say. */
   readonly uris: readonly string[]
 }
+
+/** A request of a device, whose key and names are still to be compared with the profile of its fleet. */
+export interface CheckedDeviceCsr extends Pick<CheckedCsr, 'spki' | 'spkiHash'>, Wishes {
+  readonly key: { readonly type: KeyType /** As it is shown: `RSA-2048`. */; readonly name: string }
+}
+
+/** Without a profile: what every client can do. */
+const PLAIN_KEYS: readonly KeyType[] = ['P-256', 'P-384']
 
 const MAX_DER_OCTETS = 16 * 1024
 /** Base64 of that much, with line breaks and armour. */
@@ -56,7 +64,8 @@ function decodeText(text: string): Buffer {
 }
 
 /**
- * Checks a PKCS#10 request (RFC 2986) in this order: size, structure, key, proof of possession, wishes.
+ * Checks a PKCS#10 request (RFC 2986) in this order: size, structure, key, proof of possession, wishes. The key is
+ * P-256 or P-384, and nothing but an identity may be wished for.
  * `forbiddenKeys` are SHA-256 hashes of SubjectPublicKeyInfos that no device may have, such as the CA's own.
  * @throws MusterError csr_malformed, csr_key, csr_pop, csr_subject
  */
@@ -64,13 +73,40 @@ export async function checkCsr(
   der: Uint8Array,
   forbiddenKeys: ReadonlySet<string> = new Set(),
 ): Promise<CheckedCsr> {
+  const csr = readSized(der)
+  const { spki, spkiHash } = provenKey(csr, { forbiddenKeys, types: PLAIN_KEYS })
+  return { spki, spkiHash, ...checkWishes(csr) }
+}
+
+/**
+ * The same for a device, whose fleet's profile may allow other keys and names: the caller must compare them with it.
+ * @throws MusterError csr_malformed, csr_key, csr_pop, csr_subject
+ */
+export async function checkDeviceCsr(
+  der: Uint8Array,
+  forbiddenKeys: ReadonlySet<string> = new Set(),
+): Promise<CheckedDeviceCsr> {
+  const csr = readSized(der)
+  const proven = provenKey(csr, { forbiddenKeys, types: KEY_TYPES })
+  return { ...proven, ...wishesOf(csr) }
+}
+
+/** @throws MusterError csr_malformed */
+function readSized(der: Uint8Array): Csr {
   if (der.length > MAX_DER_OCTETS) throw malformed('longer than 16 KiB')
-  const csr = readCsr(der)
+  return readCsr(der)
+}
+
+/** @throws MusterError csr_key, csr_malformed, csr_pop */
+function provenKey(
+  csr: Csr,
+  rules: { readonly forbiddenKeys: ReadonlySet<string>; readonly types: readonly KeyType[] },
+): Pick<CheckedDeviceCsr, 'spki' | 'spkiHash' | 'key'> {
   const spkiHash = sha256Hex(csr.spki.raw)
-  const key = acceptedKey(csr.spki)
-  if (forbiddenKeys.has(spkiHash)) throw keyRefused('a key of this plane')
-  checkPossession(csr, key)
-  return { spki: Buffer.from(csr.spki.raw), spkiHash, ...checkWishes(csr) }
+  const { key, type, name } = acceptedKey(csr.spki, rules.types)
+  if (rules.forbiddenKeys.has(spkiHash)) throw keyRefused('a key of this plane')
+  checkPossession(csr, { key, type })
+  return { spki: Buffer.from(csr.spki.raw), spkiHash, key: { type, name } }
 }
 
 interface Csr {
@@ -123,14 +159,22 @@ function wishedExtensions(attributes: DerNode): Extensions {
   return readExtensions(values[0])
 }
 
-/** P-256 or P-384, a point on the curve. @throws MusterError csr_key, csr_malformed */
-function acceptedKey(spki: DerNode): KeyObject {
+interface AcceptedKey {
+  readonly key: KeyObject
+  readonly type: KeyType
+  readonly name: string
+}
+
+/** A key of one of the types; of a curve, a point on it. @throws MusterError csr_key, csr_malformed */
+function acceptedKey(spki: DerNode, types: readonly KeyType[]): AcceptedKey {
   const kind = kindOf(spki)
-  if (kind.type !== 'P-256' && kind.type !== 'P-384') throw keyRefused(keyName(kind))
+  const name = keyName(kind)
+  const type = certifiableType(kind)
+  if (type === null || !types.includes(type)) throw keyRefused(name)
   try {
-    return createPublicKey({ key: spki.raw, format: 'der', type: 'spki' })
+    return { key: createPublicKey({ key: spki.raw, format: 'der', type: 'spki' }), type, name }
   } catch (cause) {
-    throw keyRefused(`${keyName(kind)}, not on the curve`, cause)
+    throw keyRefused(`${name}, not on the curve`, cause)
   }
 }
 
@@ -142,27 +186,48 @@ function kindOf(spki: DerNode): KeyKind {
   }
 }
 
-/** ECDSA only, because the keys are; no SHA-1. */
-const HASHES: ReadonlyMap<string, string> = new Map([
+/** The hash of a signature; null for schemes that have their own. */
+type Hash = string | null
+
+const ECDSA: ReadonlyMap<string, Hash> = new Map([
   [OID.ecdsaWithSha256, 'sha256'],
   [OID.ecdsaWithSha384, 'sha384'],
   [OID.ecdsaWithSha512, 'sha512'],
 ])
 
+/** What a key of each type signs with; no SHA-1, no MD5. */
+const SIGNATURES: Readonly<Record<KeyType, ReadonlyMap<string, Hash>>> = {
+  'P-256': ECDSA,
+  'P-384': ECDSA,
+  Ed25519: new Map([[OID.ed25519, null]]),
+  'ML-DSA-44': new Map([[OID.mlDsa44, null]]),
+  'ML-DSA-65': new Map([[OID.mlDsa65, null]]),
+  RSA: new Map([
+    [OID.sha256WithRsa, 'sha256'],
+    [OID.sha384WithRsa, 'sha384'],
+    [OID.sha512WithRsa, 'sha512'],
+  ]),
+}
+
 /** Proof of possession (RFC 2986 section 4.2). @throws MusterError csr_pop, csr_malformed */
-function checkPossession({ info, algorithm, signature }: Csr, key: KeyObject): void {
-  const { name, hash } = hashOf(algorithm)
+function checkPossession(
+  { info, algorithm, signature }: Csr,
+  { key, type }: Pick<AcceptedKey, 'key' | 'type'>,
+): void {
+  const name = algorithmOf(algorithm, type)
+  const hash = SIGNATURES[type].get(name)
   if (hash === undefined) throw malformed(`signature algorithm ${oidName(name)}`)
   if (!verify(hash, info, key, signature)) {
     throw new MusterError('csr_pop', 'Cannot accept the request: its signature was not made with its key')
   }
 }
 
-function hashOf(algorithm: DerNode): { name: string; hash: string | undefined } {
+/** RFC 5758 section 3.2, RFC 8410 section 3: no parameters; for RSA they are NULL (RFC 4055 section 5). */
+function algorithmOf(algorithm: DerNode, type: KeyType): string {
   try {
-    // RFC 5758 section 3.2: no parameters
-    const name = oidOf(fields(algorithm, 'signature algorithm', [1, 1])[0])
-    return { name, hash: HASHES.get(name) }
+    const [name, parameters] = fields(algorithm, 'signature algorithm', type === 'RSA' ? [2, 2] : [1, 1])
+    if (type === 'RSA') expectTag(parameters, TAG.null, 'signature algorithm')
+    return oidOf(name)
   } catch (cause) {
     throw malformed('signature algorithm', cause)
   }

@@ -1,7 +1,7 @@
 import { MusterError } from '#shared/errors'
 import { type DeviceId, isDeviceId } from '#shared/identity/device'
-import type { DerNode } from '#shared/pki/der'
-import { commonNames } from '#shared/pki/name'
+import { type DerNode, textOf } from '#shared/pki/der'
+import { commonNames, nameAttributes } from '#shared/pki/name'
 import { OID, oidName } from '#shared/pki/oid'
 import {
   type Extension,
@@ -13,10 +13,16 @@ import {
   readSubjectAltName,
 } from '#shared/pki/read-extensions'
 
-/** What a request may wish for: a name. */
+/** What a request may wish for: names. */
 export interface Wishes {
   readonly commonName: DeviceId | null
+  /** SPIFFE ids. */
   readonly uris: readonly string[]
+  /** Other SAN entries, as they are shown: `URI:…`, `DNS:…`. */
+  readonly names: readonly string[]
+  /** Attributes of the subject that a profile can set; an attribute that is there twice cannot be read as one. */
+  readonly organization: string | null
+  readonly organizationalUnit: string | null
 }
 
 /**
@@ -25,13 +31,47 @@ export interface Wishes {
  * Other attributes of the subject and harmless extensions are passed over.
  * @throws MusterError csr_subject (evidence: wish)
  */
-export function checkWishes(csr: { readonly subject: DerNode; readonly extensions: Extensions }): Wishes {
+export function checkWishes(csr: Wishing): Pick<Wishes, 'commonName' | 'uris'> {
+  const { commonName, uris, names } = wishesFor(csr)
+  const [extra] = names
+  if (extra !== undefined) throw refused(`SAN ${extra}`)
+  return { commonName, uris }
+}
+
+/** The same without a word on names and attributes that a profile can grant. @throws MusterError csr_subject */
+export function wishesOf(csr: Wishing): Wishes {
+  const attribute = (type: string) => readable('subject', () => attributeOf(csr.subject, type))
+  return {
+    ...wishesFor(csr),
+    organization: attribute(OID.organization),
+    organizationalUnit: attribute(OID.organizationalUnit),
+  }
+}
+
+interface Wishing {
+  readonly subject: DerNode
+  readonly extensions: Extensions
+}
+
+function wishesFor(csr: Wishing): Pick<Wishes, 'commonName' | 'uris' | 'names'> {
   for (const [type, extension] of csr.extensions) {
     const check = CHECKS.get(type)
     if (check === undefined && extension.isCritical) throw refused(`critical extension ${oidName(type)}`)
     if (check !== undefined) readable(oidName(type), () => check(extension))
   }
-  return { commonName: commonNameOf(csr.subject), uris: urisOf(csr.extensions) }
+  const san = csr.extensions.get(OID.subjectAltName)
+  const all = san === undefined ? [] : readSubjectAltName(san)
+  const isOwn = (name: ReadName) => name.type === 'uri' && isSpiffeId(name.text)
+  return {
+    commonName: commonNameOf(csr.subject),
+    uris: all.flatMap((name) => (name.type === 'uri' && isOwn(name) ? [name.text] : [])),
+    names: all.filter((name) => !isOwn(name)).map(shown),
+  }
+}
+
+function attributeOf(subject: DerNode, type: string): string | null {
+  const values = nameAttributes(subject).filter((attribute) => attribute.type === type)
+  return values.length === 0 ? null : values.map(({ value }) => textOf(value)).join(', ')
 }
 
 const CHECKS: ReadonlyMap<string, (extension: Extension) => void> = new Map([
@@ -59,7 +99,8 @@ function checkExtKeyUsage(extension: Extension): void {
 
 function checkSubjectAltName(extension: Extension): void {
   for (const name of readSubjectAltName(extension)) {
-    if (name.type !== 'uri' || !isSpiffeId(name.text)) throw refused(`SAN ${shown(name)}`)
+    const isForeign = name.type === 'uri' && name.text.startsWith('spiffe:') && !isSpiffeId(name.text)
+    if (isForeign || (name.type !== 'uri' && name.type !== 'dns')) throw refused(`SAN ${shown(name)}`)
   }
 }
 
@@ -70,15 +111,8 @@ function isSpiffeId(uri: string): boolean {
 }
 
 function shown(name: ReadName): string {
-  if (name.type === 'uri' || name.type === 'dns')
-    return `${name.type.toUpperCase()}:${name.text.slice(0, 100)}`
+  if (name.type === 'uri' || name.type === 'dns') return `${name.type.toUpperCase()}:${name.text}`
   return name.type === 'ip' ? `IP:${name.octets.join('.')}` : `of type ${name.tag & 0x1f}`
-}
-
-function urisOf(extensions: Extensions): string[] {
-  const extension = extensions.get(OID.subjectAltName)
-  if (extension === undefined) return []
-  return readSubjectAltName(extension).flatMap((name) => (name.type === 'uri' ? [name.text] : []))
 }
 
 function commonNameOf(subject: DerNode): DeviceId | null {
@@ -100,7 +134,8 @@ function readable<Result>(what: string, read: () => Result): Result {
   }
 }
 
-function refused(wish: string, cause?: unknown): MusterError {
+function refused(whole: string, cause?: unknown): MusterError {
+  const wish = whole.slice(0, 120)
   return new MusterError('csr_subject', `Cannot grant what the request asks for: ${wish}`, {
     cause,
     evidence: { wish },

@@ -15,7 +15,7 @@ import {
   readKeyUsage,
   readSubjectAltName,
 } from '../pki/read-extensions.ts'
-import { keyKind, keyName } from '../pki/spki.ts'
+import { certifiableType, keyKind, keyName } from '../pki/spki.ts'
 import { isDeviceId } from './device.ts'
 
 export type PeerKind = 'device' | 'service' | 'broker' | 'operator' | 'server'
@@ -119,8 +119,7 @@ function checkForm({ tbs, algorithm }: Certificate): void {
   if (algorithm !== tbs.algorithm) throw refusal('two signature algorithms')
   if (!SIGNATURES.has(algorithm)) throw refusal(`signature algorithm ${oidName(algorithm)}`)
   const kind = keyKind(tbs.spki)
-  if (kind.type === 'other' || (kind.type === 'RSA' && kind.bits < 2048))
-    throw refusal(`key ${keyName(kind)}`)
+  if (certifiableType(kind) === null) throw refusal(`key ${keyName(kind)}`)
 }
 
 /** Exactly one URI, of our trust domain and an expected kind, and exactly one CN that equals its id. */

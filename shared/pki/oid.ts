@@ -2,6 +2,7 @@
 export const OID = {
   commonName: '2.5.4.3',
   organization: '2.5.4.10',
+  organizationalUnit: '2.5.4.11',
 
   subjectKeyIdentifier: '2.5.29.14',
   keyUsage: '2.5.29.15',
@@ -25,6 +26,8 @@ export const OID = {
   secp384r1: '1.3.132.0.34',
   rsaEncryption: '1.2.840.113549.1.1.1',
   ed25519: '1.3.101.112',
+  mlDsa44: '2.16.840.1.101.3.4.3.17',
+  mlDsa65: '2.16.840.1.101.3.4.3.18',
 
   ecdsaWithSha256: '1.2.840.10045.4.3.2',
   ecdsaWithSha384: '1.2.840.10045.4.3.3',
