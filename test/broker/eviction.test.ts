@@ -106,6 +106,25 @@ t.test(
   },
 )
 
+t.test('what is written in the turn of the decision, or after it, does not reach the device', async (t) => {
+  const broker = await open(t)
+  for (const isBefore of [true, false]) {
+    const raw = await enter(broker, await broker.enroll('M'))
+    const before = raw.octets.length
+    const [connection] = broker.sessions.select({ kind: 'device', id: 'M' })
+    if (connection === undefined) return t.fail('not indexed')
+    const { socket } = connection
+    socket.cork()
+    if (isBefore) socket.write('written before the decision, flushed after it')
+    connection.refused = 'revoked'
+    socket.write('written after it')
+    for (let turn = 0; turn < 5; turn++) await new Promise(setImmediate)
+    socket.destroy()
+    await raw.closed
+    t.equal(raw.octets.length, before)
+  }
+})
+
 t.test('a device that floods is cut off in the tick of its revocation', async (t) => {
   const broker = await open(t)
   const [m, backend] = [await broker.enroll('M'), await broker.enroll('backend', { kind: 'service' })]

@@ -78,6 +78,17 @@ t.test(
   },
 )
 
+t.test('a remaining length has at most four octets, whatever they say', async (t) => {
+  for (const [octets, violation] of [
+    ['10ffffffff', 'malformed remaining length'],
+    ['108080808000', 'malformed remaining length'],
+    ['1080808000', null],
+    ['1000c0808080808000', 'malformed remaining length'],
+  ] as const) {
+    t.equal(new PacketWalk(LIMITS).take(Buffer.from(octets, 'hex')), violation, octets)
+  }
+})
+
 t.test('random octets never make the walk throw or stall', async (t) => {
   fc.assert(
     fc.property(fc.array(fc.uint8Array({ maxLength: 64 }), { maxLength: 20 }), (chunks) => {
