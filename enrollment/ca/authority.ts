@@ -8,6 +8,8 @@ export interface AuthorityOptions {
   /** `http://host:port` under which CRLs and CA certificates are served; fixed at the first open. */
   readonly httpBase: string
   readonly passphrase: string
+  /** CRLs that share the certificates of the device CA; used when it is created, and then fixed. */
+  readonly crlShards?: number
   /** Ms since 1970. */
   readonly now: number
   /** Called after each step of a creation (tests cut it there). */

@@ -4,6 +4,7 @@ import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
 import { MusterError } from '#shared/errors'
 import { readSecretFile, syncDirectory, writeFileDurably, writeSecretFile } from '#shared/files'
+import { MAX_CRL_SHARDS } from './shard.ts'
 
 /** What was fixed when the authority was created. */
 const AuthorityFile = Type.Object(
@@ -15,6 +16,8 @@ const AuthorityFile = Type.Object(
     root: Type.String(),
     device: Type.String(),
     infrastructure: Type.String(),
+    /** CRLs that share the certificates of the device CA; absent in what was created before there were any. */
+    crlShards: Type.Optional(Type.Integer({ minimum: 1, maximum: MAX_CRL_SHARDS })),
   },
   { additionalProperties: false },
 )

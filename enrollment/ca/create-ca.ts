@@ -12,11 +12,13 @@ import {
   creationState,
   endCreation,
   prepareDirectory,
+  readAuthority,
   writeAuthority,
   writeCa,
 } from './ca-directory.ts'
 import { loadAuthority } from './load-ca.ts'
 import type { IssuerKind } from './profile.ts'
+import { DEFAULT_CRL_SHARDS } from './shard.ts'
 import { keySigner } from './signer.ts'
 import { keyIdentifier } from './template.ts'
 
@@ -35,7 +37,18 @@ export async function openAuthority(options: AuthorityOptions): Promise<Authorit
   const isNew = creationState(directory) !== 'complete'
   if (isNew) await create(directory, options)
   endCreation(directory)
+  shardCrl(directory)
   return { ...loadAuthority(directory, options), created: isNew }
+}
+
+/**
+ * Gives an authority from before there were shards its number of them. What it issued until then names the full CRL,
+ * which goes on; what it issues from now on names a shard.
+ */
+function shardCrl(directory: CaDirectory): void {
+  const authority = readAuthority(directory)
+  if (authority.crlShards !== undefined) return
+  writeAuthority(directory, { ...authority, crlShards: DEFAULT_CRL_SHARDS })
 }
 
 interface NewCa {
@@ -65,6 +78,7 @@ async function create(directory: CaDirectory, options: AuthorityOptions): Promis
     root: sha256Hex(root.der),
     device: sha256Hex(device.der),
     infrastructure: sha256Hex(infrastructure.der),
+    crlShards: options.crlShards ?? DEFAULT_CRL_SHARDS,
   })
   reached('create-ca.5')
 }

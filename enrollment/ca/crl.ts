@@ -2,28 +2,10 @@ import { encodeTbsCrl } from '#shared/pki/crl'
 import { authorityKeyIdentifier, crlNumber, issuingDistributionPoint } from '#shared/pki/extensions'
 import type { Issuer } from './issue.ts'
 import { lintFailure } from './lint.ts'
+import { RevokedEntries, type RevokedEntry } from './revoked-entries.ts'
 import { assemble } from './template.ts'
 
-/** CRLReason (RFC 5280 section 5.3.1). Holds are on no CRL, so certificateHold is not among them. */
-const REASON_CODES = {
-  unspecified: 0,
-  keyCompromise: 1,
-  affiliationChanged: 3,
-  superseded: 4,
-  cessationOfOperation: 5,
-  privilegeWithdrawn: 9,
-} as const
-
-export type RevocationReason = keyof typeof REASON_CODES
-
-/** A final revocation, dated at the commit of the hold that it began with. */
-export interface RevokedEntry {
-  /** Hex. */
-  readonly serial: string
-  /** Ms since 1970. */
-  readonly revokedAt: number
-  readonly reason: RevocationReason
-}
+export type { RevocationReason, RevokedEntry } from './revoked-entries.ts'
 
 export interface CrlRequest {
   /** Rises with every CRL of the issuer, and never falls. */
@@ -31,7 +13,10 @@ export interface CrlRequest {
   /** Ms since 1970; cut to whole seconds, because fractions are not allowed (RFC 5280 section 5.1.2.4). */
   readonly thisUpdate: number
   readonly nextUpdate: number
-  readonly entries: readonly RevokedEntry[]
+  /** A list, or lists that were encoded before, all of which go into this CRL. */
+  readonly entries: readonly RevokedEntry[] | readonly RevokedEntries[]
+  /** The distribution point that the certificates name; the issuer's full CRL without it. */
+  readonly url?: string
 }
 
 /**
@@ -39,22 +24,20 @@ export interface CrlRequest {
  * @throws MusterError lint_failed (evidence: rule)
  */
 export async function signCrl(issuer: Issuer, request: CrlRequest): Promise<Buffer> {
-  lint(request)
+  const lists = encoded(request.entries)
+  const wrong = Object.entries(RULES).find(([, holds]) => !holds(request, lists))
+  if (wrong) throw lintFailure(wrong[0])
   const { algorithm } = issuer.signer
   const tbs = encodeTbsCrl({
     algorithm,
     issuer: issuer.name,
     thisUpdate: wholeSecond(request.thisUpdate),
     nextUpdate: wholeSecond(request.nextUpdate),
-    entries: request.entries.map(({ serial, revokedAt, reason }) => ({
-      serial,
-      revokedAt,
-      reason: REASON_CODES[reason],
-    })),
+    entries: lists.map(({ octets }) => octets),
     extensions: [
       authorityKeyIdentifier(issuer.keyId),
       crlNumber(request.number),
-      issuingDistributionPoint(issuer.crlUrl),
+      issuingDistributionPoint(request.url ?? issuer.crlUrl),
     ],
   })
   return assemble({ tbs, algorithm, signature: await issuer.signer.sign(tbs) })
@@ -64,24 +47,16 @@ function wholeSecond(at: number): number {
   return Math.floor(at / 1000) * 1000
 }
 
-/** Whole octets, at most 20, not zero; that they are hex is for the encoder, which reads them anyway, to find. */
-function isSerial(serial: string): boolean {
-  return serial.length % 2 === 0 && serial.length > 0 && serial.length <= 40 && !/^0+$/.test(serial)
+function encoded(entries: CrlRequest['entries']): readonly RevokedEntries[] {
+  if (entries.every((one) => one instanceof RevokedEntries)) return entries
+  return [RevokedEntries.of(entries.filter((one) => !(one instanceof RevokedEntries)))]
 }
 
-const RULES: Readonly<Record<string, (request: CrlRequest) => boolean>> = {
+/** What is not checked where the entries are added. */
+const RULES: Readonly<Record<string, (request: CrlRequest, lists: readonly RevokedEntries[]) => boolean>> = {
   crl_number: ({ number }) => Number.isSafeInteger(number) && number > 0,
   next_update: ({ thisUpdate, nextUpdate }) => wholeSecond(nextUpdate) > wholeSecond(thisUpdate),
-  entry_once: ({ entries }) => new Set(entries.map(({ serial }) => serial)).size === entries.length,
-  entry_serial: ({ entries }) => entries.every(({ serial }) => isSerial(serial)),
   // Both as they are encoded: what was revoked in the second of thisUpdate belongs on the list.
-  entry_not_in_future: ({ entries, thisUpdate }) =>
-    entries.every(({ revokedAt }) => wholeSecond(revokedAt) <= wholeSecond(thisUpdate)),
-  entry_reason: ({ entries }) => entries.every(({ reason }) => Object.hasOwn(REASON_CODES, reason)),
-}
-
-function lint(request: CrlRequest): void {
-  for (const [rule, holds] of Object.entries(RULES)) {
-    if (!holds(request)) throw lintFailure(rule)
-  }
+  entry_not_in_future: ({ thisUpdate }, lists) =>
+    lists.every(({ newestRevocation }) => wholeSecond(newestRevocation) <= wholeSecond(thisUpdate)),
 }

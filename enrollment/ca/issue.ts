@@ -6,6 +6,7 @@ import {
   crlDistributionPoint,
   extKeyUsage,
   keyUsage,
+  ocspAndCaIssuers,
   subjectAltName,
   subjectKeyIdentifier,
 } from '#shared/pki/extensions'
@@ -13,6 +14,7 @@ import { sha256Hex } from '#shared/pki/keys'
 import { encodeName } from '#shared/pki/name'
 import { lintLeaf } from './lint.ts'
 import { type IssuerKind, PROFILES } from './profile.ts'
+import { distributionPoint } from './shard.ts'
 import type { Signer } from './signer.ts'
 import { assemble, encodeTbs, keyIdentifier } from './template.ts'
 
@@ -29,8 +31,13 @@ export interface Issuer {
   readonly keyId: Buffer
   /** Ms since 1970, the last valid second. */
   readonly notAfter: number
+  /** Of the full CRL. */
   readonly crlUrl: string
+  /** So many CRLs share its certificates; 0: the full one alone is named. Fixed, because it is in the certificates. */
+  readonly crlShards: number
   readonly caUrl: string
+  /** Null when no responder answers for it. */
+  readonly ocspUrl: string | null
   readonly signer: Signer
 }
 
@@ -69,8 +76,9 @@ export async function issueCertificate(
     order: { ...request, hosts: request.hosts ?? [] },
     issuerKind: issuer.kind,
     trustDomain: issuer.trustDomain,
-    crlUrl: issuer.crlUrl,
+    crlUrl: distributionPoint(issuer, request.serial),
     caUrl: issuer.caUrl,
+    ocspUrl: issuer.ocspUrl,
   })
   const signature = await issuer.signer.sign(tbs)
   const der = assemble({ tbs, algorithm: issuer.signer.algorithm, signature })
@@ -80,6 +88,7 @@ export async function issueCertificate(
 function encodeLeaf(issuer: Issuer, request: CertificateRequest): Buffer {
   const { keyUsage: usages, purposes } = PROFILES[request.profile]
   const hosts = request.hosts ?? []
+  const { caUrl, ocspUrl } = issuer
   return encodeTbs({
     serial: request.serial,
     algorithm: issuer.signer.algorithm,
@@ -98,8 +107,8 @@ function encodeLeaf(issuer: Issuer, request: CertificateRequest): Buffer {
         { uri: spiffeUri(issuer.trustDomain, request.profile, request.id) },
         ...hosts.map((host) => ({ host })),
       ]),
-      crlDistributionPoint(issuer.crlUrl),
-      caIssuers(issuer.caUrl),
+      crlDistributionPoint(distributionPoint(issuer, request.serial)),
+      ocspUrl === null ? caIssuers(caUrl) : ocspAndCaIssuers({ ocspUrl, caUrl }),
     ],
   })
 }

@@ -43,6 +43,8 @@ export interface LeafContext {
   readonly trustDomain: string
   readonly crlUrl: string
   readonly caUrl: string
+  /** Null when no responder answers for the issuer. */
+  readonly ocspUrl: string | null
 }
 
 type Rules<Context> = Readonly<Record<string, (tbs: Tbs, context: Context) => boolean>>
@@ -90,9 +92,14 @@ const LEAF: Rules<LeafContext> = {
   },
   crl_distribution_point: (tbs, { crlUrl }) =>
     read.readDistributionPoint(optional(tbs, OID.crlDistributionPoints)) === crlUrl,
-  authority_info_access: (tbs, { caUrl }) => {
-    const { method, uri } = read.readInfoAccess(optional(tbs, OID.authorityInfoAccess))
-    return method === OID.caIssuers && uri === caUrl
+  authority_info_access: (tbs, { caUrl, ocspUrl }) => {
+    const said = read.readInfoAccesses(optional(tbs, OID.authorityInfoAccess))
+    const wanted = [
+      ...(ocspUrl === null ? [] : [{ method: OID.ocsp, uri: ocspUrl }]),
+      { method: OID.caIssuers, uri: caUrl },
+    ]
+    const key = ({ method, uri }: read.InfoAccess) => `${method} ${uri}`
+    return isSame(said.map(key), wanted.map(key))
   },
 }
 

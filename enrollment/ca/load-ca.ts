@@ -105,6 +105,9 @@ function loadIssuer(kind: IssuerKind, { directory, authority, options, root }: L
     keyId: readSubjectKeyId(extensionOf(parsed, OID.subjectKeyIdentifier)),
     notAfter: tbs.notAfter,
     crlUrl: `${httpBase}/crl/${id}.crl`,
+    // the certificates of the plane itself are few, and no responder knows them
+    crlShards: kind === 'device' ? (authority.crlShards ?? 0) : 0,
+    ocspUrl: kind === 'device' ? `${httpBase}/ocsp` : null,
     caUrl: `${httpBase}/ca/${id}.crt`,
     signer,
   }

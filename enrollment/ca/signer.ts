@@ -1,4 +1,5 @@
 import { createPublicKey, type KeyObject, sign } from 'node:crypto'
+import { promisify } from 'node:util'
 import { readSecretFile } from '#shared/files'
 import { oid, sequence } from '#shared/pki/der-write'
 import { readPrivateKey, spkiDer } from '#shared/pki/keys'
@@ -26,11 +27,21 @@ export function fileSigner(path: string, passphrase: string): Signer {
   return keySigner(readPrivateKey(readSecretFile(path).toString('utf8'), passphrase))
 }
 
-/** A P-256 key in memory: a CA that is being created. */
+/** From this size on the hash takes longer than the way to the thread pool and back, octets. */
+const LARGE_OCTETS = 256 * 1024
+
+const signOffThread = promisify(sign) as (
+  algorithm: string,
+  data: Uint8Array,
+  key: KeyObject,
+) => Promise<Buffer> // the overload with a callback
+
+/** A P-256 key in memory: a CA that is being created. Large CRLs are hashed and signed off the event loop. */
 export function keySigner(key: KeyObject): Signer {
   return {
     algorithm: ECDSA_WITH_SHA256,
     spki: spkiDer(createPublicKey(key)),
-    sign: async (tbs) => sign('sha256', tbs, key),
+    sign: async (tbs) =>
+      tbs.length < LARGE_OCTETS ? sign('sha256', tbs, key) : signOffThread('sha256', tbs, key),
   }
 }

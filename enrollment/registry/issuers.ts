@@ -1,7 +1,17 @@
 import type { Reason } from '#shared/api'
 import type { Sqlite } from '#shared/sqlite'
-import type { Registry } from './registry.ts'
+import type { ListedRevocation, Registry } from './registry.ts'
 import type { Store } from './store.ts'
+
+interface RevocationRow {
+  readonly row: number
+  readonly serial: string
+  readonly revoked_at: number
+  readonly reason: Reason
+  readonly not_after: number
+}
+
+type IssuerIntents = Pick<Registry, 'recordIssuer' | 'revokedBy' | 'revokedAfter' | 'revocationMark'>
 
 function prepare(db: Sqlite) {
   return {
@@ -15,6 +25,10 @@ function prepare(db: Sqlite) {
     revoked: db.prepare<[string, number], { serial: string; revoked_at: number; reason: Reason }>(
       'SELECT serial, revoked_at, reason FROM revocations WHERE issuer = ? AND not_after >= ? ORDER BY row',
     ),
+    revokedAfter: db.prepare<[string, number, number, number], RevocationRow>(
+      `SELECT row, serial, revoked_at, reason, not_after FROM revocations
+       WHERE issuer = ? AND row > ? AND not_after >= ? ORDER BY row LIMIT ?`,
+    ),
     mark: db.prepare<[string], { mark: number | null }>(
       'SELECT MAX(row) AS mark FROM revocations WHERE issuer = ?',
     ),
@@ -22,7 +36,7 @@ function prepare(db: Sqlite) {
 }
 
 /** The CAs that brokers trust for clients, and what their CRLs say. */
-export function openIssuers(store: Store): Pick<Registry, 'recordIssuer' | 'revokedBy' | 'revocationMark'> {
+export function openIssuers(store: Store): IssuerIntents {
   const statements = prepare(store.db)
   return {
     recordIssuer: (issuer, act) =>
@@ -42,6 +56,13 @@ export function openIssuers(store: Store): Pick<Registry, 'recordIssuer' | 'revo
           .all(issuer, notExpiredAt)
           .map(({ serial, revoked_at: revokedAt, reason }) => ({ serial, revokedAt, reason })),
       ),
+    revokedAfter: (issuer, { mark, notExpiredAt, limit }) =>
+      store.read(() => statements.revokedAfter.all(issuer, mark, notExpiredAt, limit).map(listedRevocation)),
     revocationMark: (issuer) => store.read(() => statements.mark.get(issuer)?.mark ?? 0),
   }
+}
+
+function listedRevocation(found: RevocationRow): ListedRevocation {
+  const { row: mark, serial, revoked_at: revokedAt, reason, not_after: notAfter } = found
+  return { mark, serial, revokedAt, reason, notAfter }
 }

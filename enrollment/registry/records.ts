@@ -54,6 +54,15 @@ export interface ServiceIntent extends Act {
   readonly issuer: IssuingCa
 }
 
+/** An enrollment that an operator has to approve: the use of the token is reserved, nothing else has happened. */
+export interface Application {
+  readonly waitsFor: 'approval'
+  readonly device: DeviceId
+  /** SHA-256 of the SubjectPublicKeyInfo, hex: the key that an approval is for. */
+  readonly spki: string
+  readonly since: number
+}
+
 /** What has been recorded to be signed. `certificate` is the DER when an identical request was answered before. */
 export interface Issuance {
   readonly serial: string
@@ -93,6 +102,8 @@ export interface NewToken extends Act {
   /** Ids that may enroll with it; null for no list. They become `expected` devices. */
   readonly devices: readonly DeviceId[] | null
   readonly naming: Naming | null
+  /** Whether an operator has to approve each device that enrolls with it. */
+  readonly approval: boolean
 }
 
 export interface NewReissue extends Act {
@@ -100,6 +111,14 @@ export interface NewReissue extends Act {
   readonly hash: string
   readonly device: DeviceId
   readonly expiresAt: number | null
+}
+
+/** A device that may enroll without approval; with the one key, when it is named. */
+export interface NewDevice extends Act {
+  readonly id: DeviceId
+  readonly batch: string
+  /** SHA-256 of the SubjectPublicKeyInfo, hex; null for any key. */
+  readonly spki: string | null
 }
 
 // ---- plans ----
@@ -147,6 +166,18 @@ export interface RevokedEntry {
   readonly reason: Reason
 }
 
+/** A revocation with what a list needs to know about it. `mark` rises with every revocation of the registry. */
+export interface ListedRevocation extends RevokedEntry {
+  readonly mark: number
+  readonly notAfter: number
+}
+
+/** What a revocation service says about a certificate that was issued; expired and superseded ones are good. */
+export type RevocationStatus =
+  | { readonly state: 'good' }
+  | { readonly state: 'revoked'; readonly since: number; readonly reason: Reason }
+  | { readonly state: 'held'; readonly since: number }
+
 export interface RefusalSighting {
   readonly now: number
   readonly code: RefusalErrorCode
@@ -170,6 +201,7 @@ export interface AuditEntry {
 
 export interface StatusCounts {
   readonly expected: number
+  readonly pending: number
   readonly active: number
   readonly retired: number
   readonly online: number

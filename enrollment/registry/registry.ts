@@ -31,12 +31,14 @@ import type {
   Finalised,
   InfrastructureCertificate,
   Issuance,
+  ListedRevocation,
   NewPlan,
   NewReissue,
   NewToken,
   PositionedChange,
   RefusalSighting,
   RenewalIntent,
+  RevocationStatus,
   RevokedEntry,
   ServiceIntent,
   SignedCertificate,
@@ -177,8 +179,18 @@ export interface Registry {
   recordIssuer(issuer: IssuerRecord, act: Act): Promise<void>
   /** Final revocations of an issuer whose certificates have not expired before `notExpiredAt`. */
   revokedBy(issuer: string, notExpiredAt: number): Promise<RevokedEntry[]>
+  /** The same, oldest first, from those after a mark on; at most `limit`. */
+  revokedAfter(
+    issuer: string,
+    page: { mark: number; notExpiredAt: number; limit: number },
+  ): Promise<ListedRevocation[]>
   /** Rises with every final revocation, so that the CRL knows when it is out of date. */
   revocationMark(issuer: string): Promise<number>
+  /**
+   * Whether a certificate is revoked, or under a hold, read at one moment. Null when the issuer never issued it: a
+   * reservation is no certificate.
+   */
+  revocationStatus(issuer: string, serial: string): Promise<RevocationStatus | null>
 
   // audit
   listAudit(after: number, limit: number): Promise<AuditEntry[]>

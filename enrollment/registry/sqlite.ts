@@ -21,6 +21,7 @@ import type { Registry } from './registry.ts'
 import { openRenewal } from './renewal.ts'
 import { openReports } from './reports.ts'
 import { openReservations } from './reservations.ts'
+import { openRevocationStatus } from './revocation-status.ts'
 import { openServices } from './services.ts'
 import { openSightings, openSupersession } from './sightings.ts'
 import type { Store } from './store.ts'
@@ -78,6 +79,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     ...openInfrastructure(store),
     ...openApiTokens(store),
     ...openIssuers(store),
+    ...openRevocationStatus(parts),
     ...openAudit(store),
     ...openCounts(parts),
     async close() {

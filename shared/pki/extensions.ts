@@ -8,6 +8,7 @@ import {
   ia5,
   implicit,
   integer,
+  NULL,
   octetString,
   oid,
   sequence,
@@ -108,6 +109,20 @@ export function crlNumber(number: number): Buffer {
 
 /** Where the issuer's certificate can be fetched. */
 export function caIssuers(url: string): Buffer {
-  const access = sequence(oid(OID.caIssuers), implicit(6, ia5(url)))
-  return extension(OID.authorityInfoAccess, sequence(access))
+  return extension(OID.authorityInfoAccess, sequence(accessDescription(OID.caIssuers, url)))
+}
+
+/** Where to ask whether the certificate is revoked, and where its issuer's can be fetched. */
+export function ocspAndCaIssuers({ ocspUrl, caUrl }: { ocspUrl: string; caUrl: string }): Buffer {
+  const descriptions = [accessDescription(OID.ocsp, ocspUrl), accessDescription(OID.caIssuers, caUrl)]
+  return extension(OID.authorityInfoAccess, sequence(...descriptions))
+}
+
+function accessDescription(method: string, url: string): Buffer {
+  return sequence(oid(method), implicit(6, ia5(url)))
+}
+
+/** Of a certificate that signs OCSP responses: nobody need ask whether it is revoked (RFC 6960 section 4.2.2.2.1). */
+export function ocspNoCheck(): Buffer {
+  return extension(OID.ocspNoCheck, NULL)
 }

@@ -115,11 +115,27 @@ export function readDistributionPoint(extension: Extension): string {
   return uriOf(onlyChild(expectTag(fullName, contextTag(0, 'constructed'), 'full name')))
 }
 
-/** The one access description: method (dotted) and URI. @throws SyntaxError */
-export function readInfoAccess(extension: Extension): { method: string; uri: string } {
-  const [access] = fields(readDer(extension.value), 'authorityInfoAccess', [1, 1])
-  const [method, location] = fields(access, 'access description', [2, 2])
-  return { method: oidOf(method), uri: uriOf(location) }
+export interface InfoAccess {
+  /** Dotted. */
+  readonly method: string
+  readonly uri: string
+}
+
+/** The access descriptions in order; at least one. @throws SyntaxError */
+export function readInfoAccesses(extension: Extension): InfoAccess[] {
+  const { children } = expectTag(readDer(extension.value), TAG.sequence, 'authorityInfoAccess')
+  if (children.length === 0) throw new SyntaxError('empty authorityInfoAccess')
+  return children.map((child) => {
+    const [method, location] = fields(child, 'access description', [2, 2])
+    return { method: oidOf(method), uri: uriOf(location) }
+  })
+}
+
+/** The one access description. @throws SyntaxError */
+export function readInfoAccess(extension: Extension): InfoAccess {
+  const [access, ...others] = readInfoAccesses(extension)
+  if (access === undefined || others.length > 0) throw new SyntaxError('more than one access description')
+  return access
 }
 
 function onlyChild(node: DerNode): DerNode | undefined {

@@ -1,80 +1,11 @@
-import { readFileSync, rmSync } from 'node:fs'
-import { join } from 'node:path'
 import t from 'tap'
 import { openLog } from '#shared/log'
 import { Bell } from '../../enrollment/bell.ts'
 import { Job } from '../../enrollment/job.ts'
-import type { RevokedEntry } from '../../enrollment/registry/registry.ts'
-import { openRevocationList } from '../../enrollment/revocation-list.ts'
 import { enrollDevice, startEnrollment } from '../support/enrollment.ts'
-import { testAuthority } from '../support/pki.ts'
 
 const HOUR_MS = 3_600_000
 const log = openLog('test', 'silent')
-
-t.test('the revocation list', async (t) => {
-  const authority = await testAuthority()
-  t.teardown(authority.remove)
-  const directory = join(t.testdir(), 'crl')
-  let mark = 0
-  let entries: RevokedEntry[] = []
-  const asked: number[] = []
-  const registry = {
-    revocationMark: async () => mark,
-    revokedBy: async (_issuer: string, notExpiredAt: number) => {
-      asked.push(notExpiredAt)
-      return entries
-    },
-  }
-  const open = () => openRevocationList({ registry, issuer: authority.device, directory })
-  const start = Date.UTC(2026, 5, 1)
-  const list = open()
-  const numbers: number[] = []
-  const refresh = async (now: number, at = list) => {
-    await at.refresh(now)
-    numbers.push(at.published?.number ?? 0)
-  }
-
-  t.test('is signed once, and again when something was revoked or half its life is over', async (t) => {
-    await refresh(start)
-    await refresh(start + 1_000)
-    t.equal(numbers[1], numbers[0], 'nothing happened')
-    mark = 1
-    entries = [{ serial: '7f'.repeat(16), revokedAt: start, reason: 'keyCompromise' }]
-    await refresh(start + 2_000)
-    t.match(list.published, { entries: 1 })
-    await refresh(start + 2_000 + 11 * HOUR_MS)
-    t.equal(numbers[3], numbers[2])
-    await refresh(start + 2_000 + 12 * HOUR_MS)
-    t.ok((numbers[4] ?? 0) > (numbers[3] ?? 0))
-    t.match(list.published, { nextUpdate: start + 2_000 + 36 * HOUR_MS })
-  })
-
-  t.test('asks for what expired since the last one, so that it appears once more', async (t) => {
-    t.same(asked, [start - 24 * HOUR_MS, start, start + 2_000])
-  })
-
-  t.test('has numbers that rise over restarts, restores and the loss of the number', async (t) => {
-    const now = start + 2_000 + 12 * HOUR_MS
-    mark = 0 // a registry that was restored from a backup
-    await refresh(now, open())
-    await refresh(now, open())
-    rmSync(directory, { recursive: true })
-    await refresh(now + 5_000, open())
-    const unique = [...new Set(numbers)]
-    t.same(
-      numbers.toSorted((a, b) => a - b),
-      numbers,
-    )
-    t.equal(unique.length, 6)
-  })
-
-  t.test('lies on the disk as it is served', async (t) => {
-    const published = list.published?.der
-    await open().refresh(start + 30 * HOUR_MS)
-    t.ok(published && readFileSync(join(directory, `${authority.device.id}.crl`)).length > 100)
-  })
-})
 
 t.test('a job', async (t) => {
   t.test('runs one at a time, and once more when it was woken meanwhile', async (t) => {

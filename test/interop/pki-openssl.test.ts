@@ -10,6 +10,7 @@ import { certsOnly } from '#shared/pki/pkcs7'
 import { createCsr } from '#shared/pki/x509'
 import { checkCsr, decodeCsr } from '../../enrollment/ca/check-csr.ts'
 import { signCrl } from '../../enrollment/ca/crl.ts'
+import { distributionPoint } from '../../enrollment/ca/shard.ts'
 import { TEST_PASSPHRASE, testAuthority, testIdentity } from '../support/pki.ts'
 
 const hasOpenssl = spawnSync('openssl', ['version']).status === 0
@@ -67,16 +68,20 @@ t.test('a device certificate reads as it is meant', { skip }, async (t) => {
   t.match(text, /Key Usage: critical\n\s+Digital Signature\n/)
   t.match(text, /Extended Key Usage: ?\n\s+TLS Web Client Authentication\n/)
   t.match(text, /URI:spiffe:\/\/muster\.test\/device\/dev-1\n/)
-  t.match(text, `URI:${authority.device.crlUrl}`)
+  t.match(text, `URI:${authority.device.crlUrl.slice(0, -4)}/`)
+  t.match(text, `OCSP - URI:${authority.device.ocspUrl}`)
   t.match(text, `CA Issuers - URI:${authority.device.caUrl}`)
 })
 
 t.test('a CRL verifies, and stops the certificate that is on it', { skip }, async (t) => {
   const now = Date.now()
   const bad = await testIdentity(authority, 'bad')
-  const good = await testIdentity(authority, 'good')
+  const sameShard = `${'5a'.repeat(12)}${bad.serial.slice(-8)}`
+  const good = await testIdentity(authority, 'good', { serial: sameShard })
   const entries = [{ serial: bad.serial, revokedAt: now - 5000, reason: 'keyCompromise' as const }]
+  const url = distributionPoint(authority.device, bad.serial)
   const der = await signCrl(authority.device, {
+    url,
     number: 12,
     thisUpdate: now,
     nextUpdate: now + 3_600_000,

@@ -13,8 +13,9 @@ import { OID } from '#shared/pki/oid'
 import { pemToDer } from '#shared/pki/pem'
 import { type CertificateRequest, type Issuer, issueCertificate } from '../../../enrollment/ca/issue.ts'
 import { type CaContext, type LeafContext, lintCa, lintLeaf } from '../../../enrollment/ca/lint.ts'
+import { distributionPoint } from '../../../enrollment/ca/shard.ts'
 import { encodeTbs, keyIdentifier, type TbsContents } from '../../../enrollment/ca/template.ts'
-import { testAuthority } from '../../support/pki.ts'
+import { TEST_HTTP_BASE, testAuthority } from '../../support/pki.ts'
 
 const authority = await testAuthority()
 t.teardown(() => authority.remove())
@@ -52,6 +53,7 @@ t.test('a device certificate, read by two other implementations', async (t) => {
   t.ok(node.verify(createPublicKey(issuer.pem)))
   t.ok(node.checkIssued(new X509Certificate(issuer.pem)))
   t.match(node.infoAccess, `CA Issuers - URI:${issuer.caUrl}`)
+  t.match(node.infoAccess, `OCSP - URI:${TEST_HTTP_BASE}/ocsp`)
 
   const other = new x509.X509Certificate(der)
   t.same(
@@ -70,7 +72,10 @@ t.test('a device certificate, read by two other implementations', async (t) => {
   t.equal(other.getExtension(x509.KeyUsagesExtension)?.usages, x509.KeyUsageFlags.digitalSignature)
   t.equal(other.getExtension(x509.AuthorityKeyIdentifierExtension)?.keyId, issuer.keyId.toString('hex'))
   const point = other.getExtension(x509.CRLDistributionPointsExtension)?.distributionPoints[0]
-  t.equal(point?.distributionPoint?.fullName?.[0]?.uniformResourceIdentifier, issuer.crlUrl)
+  t.equal(
+    point?.distributionPoint?.fullName?.[0]?.uniformResourceIdentifier,
+    `${issuer.crlUrl.slice(0, -4)}/${Number.parseInt(asked.serial.slice(-8), 16) % 64}.crl`,
+  )
   t.ok(await other.verify({ publicKey: new x509.X509Certificate(issuer.pem), signatureOnly: true }))
 })
 
@@ -149,8 +154,9 @@ const context: LeafContext = {
   order: { ...good, hosts: [] },
   issuerKind: 'device',
   trustDomain: issuer.trustDomain,
-  crlUrl: issuer.crlUrl,
+  crlUrl: distributionPoint(issuer, good.serial),
   caUrl: issuer.caUrl,
+  ocspUrl: issuer.ocspUrl,
 }
 
 t.test('the linter lets no other bit pass than was ordered', (t) => {
@@ -180,8 +186,8 @@ function tbsWith(
     keyUsage: encode.keyUsage(['digitalSignature']),
     extKeyUsage: encode.extKeyUsage([OID.clientAuth]),
     subjectAltName: encode.subjectAltName([{ uri: 'spiffe://muster.test/device/dev-1' }]),
-    crlDistributionPoints: encode.crlDistributionPoint(issuer.crlUrl),
-    authorityInfoAccess: encode.caIssuers(issuer.caUrl),
+    crlDistributionPoints: encode.crlDistributionPoint(context.crlUrl),
+    authorityInfoAccess: encode.ocspAndCaIssuers({ caUrl: issuer.caUrl, ocspUrl: `${TEST_HTTP_BASE}/ocsp` }),
     ...replaced,
   }
   return encodeTbs({
@@ -228,7 +234,10 @@ t.test('the linter names the rule', (t) => {
     ],
     ['san_hosts', tbsWith({}, { subjectAltName: encode.subjectAltName([{ uri }, { host: 'a' }]) })],
     ['crl_distribution_point', goodTbs, { crlUrl: infrastructure.crlUrl }],
+    ['crl_distribution_point', goodTbs, { crlUrl: issuer.crlUrl }],
     ['authority_info_access', goodTbs, { caUrl: infrastructure.caUrl }],
+    ['authority_info_access', goodTbs, { ocspUrl: null }],
+    ['authority_info_access', tbsWith({}, { authorityInfoAccess: encode.caIssuers(issuer.caUrl) })],
     ['issuer_kind', goodTbs, { issuerKind: 'infrastructure' }],
     ['order_key', goodTbs, { order: { ...context.order, spki: spkiDer(generateKey()) } }],
   ]

@@ -1,0 +1,48 @@
+import type { Reason } from '#shared/api'
+import type { Sqlite } from '#shared/sqlite'
+import type { Holds } from './holds.ts'
+import type { Registry, RevocationStatus } from './registry.ts'
+import type { Store } from './store.ts'
+
+interface IssuedRow {
+  readonly issuer: string
+  readonly device: string
+  readonly batch: string | null
+  readonly fleet: string
+}
+
+function prepare(db: Sqlite) {
+  return {
+    revoked: db.prepare<[string], { issuer: string; revoked_at: number; reason: Reason }>(
+      'SELECT issuer, revoked_at, reason FROM revocations WHERE serial = ?',
+    ),
+    issued: db.prepare<[string], IssuedRow>(
+      `SELECT c.issuer, d.id AS device, d.batch, d.fleet FROM certificates c JOIN devices d ON d.row = c.device
+       WHERE c.serial = ? AND c.fingerprint IS NOT NULL`,
+    ),
+  }
+}
+
+/** What an OCSP responder says: revocations outlive their certificates, so they are looked at first. */
+export function openRevocationStatus({
+  store,
+  holds,
+}: {
+  store: Store
+  holds: Holds
+}): Pick<Registry, 'revocationStatus'> {
+  const statements = prepare(store.db)
+
+  function statusOf(issuer: string, serial: string): RevocationStatus | null {
+    const revoked = statements.revoked.get(serial)
+    if (revoked?.issuer === issuer) {
+      return { state: 'revoked', since: revoked.revoked_at, reason: revoked.reason }
+    }
+    const issued = statements.issued.get(serial)
+    if (issued?.issuer !== issuer) return null
+    const [hold] = holds.on(issued)
+    return hold === undefined ? { state: 'good' } : { state: 'held', since: hold.since }
+  }
+
+  return { revocationStatus: (issuer, serial) => store.read(() => statusOf(issuer, serial)) }
+}
