@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
@@ -6,7 +7,7 @@ import { generateKey } from '#shared/pki/keys'
 import { createCsr } from '#shared/pki/x509'
 import { run as runCli } from '../../operator/cli.ts'
 import type { Terminal } from '../../operator/terminal.ts'
-import { scratch } from '../support/muster.ts'
+import { interrupt, scratch, startMuster } from '../support/muster.ts'
 import { MUSTER, muster, startPlane } from '../support/plane.ts'
 
 const plane = await startPlane(t)
@@ -192,6 +193,15 @@ t.test('the status is for people, and for programs', async (t) => {
   t.match(await document('status'), { trustDomain: 'muster.local', brokers: [{ id: 'broker' }] })
   t.equal((await run('status --watch --json')).status, 2)
   t.equal((await run('demo clear')).status, 0)
+})
+
+t.test('a status that is watched goes on until Ctrl-C, and ends well', async (t) => {
+  const watching = startMuster(t, ['status', '--watch', '--data', plane.data])
+  await once(watching.child.stdout ?? watching.child, 'data')
+  const { status, stdout } = await interrupt(watching)
+  t.equal(status, 0)
+  t.match(stdout, /Trust domain +muster\.local/)
+  t.notMatch(stdout, '\u001b', 'a pipe gets no control sequences')
 })
 
 t.test('a mistake is one sentence and status 2', async (t) => {
