@@ -55,6 +55,7 @@ const EXIT_OF = {
   token_cancelled: EXIT.denied,
   token_batch: EXIT.denied,
   token_tombstone: EXIT.denied,
+  rejected: EXIT.denied,
   successors: EXIT.denied,
   conflict: EXIT.conflict,
   undo_over: EXIT.conflict,

@@ -1,3 +1,4 @@
+import { setTimeout } from 'node:timers/promises'
 import type { PlanRequest, PlanView, Receipt } from '#shared/api'
 import { MusterError } from '#shared/errors'
 import type { Context } from './context.ts'
@@ -8,6 +9,10 @@ import { table } from './table.ts'
 /** How long the command waits for every broker before it names those that are pending, ms. */
 const RECEIPT_WAIT_MS = 10_000
 
+/** How long it waits for a revocation without undo time to be final, and between two looks, ms. */
+const FINAL_WAIT_MS = 10_000
+const FINAL_LOOK_MS = 50
+
 /** Holds or revokes: proposes the plan, lets it be confirmed, applies it, and waits for the receipt. */
 export async function stop(context: Context, request: PlanRequest, isConfirmed: boolean): Promise<ExitCode> {
   const plan = await context.plane().proposePlan(request)
@@ -16,8 +21,23 @@ export async function stop(context: Context, request: PlanRequest, isConfirmed: 
   const applied = await context.plane().applyPlan(plan.id, plan.counts.devices)
   const receipt = await context.plane().receipt(plan.id, RECEIPT_WAIT_MS)
   context.answer(receipt, () => receiptText(receipt, context))
-  sayWhatIsNext(context, applied)
+  sayWhatIsNext(context, await untilFinal(context, applied))
   return isComplete(receipt) ? EXIT.ok : EXIT.partly
+}
+
+/**
+ * A revocation without undo time becomes final in the background, in slices. Waiting for it means that the next command
+ * sees it; the devices are stopped already, so a large one may go on for longer than this command.
+ */
+async function untilFinal(context: Context, applied: PlanView): Promise<PlanView> {
+  if (applied.action === 'hold' || applied.finaliseAt === null || applied.finaliseAt > context.now())
+    return applied
+  let plan = applied
+  for (let waitedMs = 0; plan.state !== 'final' && waitedMs < FINAL_WAIT_MS; waitedMs += FINAL_LOOK_MS) {
+    await setTimeout(FINAL_LOOK_MS)
+    plan = await context.plane().showPlan(applied.id)
+  }
+  return plan
 }
 
 /** What will be stopped, counted before it is. */
@@ -91,6 +111,7 @@ function whenFinal(
   { id, finaliseAt, state }: Pick<PlanView, 'id' | 'finaliseAt' | 'state'>,
   now: number,
 ): string {
-  if (state !== 'applied' || finaliseAt === null || finaliseAt <= now) return 'It is final.'
+  if (state === 'final') return 'It is final.'
+  if (finaliseAt === null || finaliseAt <= now) return `It is becoming final: muster plan show ${id}`
   return `It is final in ${formatDuration(finaliseAt - now)}. Undo until then: muster release ${id}`
 }

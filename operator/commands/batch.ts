@@ -23,18 +23,18 @@ export function addBatchCommands(program: Command, use: Use): void {
     .argument('<id>')
     .option('--fleet <id>', 'fleet of its devices', 'default')
     .option('--naming <how>', 'where ids come from: csr, list or assigned', 'csr')
+    .option('--approval', 'an operator approves each of its devices')
     .action(use(createBatch))
   batch.command('list').description('batches, with how many devices they have').action(use(listBatches))
 }
 
 async function createBatch(
   context: Context,
-  { args, options }: Invocation<{ fleet: string; naming: string }>,
+  { args, options }: Invocation<{ fleet: string; naming: string; approval?: boolean }>,
 ) {
   const [id = ''] = args
-  const batch = await context
-    .plane()
-    .createBatch({ id, fleet: options.fleet, naming: namingOf(options.naming) })
+  const { fleet, naming, approval = false } = options
+  const batch = await context.plane().createBatch({ id, fleet, naming: namingOf(naming), approval })
   context.say(`Next: muster token create --batch ${batch.id} --uses <n>`)
   return context.answer(batch, () => `Batch ${batch.id} of fleet ${batch.fleet} is made.`)
 }
@@ -43,11 +43,12 @@ async function listBatches(context: Context, _: Invocation<object>) {
   const batches = await context.plane().listBatches()
   return context.answer({ batches }, () =>
     table(
-      ['BATCH', 'FLEET', 'NAMING', 'DEVICES', 'TOKENS', 'MADE'],
-      batches.map(({ id, fleet, naming, devices, tokens, createdAt }) => [
+      ['BATCH', 'FLEET', 'NAMING', 'APPROVAL', 'DEVICES', 'TOKENS', 'MADE'],
+      batches.map(({ id, fleet, naming, approval, devices, tokens, createdAt }) => [
         id,
         fleet,
         naming,
+        approval ? 'yes' : 'no',
         devices,
         tokens,
         formatWhen(createdAt, context.now()),

@@ -6,6 +6,7 @@ import { positiveInteger } from '../number.ts'
 import { refusalLines } from '../refusal-lines.ts'
 import { pairs, table } from '../table.ts'
 import { type Invocation, noun, type Use } from '../verb.ts'
+import { addApprovalCommands, pendingTable } from './approval.ts'
 import { answerToken } from './token.ts'
 
 interface ListOptions {
@@ -43,6 +44,7 @@ export function addDeviceCommands(program: Command, use: Use): void {
     .argument('<device>')
     .option('--expires <when>', 'duration (24h) or ISO date')
     .action(use(reissueDevice))
+  addApprovalCommands(device, use)
 }
 
 async function listDevices(context: Context, { options }: Invocation<ListOptions>) {
@@ -50,6 +52,9 @@ async function listDevices(context: Context, { options }: Invocation<ListOptions
     .plane()
     .listDevices({ ...options, limit: positiveInteger('--limit', options.limit) })
   if (page.next !== null) context.say(`There are more: --after ${page.next}`)
+  if (options.state === 'pending') {
+    return context.answer(page, () => pendingTable(page.devices, context.now()))
+  }
   return context.answer(page, () =>
     table(
       ['DEVICE', 'FLEET', 'BATCH', 'STATE', 'ONLINE', 'SEEN', 'EXPIRES'],
@@ -80,6 +85,7 @@ function describe(device: DeviceDetail, now: number): string {
     ['State', device.held ? `${device.state}, held` : device.state],
     ['Online', device.online ? 'yes' : `no, last seen ${formatWhen(device.lastSeenAt, now)}`],
   ])
+  const asked = device.application && `\nWaits for approval of the key ${device.application.spki}`
   const certificates = table(
     ['SERIAL', 'STATE', 'EXPIRES', 'FIRST SEEN', 'REASON'],
     device.certificates.map((one) => [
@@ -93,7 +99,7 @@ function describe(device: DeviceDetail, now: number): string {
   const holds = device.holds.map(({ id, scope, reason, since }) => {
     return `held by ${id} on ${scope.kind} ${scope.id} (${reason}), ${formatWhen(since, now)}: muster release ${id}`
   })
-  return [head, '', certificates, ...holds, ...refusalLines(device.refusals, now)].join('\n')
+  return [head + (asked ?? ''), '', certificates, ...holds, ...refusalLines(device.refusals, now)].join('\n')
 }
 
 async function retireDevice(context: Context, { args }: Invocation<object>) {

@@ -46,7 +46,10 @@ export function statusText(view: StatusView, now: number): string {
   const { devices, crl } = view
   const head = pairs([
     ['Trust domain', view.trustDomain],
-    ['Devices', `${devices.active} active, ${devices.expected} expected, ${devices.retired} retired`],
+    [
+      'Devices',
+      `${devices.active} active, ${devices.pending} pending, ${devices.expected} expected, ${devices.retired} retired`,
+    ],
     ['Simulated', devices.synthetic],
     ['Online', devices.online],
     ['Holds', view.holds],

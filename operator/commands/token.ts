@@ -15,6 +15,7 @@ interface CreateOptions {
   readonly expires?: string
   readonly devices?: string
   readonly naming?: string
+  readonly approval?: boolean
 }
 
 export function addTokenCommands(program: Command, use: Use): void {
@@ -27,6 +28,7 @@ export function addTokenCommands(program: Command, use: Use): void {
     .option('--expires <when>', 'duration (24h, 30d) or ISO date')
     .option('--devices <file>', 'only these ids may enroll: a file with one id a line')
     .option('--naming <how>', 'where a new batch takes ids from: csr, list or assigned')
+    .option('--approval', 'an operator approves each device that enrolls with it')
     .action(use(createToken))
   token
     .command('list')
@@ -46,6 +48,7 @@ async function createToken(context: Context, { options }: Invocation<CreateOptio
     uses: positiveInteger('--uses', options.uses),
     ...(options.expires ? { expiresAt: parseExpiry(options.expires, context.now()) } : {}),
     ...(options.devices ? { devices: readIds(options.devices) } : {}),
+    ...(options.approval ? { approval: true } : {}),
     ...(options.naming ? { naming: namingOf(options.naming) } : {}),
   })
   return answerToken(context, reply)

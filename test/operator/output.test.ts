@@ -67,16 +67,27 @@ async function stopped(options: {
   isConfirmed?: boolean
   json?: boolean
   input?: boolean
+  finaliseAt?: number
 }) {
-  const { devices, receipt = done, answers = null, isConfirmed = false, json = false, input = true } = options
+  const {
+    devices,
+    receipt = done,
+    answers = null,
+    isConfirmed = false,
+    json = false,
+    input = true,
+    finaliseAt = 900_000,
+  } = options
   const applied: number[] = []
+  const states = ['applied', 'finalising', 'final']
   const plane = {
     proposePlan: async () => plan(devices),
     applyPlan: async (_: string, count: number) => {
       applied.push(count)
-      return plan(devices)
+      return { ...plan(devices), finaliseAt }
     },
     receipt: async () => receipt,
+    showPlan: async () => ({ ...plan(devices), finaliseAt, state: states.shift() ?? 'final' }),
   }
   const screen = terminal(answers)
   const parts = { terminal: screen, now: () => 0, interrupted: () => new AbortController().signal }
@@ -85,7 +96,7 @@ async function stopped(options: {
     plane: () => plane as unknown as AdminClient, // the three routes that `stop` uses
   }
   const status = stop(context, { action: 'revoke', scope: { kind: 'batch', id: 'lab' } }, isConfirmed)
-  return { status, applied, screen }
+  return { status, applied, screen, states }
 }
 
 t.test('one device is stopped without a question', async (t) => {
@@ -100,6 +111,13 @@ t.test('more than one device is stopped when their number is typed', async (t) =
   const { status, applied } = await stopped({ devices: 5, answers: ['5'] })
   t.equal(await status, EXIT.ok)
   t.strictSame(applied, [5])
+})
+
+t.test('a revocation without undo time is waited for until it is final', async (t) => {
+  const { status, screen, states } = await stopped({ devices: 1, finaliseAt: 0 })
+  t.equal(await status, EXIT.ok)
+  t.strictSame(states, [], 'it looked until it was')
+  t.match(screen.errs.at(-1), /^It is final\.$/)
 })
 
 t.test('another number, or none, stops nothing', async (t) => {
