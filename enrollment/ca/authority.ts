@@ -12,8 +12,18 @@ export interface AuthorityOptions {
   readonly crlShards?: number
   /** Ms since 1970. */
   readonly now: number
+  /** `later`: the caller asks `checkClock` himself, once he knows which CAs are still in use. */
+  readonly clock?: 'check' | 'later'
+  /** Of the CAs when they are created, ms. */
+  readonly lifetimes?: Lifetimes
   /** Called after each step of a creation (tests cut it there). */
   readonly reached?: (point: string) => void
+}
+
+/** How long CA certificates live, ms. An issuing CA ends no later than its root. */
+export interface Lifetimes {
+  readonly rootMs: number
+  readonly issuingMs: number
 }
 
 /** The two issuing CAs, opened for signing, and the root above them. */

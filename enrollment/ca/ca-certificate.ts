@@ -56,6 +56,15 @@ export interface CaRequest {
   readonly now: number
   /** DER of the SubjectPublicKeyInfo. */
   readonly spki: Buffer
+  /** In place of the lifetime that is usual for the kind, ms. */
+  readonly lifetimeMs?: number
+  /** DER of the subject in place of a new name: a root that gets another key keeps its name (RFC 4210 section 4.4). */
+  readonly name?: Buffer
+}
+
+function newName({ kind, trustDomain }: CaRequest, keyId: Buffer): Buffer {
+  const commonName = `${KINDS[kind].title} ${keyId.toString('hex', 0, 4)}`
+  return encodeName({ organization: trustDomain, commonName })
 }
 
 /**
@@ -64,12 +73,10 @@ export interface CaRequest {
  * @throws MusterError lint_failed
  */
 export async function issueCaCertificate(request: CaRequest, parent: Parent | Signer): Promise<Buffer> {
-  const { title, pathLength, lifetimeMs, purposes } = KINDS[request.kind]
+  const { pathLength, purposes } = KINDS[request.kind]
+  const lifetimeMs = request.lifetimeMs ?? KINDS[request.kind].lifetimeMs
   const keyId = keyIdentifier(request.spki)
-  const name = encodeName({
-    organization: request.trustDomain,
-    commonName: `${title} ${keyId.toString('hex', 0, 4)}`,
-  })
+  const name = request.name ?? newName(request, keyId)
   const start = Math.floor((request.now - BACKDATED_MS) / 1000) * 1000
   const own = { name, keyId, notAfter: start + lifetimeMs }
   const signing = 'sign' in parent ? { ...own, signer: parent } : parent

@@ -35,6 +35,10 @@ export interface CaDirectory {
   readonly creating: string
   certificate(ca: CaFile): string
   key(ca: CaFile): string
+  /** Keys and certificates of the CAs that rollovers have brought, each under its id. */
+  readonly generations: string
+  generationCertificate(id: string): string
+  generationKey(id: string): string
 }
 
 export function caDirectory(path: string): CaDirectory {
@@ -44,6 +48,9 @@ export function caDirectory(path: string): CaDirectory {
     creating: join(path, 'authority.creating'),
     certificate: (ca) => join(path, `${ca}.crt`),
     key: (ca) => join(path, `${ca}.key`),
+    generations: join(path, 'generations'),
+    generationCertificate: (id) => join(path, 'generations', `${id}.crt`),
+    generationKey: (id) => join(path, 'generations', `${id}.key`),
   }
 }
 
@@ -95,6 +102,17 @@ export function beginCreation(directory: CaDirectory): void {
 export function writeCa(directory: CaDirectory, files: { ca: CaFile; keyPem: string; pem: string }): void {
   writeSecretFile(directory.key(files.ca), files.keyPem)
   writeFileDurably(directory.certificate(files.ca), files.pem)
+}
+
+/** Stores a CA of a rollover; it counts for nothing until the registry names it. */
+export function writeGeneration(
+  directory: CaDirectory,
+  files: { id: string; keyPem: string; pem: string },
+): void {
+  mkdirSync(directory.generations, { recursive: true, mode: 0o700 })
+  syncDirectory(directory.path)
+  writeSecretFile(directory.generationKey(files.id), files.keyPem)
+  writeFileDurably(directory.generationCertificate(files.id), files.pem)
 }
 
 /** The moment from which on the authority exists. */

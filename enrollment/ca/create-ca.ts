@@ -83,9 +83,10 @@ async function create(directory: CaDirectory, options: AuthorityOptions): Promis
   reached('create-ca.5')
 }
 
-async function makeRoot({ trustDomain, now }: AuthorityOptions): Promise<NewCa> {
+async function makeRoot({ trustDomain, now, lifetimes }: AuthorityOptions): Promise<NewCa> {
   const key = generateKey()
-  const request = { kind: 'root', trustDomain, now, spki: spkiDer(key) } as const
+  const life = lifetimes && { lifetimeMs: lifetimes.rootMs }
+  const request = { kind: 'root', trustDomain, now, spki: spkiDer(key), ...life } as const
   return { key, der: await issueCaCertificate(request, keySigner(key)) }
 }
 
@@ -93,11 +94,12 @@ async function makeIssuing(
   kind: IssuerKind,
   { root, options }: { root: NewCa; options: AuthorityOptions },
 ): Promise<NewCa> {
-  const { trustDomain, now, httpBase } = options
+  const { trustDomain, now, httpBase, lifetimes } = options
   const key = generateKey()
+  const life = lifetimes && { lifetimeMs: lifetimes.issuingMs }
   const { tbs } = readCertificate(root.der)
   const der = await issueCaCertificate(
-    { kind, trustDomain, now, spki: spkiDer(key) },
+    { kind, trustDomain, now, spki: spkiDer(key), ...life },
     {
       name: tbs.subject.raw,
       keyId: keyIdentifier(tbs.spki.raw),

@@ -29,7 +29,8 @@ export interface Issuer {
   /** Its subject as DER: what its certificates carry as issuer, octet for octet. */
   readonly name: Buffer
   readonly keyId: Buffer
-  /** Ms since 1970, the last valid second. */
+  /** Ms since 1970; notAfter is the last valid second. */
+  readonly notBefore: number
   readonly notAfter: number
   /** Of the full CRL. */
   readonly crlUrl: string

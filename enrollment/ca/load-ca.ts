@@ -3,7 +3,7 @@ import { MusterError } from '#shared/errors'
 import { type Certificate, readCertificate } from '#shared/pki/certificate'
 import { sha256Hex } from '#shared/pki/keys'
 import { OID } from '#shared/pki/oid'
-import { pemToDer } from '#shared/pki/pem'
+import { derToPem, pemToDer } from '#shared/pki/pem'
 import { readInfoAccess, readSubjectAltName, readSubjectKeyId } from '#shared/pki/read-extensions'
 import { type Authority, type AuthorityOptions, invalid } from './authority.ts'
 import {
@@ -17,7 +17,7 @@ import {
 } from './ca-directory.ts'
 import type { Issuer } from './issue.ts'
 import type { IssuerKind } from './profile.ts'
-import { fileSigner } from './signer.ts'
+import { fileSigner, type Signer } from './signer.ts'
 
 /**
  * Opens what was created before, and trusts none of its files alone: authority.json names the certificates by
@@ -79,7 +79,7 @@ interface Loading {
 
 function loadIssuer(kind: IssuerKind, { directory, authority, options, root }: Loading): Issuer {
   const { trustDomain, httpBase } = authority
-  const { pem, der, parsed } = loadCertificate(directory, {
+  const { der, parsed } = loadCertificate(directory, {
     ca: `${kind}-ca`,
     fingerprint: authority[kind],
   })
@@ -90,20 +90,31 @@ function loadIssuer(kind: IssuerKind, { directory, authority, options, root }: L
   if (trustDomainOf(parsed) !== trustDomain || rootUrlOf(parsed) !== `${httpBase}/ca/${authority.root}.crt`) {
     throw unusable(directory, `authority.json does not say what is in the certificate of the ${kind} CA`)
   }
-  checkClock(kind, { parsed, now: options.now })
+  if (options.clock !== 'later') checkClock({ kind, der, now: options.now })
   const signer = fileSigner(directory.key(`${kind}-ca`), options.passphrase)
   if (!signer.spki.equals(tbs.spki.raw))
     throw unusable(directory, `the key of the ${kind} CA is another one's`)
-  const id = authority[kind]
+  return issuerOf(kind, { der, authority, signer })
+}
+
+/** A CA whose certificate and key have been found to be its own. */
+export function issuerOf(
+  kind: IssuerKind,
+  { der, authority, signer }: { der: Buffer; authority: AuthorityFile; signer: Signer },
+): Issuer {
+  const { trustDomain, httpBase } = authority
+  const parsed = readCertificate(der)
+  const id = sha256Hex(der)
   return {
     id,
     kind,
-    pem,
+    pem: derToPem(der, 'CERTIFICATE'),
     der,
     trustDomain,
-    name: tbs.subject.raw,
+    name: parsed.tbs.subject.raw,
     keyId: readSubjectKeyId(extensionOf(parsed, OID.subjectKeyIdentifier)),
-    notAfter: tbs.notAfter,
+    notBefore: parsed.tbs.notBefore,
+    notAfter: parsed.tbs.notAfter,
     crlUrl: `${httpBase}/crl/${id}.crl`,
     // the certificates of the plane itself are few, and no responder knows them
     crlShards: kind === 'device' ? (authority.crlShards ?? 0) : 0,
@@ -129,8 +140,9 @@ function extensionOf({ tbs }: Certificate, type: string) {
   return extension
 }
 
-function checkClock(kind: IssuerKind, { parsed, now }: { parsed: Certificate; now: number }): void {
-  const { notBefore, notAfter } = parsed.tbs
+/** @throws MusterError clock_wrong: nothing is signed with a CA outside its validity */
+export function checkClock({ kind, der, now }: { kind: IssuerKind; der: Buffer; now: number }): void {
+  const { notBefore, notAfter } = readCertificate(der).tbs
   if (now >= notBefore && now < notAfter) return
   const [from, to, shown] = [notBefore, notAfter, now].map((at) => new Date(at).toISOString())
   throw new MusterError(
