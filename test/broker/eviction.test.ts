@@ -83,6 +83,7 @@ t.test(
     const before = raw.octets.length
     connection.refused = 'revoked' // the decision; the socket is destroyed some turns later
     raw.send(
+      { cmd: 'unsubscribe', messageId: 76, unsubscriptions: ['devices/M/#'] },
       publish('devices/M/a', 'evil 0', 0, true),
       publish('devices/M/b', 'evil 1', 1, true),
       publish('devices/M/c', 'evil 2', 2, true),
@@ -248,7 +249,8 @@ t.test(
     const service = await enter(broker, backend)
     const raw = await enter(broker, m, false)
     await subscribe(raw, 'devices/M/commands/#', 2)
-    raw.send(publish('devices/M/state', 'telemetry', 1, true), publish('devices/M/half', 'half', 2))
+    const half = publish('devices/M/half', 'half', 2)
+    raw.send(publish('devices/M/state', 'telemetry', 1, true), half)
     await raw.next('pubrec')
     raw.socket.destroy()
     await raw.closed
@@ -257,7 +259,9 @@ t.test(
       await service.next(n % 2 === 0 ? 'puback' : 'pubrec')
     }
     await broker.revoke(m)
+    t.ok(await broker.store.incomingGetPacket({ id: 'M' }, half))
     await broker.mqtt.purge(['M', 'nobody'])
+    await t.rejects(broker.store.incomingGetPacket({ id: 'M' }, half))
     const heir = await broker.enroll('M')
     const newcomer = await openRaw(broker, heir)
     const { sessionPresent } = await newcomer.connect({ clientId: 'M', clean: false })

@@ -354,6 +354,10 @@ t.test('a hook that fails denies: connecting, subscribing, publishing and receiv
 t.test('a client has 100 subscriptions of 10 levels, and room again when it gives some up', async (t) => {
   const broker = await open(t)
   const raw = await enter(broker, await broker.enroll('A'), false)
+  const deep = ['devices/A/1/2/3/4/5/6/7/8', 'devices/A/1/2/3/4/5/6/7/8/9', 'devices/A/1/2/3/4/5/6/7/8/#']
+  t.same(await subscribe(raw, deep), [1, 128, 128])
+  raw.send({ cmd: 'unsubscribe', messageId: 8, unsubscriptions: deep.slice(0, 1) })
+  await raw.next('unsuback')
   const hundred = Array.from({ length: 100 }, (_, n) => `devices/A/${n}`)
   t.same(await subscribe(raw, [...hundred, 'devices/A/more']), [...hundred.map(() => 1), 128])
   t.same(await subscribe(raw, ['devices/A/0']), [1], 'the same filter again is not one more')

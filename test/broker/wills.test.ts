@@ -1,5 +1,5 @@
 import t, { type Test } from 'tap'
-import type { Will } from '../../broker/mqtt-client.ts'
+import type { Link, Will } from '../../broker/mqtt-client.ts'
 import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
 import { connectPacket, openRaw, type RawClient } from '../support/mqtt-clients.ts'
 import { type TestIdentity, testAuthority } from '../support/pki.ts'
@@ -108,6 +108,34 @@ t.test('a revocation between the reading and the storing of a will leaves none',
   broker.store.delWill = deleteWill
   await isSilent(t, broker, service)
 })
+
+t.test(
+  'the store takes no will of a client that has closed, whose deletion may have come before',
+  async (t) => {
+    const { broker, m } = await open(t)
+    const raw = await enter(broker, m, undefined)
+    const [connection] = broker.sessions.select({ kind: 'device', id: 'M' })
+    if (connection === undefined) return t.fail('not indexed')
+    const req: Link = {
+      connection,
+      clientId: 'M',
+      will: null,
+      filters: new Set(),
+      isAccepted: true,
+      refusals: 0,
+      ending: '',
+    }
+    const client = { id: 'M', clean: false, closed: true, conn: connection.socket, req, close: () => {} }
+    await broker.store.putWill(client, { ...WILL })
+    t.equal(await broker.store.getWill({ id: 'M' }), undefined)
+    await broker.store.putWill({ ...client, closed: false }, { ...WILL })
+    t.match(await broker.store.getWill({ id: 'M' }), {
+      fingerprint: m.fingerprint,
+      connection: connection.id,
+    })
+    raw.socket.destroy()
+  },
+)
 
 /** Stores a will as a broker that has died since would have. */
 async function plant(broker: TestBroker, will: Partial<Will>): Promise<void> {

@@ -1,0 +1,62 @@
+import { PassThrough } from 'node:stream'
+import t from 'tap'
+import { judgePublish, judgeSubscribe, mayForward } from '../../broker/authorization.ts'
+import { LIMITS } from '../../broker/limits.ts'
+import type { Link } from '../../broker/mqtt-client.ts'
+import { compilePolicy } from '../../broker/topic-policy.ts'
+import { DEVICE_POLICY, FakeReplica } from '../support/broker.ts'
+
+const deps = { now: () => 0, replica: new FakeReplica(), maxStalenessMs: 0, limits: LIMITS }
+
+function link(): Link {
+  const connection = {
+    id: 'c1',
+    socket: new PassThrough(),
+    fingerprint: 'f1',
+    serial: '01',
+    device: 'A',
+    kind: 'device' as const,
+    batch: null,
+    fleet: 'default',
+    issuer: 'ca',
+    address: '127.0.0.1',
+    openedAt: 0,
+    policy: compilePolicy(DEVICE_POLICY, { id: 'A', fleet: 'default' }),
+    refused: null,
+  }
+  return {
+    connection,
+    clientId: 'A',
+    will: null,
+    filters: new Set(),
+    isAccepted: true,
+    refusals: 0,
+    ending: '',
+  }
+}
+
+t.test('a refused connection may do nothing, whatever its policy says', async (t) => {
+  const open = link()
+  t.equal(judgePublish(open, 'devices/A/x'), null)
+  t.equal(judgeSubscribe(deps, open, 'devices/A/#'), null)
+  t.equal(mayForward(open, 'devices/A/x'), true)
+  open.connection.refused = 'held'
+  t.match(judgePublish(open, 'devices/A/x'), { code: 'held' })
+  t.match(judgeSubscribe(deps, open, 'devices/A/#'), { code: 'held' })
+  t.equal(mayForward(open, 'devices/A/x'), false)
+})
+
+t.test('publishing and receiving read nothing but memory', async (t) => {
+  const { reads } = deps.replica
+  judgePublish(link(), 'devices/A/x')
+  judgeSubscribe(deps, link(), 'devices/A/#')
+  mayForward(link(), 'devices/A/x')
+  t.equal(deps.replica.reads, reads)
+})
+
+t.test('a filter that was not granted does not count', async (t) => {
+  const one = link()
+  for (let n = 0; n < 200; n++) t.match(judgeSubscribe(deps, one, `devices/B/${n}`), { code: 'policy_sub' })
+  t.equal(one.filters.size, 0)
+  t.equal(judgeSubscribe(deps, one, 'devices/A/#'), null)
+})
