@@ -1,5 +1,5 @@
 import { isIP } from 'node:net'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { type ParseArgsOptionsConfig, parseArgs } from 'node:util'
 import { MusterError } from '#shared/errors'
 import { DEFAULT_PORT_BASE, type Layout, layout, ports } from '#shared/layout'
@@ -25,6 +25,8 @@ export interface Config {
   /** Null takes the one that was fixed at the first run. */
   readonly trustDomain: string | null
   readonly logLevel: string
+  /** Directory of the registry's journal. */
+  readonly journal: string
   readonly passphrase: PassphraseSource
   /** Ends the process by SIGKILL after this step of a recipe (tests, docs/issuance-cycle.md). */
   readonly crashAt: string | null
@@ -39,6 +41,7 @@ const OPTIONS = {
   listen: { type: 'string', default: '127.0.0.1' },
   'trust-domain': { type: 'string' },
   'log-level': { type: 'string', default: 'info' },
+  journal: { type: 'string' },
 } as const satisfies ParseArgsOptionsConfig
 
 /** Always in the server certificate, so that tools on this machine need no configuration. */
@@ -58,7 +61,7 @@ const PORT_BASE_MAX = 65_535 - 883
  */
 export function readConfig(argv: readonly string[], env: Environment): Config {
   const faults: string[] = []
-  const { data, portBase, listen, logLevel, trustDomain, hosts } = readOptions(argv, faults)
+  const { data, portBase, listen, logLevel, trustDomain, hosts, journal } = readOptions(argv, faults)
   const base = Number(portBase)
   if (!Number.isInteger(base) || base < 1 || base > PORT_BASE_MAX) {
     faults.push(`--port-base must be a number from 1 to ${PORT_BASE_MAX}, not "${portBase}"`)
@@ -86,6 +89,7 @@ export function readConfig(argv: readonly string[], env: Environment): Config {
     ports: Object.freeze({ enrollment, admin, http }),
     trustDomain,
     logLevel,
+    journal: journal === null ? directories.journal : resolve(journal),
     passphrase: passphraseSource(env, directories.ca),
     crashAt: env.MUSTER_CRASH_AT ?? null,
   })
@@ -110,6 +114,7 @@ function readOptions(argv: readonly string[], faults: string[]) {
     listen: text('listen') ?? OPTIONS.listen.default,
     logLevel: text('log-level') ?? OPTIONS['log-level'].default,
     trustDomain: text('trust-domain'),
+    journal: text('journal'),
     hosts: (values.host ?? []).filter((host) => typeof host === 'string'),
   }
 }

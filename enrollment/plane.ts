@@ -135,7 +135,8 @@ async function openDeps(config: Config, runtime: Runtime): Promise<Deps> {
   })
   const passphrase = readPassphrase(config.passphrase, random)
   const authority = await openAuthority({ directory: layout.ca, passphrase, now: now(), ...names })
-  const registry = await openRegistry(join(layout.enrollment, 'registry.db'), {
+  const registry = await openRegistry(layout.registry, {
+    journal: config.journal,
     trustDomain: names.trustDomain,
     epoch: random(16).toString('hex'),
     now: now(),

@@ -11,6 +11,9 @@ export function layout(dataDirectory: string) {
     ca: join(root, 'ca'),
     rootCertificate: join(root, 'ca', 'root.crt'),
     enrollment: join(root, 'enrollment'),
+    registry: join(root, 'enrollment', 'registry.db'),
+    /** What every commit of the registry wrote; may lie on another disk. */
+    journal: join(root, 'journal'),
     operator: join(root, 'operator'),
     operatorProfile: join(root, 'operator', 'profile.json'),
     broker: join(root, 'broker'),

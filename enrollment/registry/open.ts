@@ -1,9 +1,13 @@
+import { existsSync } from 'node:fs'
 import { MusterError } from '#shared/errors'
 import { SERVICES_FLEET } from '#shared/identity/device'
 import { openSqlite } from '#shared/sqlite'
 import { DEFAULT_FLEET, SERVICES_POLICY } from './defaults.ts'
 import { openFleets } from './fleets.ts'
+import { Journal } from './journal.ts'
+import { segmentPaths } from './journal-lines.ts'
 import type { Registry } from './registry.ts'
+import { replayJournal } from './replay.ts'
 import { MIGRATIONS } from './schema.ts'
 import { sqliteRegistry } from './sqlite.ts'
 import { BUSY_TIMEOUT_MS, Store } from './store.ts'
@@ -14,17 +18,21 @@ export interface RegistryOptions {
   /** A new random id, at most 64 characters; used when the registry is made. A restored registry gets another. */
   readonly epoch: string
   readonly now: number
+  /** Directory of the journal, of which this instance must be the only writer; none without it. */
+  readonly journal?: string
 }
 
 /**
  * Opens the registry in an SQLite file, and makes it when there is none, with the fleets `default` and `services`.
  * Several instances, also of several processes, may be open on one file.
- * @throws MusterError directory_unusable when the file cannot be used, or belongs to another trust domain
+ * @throws MusterError directory_unusable when the file cannot be used, belongs to another trust domain, or does not
+ *   belong to the journal
  */
 export async function openRegistry(path: string, options: RegistryOptions): Promise<Registry> {
+  if (options.journal !== undefined) catchUp(path, options.journal)
   const db = openSqlite(path, { busyTimeoutMs: BUSY_TIMEOUT_MS, migrations: MIGRATIONS })
   try {
-    const store = new Store(db)
+    const store = new Store(db, options.journal === undefined ? null : new Journal(db, options.journal))
     const { epoch, trustDomain } = await prepareRegistry(store, options)
     if (trustDomain !== options.trustDomain) {
       throw new MusterError(
@@ -55,4 +63,14 @@ async function prepareRegistry(store: Store, options: RegistryOptions) {
     log.audit({ action: 'registry.create', subject: `trust-domain:${options.trustDomain}` })
     return { epoch: options.epoch, trustDomain: options.trustDomain }
   })
+}
+
+/** A commit that was cut short after it was in the journal is made good; a database that is gone is not made anew. */
+function catchUp(path: string, journal: string): void {
+  if (segmentPaths(journal).length === 0) return
+  if (existsSync(path)) return void replayJournal(path, journal)
+  throw new MusterError(
+    'directory_unusable',
+    `Cannot open the registry "${path}": it is gone, and its journal is not; fix: muster ca restore <backup>`,
+  )
 }

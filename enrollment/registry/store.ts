@@ -1,6 +1,7 @@
 import { setImmediate, setTimeout } from 'node:timers/promises'
 import { MusterError } from '#shared/errors'
 import { type Sqlite, sqliteCode } from '#shared/sqlite'
+import type { Journal } from './journal.ts'
 import { type Intent, openLedger } from './ledger.ts'
 import type { Act } from './registry.ts'
 
@@ -15,9 +16,12 @@ const GROUP = 64
 
 /** Faults of the disk or of another process that pass; the caller may try the same again later. */
 const PASSING = /^SQLITE_(BUSY|LOCKED|FULL|IOERR|READONLY|CANTOPEN)/
+/** The same, as the journal's file says them. */
+const PASSING_FILE = ['ENOSPC', 'EDQUOT', 'EIO', 'EROFS', 'EMFILE', 'ENFILE']
 
 /** An intent that waits for its commit; `run` is called within the transaction, and again if that has to be repeated. */
 interface Waiting {
+  readonly at: number
   run(): Outcome
   reject(error: unknown): void
 }
@@ -30,19 +34,22 @@ interface Outcome {
 
 /**
  * The database with its logs. The intents of one turn of the event loop are committed together: each runs in a
- * savepoint of its own, so that it is atomic and may fail alone, and all wait for the one fsync.
+ * savepoint of its own, so that it is atomic and may fail alone, and all wait for the one fsync. With a journal the
+ * group is synced there first.
  */
 export class Store {
   readonly db: Sqlite
   readonly #inImmediate: (work: () => unknown) => unknown
   readonly #inDeferred: (work: () => unknown) => unknown
   readonly #record: ReturnType<typeof openLedger>
+  readonly #journal: Journal | null
   readonly #listeners = new Set<(position: number) => void>()
   readonly #waiting: Waiting[] = []
   #committing: Promise<void> | null = null
 
-  constructor(db: Sqlite) {
+  constructor(db: Sqlite, journal: Journal | null = null) {
     this.db = db
+    this.#journal = journal
     const transaction = db.transaction((work: () => unknown) => work())
     this.#inImmediate = transaction.immediate
     this.#inDeferred = transaction.deferred
@@ -56,15 +63,17 @@ export class Store {
   write<T>(act: Act, work: (intent: Intent) => T): Promise<T> {
     const { promise, resolve, reject } = Promise.withResolvers<T>()
     const run = (): Outcome => {
+      const mark = this.#journal?.mark() ?? 0
       try {
         const { result, position } = this.#savepoint(() => this.#record(act, work))
         return { position, settle: () => resolve(result) }
       } catch (error) {
         if (!this.db.inTransaction) throw error // SQLite has given up the whole transaction (disk full, I/O error)
+        this.#journal?.forget(mark)
         return { position: null, settle: () => reject(meaning(error)) }
       }
     }
-    this.#waiting.push({ run, reject })
+    this.#waiting.push({ at: act.now, run, reject })
     this.#committing ??= this.#commitWaiting()
     return promise
   }
@@ -83,6 +92,7 @@ export class Store {
   /** Closes the database after what is waiting has been committed. */
   async close(): Promise<void> {
     await this.#committing
+    this.#journal?.close()
     this.db.close()
   }
 
@@ -98,15 +108,24 @@ export class Store {
     this.#committing = null
   }
 
+  #runGroup(group: readonly Waiting[]): Outcome[] {
+    this.#journal?.begin()
+    const outcomes = group.map((intent) => intent.run())
+    this.#journal?.append(group[0]?.at ?? 0)
+    return outcomes
+  }
+
   async #commit(group: readonly Waiting[]): Promise<void> {
     try {
       const outcomes = await retrying(
-        () => this.#inImmediate(() => group.map((intent) => intent.run())) as Outcome[], // what it was given
+        () => this.#inImmediate(() => this.#runGroup(group)) as Outcome[], // what it was given
       )
+      this.#journal?.committed()
       for (const { settle } of outcomes) settle()
       const position = outcomes.findLast((outcome) => outcome.position !== null)?.position ?? null
       if (position !== null) for (const listener of this.#listeners) queueMicrotask(() => listener(position))
     } catch (error) {
+      this.#journal?.retract()
       for (const { reject } of group) reject(error)
     }
   }
@@ -125,13 +144,17 @@ async function retrying<T>(work: () => T): Promise<T> {
 }
 
 function meaning(error: unknown): unknown {
-  const code = sqliteCode(error)
+  const code = sqliteCode(error) ?? fileCode(error)
   if (code === null) return error
-  if (PASSING.test(code)) {
+  if (PASSING.test(code) || PASSING_FILE.includes(code)) {
     return new MusterError('unavailable', `Cannot use the registry: ${code}`, { cause: error })
   }
   if (code === 'SQLITE_CONSTRAINT_UNIQUE' || code === 'SQLITE_CONSTRAINT_PRIMARYKEY') {
     return new MusterError('conflict', 'Cannot record it: its id is taken', { cause: error })
   }
   return error
+}
+
+function fileCode(error: unknown): string | null {
+  return error instanceof Error && 'code' in error && 'syscall' in error ? String(error.code) : null
 }

@@ -30,6 +30,10 @@ export function addProgramCommands(program: Command): void {
     .command('enrollment')
     .description('run the enrollment service alone: CA, registry, EST and admin API')
     .option('--trust-domain <name>', 'name in every certificate, fixed at the first start')
+    .option(
+      '--journal <directory>',
+      'where the journal of the registry lies; journal/ in the data directory when not given',
+    )
   addServingOptions(enrollment).action(misplaced)
   program
     .command('sim')

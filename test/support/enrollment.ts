@@ -161,6 +161,7 @@ export async function freeConfig(data: string, hosts: readonly string[] = []): P
     ports: { enrollment: enrollment ?? 0, admin: admin ?? 0, http: http ?? 0 },
     trustDomain: null,
     logLevel: 'silent',
+    journal: join(data, 'plane', 'journal'),
     passphrase: { from: 'made', path: join(data, 'plane', 'ca', 'passphrase') },
     crashAt: null,
   }
