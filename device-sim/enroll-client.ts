@@ -1,5 +1,5 @@
-import type { CertificateReply } from '#shared/api'
-import { isMusterError } from '#shared/errors'
+import type { CertificateReply, PendingReply } from '#shared/api'
+import { isMusterError, MusterError } from '#shared/errors'
 import { type JsonClientOptions, openJsonClient } from '#shared/json-client'
 import { fullJitter, type Random } from './backoff.ts'
 import type { Clock } from './clock.ts'
@@ -45,10 +45,19 @@ async function ask(
 ): Promise<CertificateReply> {
   const client = openJsonClient(access)
   try {
-    return await client.send<CertificateReply>('POST', request.path, request.body)
+    const reply = await client.send<CertificateReply | PendingReply>('POST', request.path, request.body)
+    if ('state' in reply) throw waiting(reply)
+    return reply
   } finally {
     await client.close()
   }
+}
+
+/** Asked again like a service that is busy: an operator may take his time. */
+function waiting({ device, retryAfterS }: PendingReply): MusterError {
+  return new MusterError('pending', `Cannot have a certificate for "${device}" yet: it waits for approval`, {
+    evidence: { state: 'pending', retryAfterS },
+  })
 }
 
 async function persist<Reply>(options: EnrollClientOptions, send: () => Promise<Reply>): Promise<Reply> {
@@ -57,7 +66,7 @@ async function persist<Reply>(options: EnrollClientOptions, send: () => Promise<
     try {
       return await send()
     } catch (error) {
-      const mayPass = isMusterError(error, 'unreachable', 'unavailable', 'rate', 'internal')
+      const mayPass = isMusterError(error, 'unreachable', 'unavailable', 'rate', 'internal', 'pending')
       if (!mayPass || options.signal.aborted) throw error
       const waitMs = retryAfterMs(error.evidence.retryAfterS) + fullJitter(attempt, { ...RETRY, ...options })
       if (options.clock.now() + waitMs > until) throw error

@@ -3,6 +3,7 @@ import { checkCsr } from './ca/check-csr.ts'
 import { issueCertificate } from './ca/issue.ts'
 import type { Deps } from './deps.ts'
 import { checkUris, type Issued, newSerial, record } from './issuance.ts'
+import type { Application } from './registry/registry.ts'
 
 export interface EnrollmentRequest {
   /** SHA-256 of the token, hex. */
@@ -15,10 +16,11 @@ export interface EnrollmentRequest {
 
 /**
  * The first certificate of a device; the numbers are those of docs/issuance-cycle.md. The same token and key again
- * get the same certificate.
- * @throws MusterError csr_*, token_*, id_taken, held, pending, clock_wrong
+ * get the same certificate. Where an operator has to approve the device: an application, until that has happened; the
+ * request is checked whole each time.
+ * @throws MusterError csr_*, token_*, id_taken, held, pending, rejected, clock_wrong
  */
-export async function enroll(deps: Deps, request: EnrollmentRequest): Promise<Issued> {
+export async function enroll(deps: Deps, request: EnrollmentRequest): Promise<Issued | Application> {
   // 1 check the request: limits, structure, key, proof of possession, wishes
   const csr = await checkCsr(request.csr, deps.caKeys)
   checkUris(deps, csr)
@@ -38,6 +40,7 @@ export async function enroll(deps: Deps, request: EnrollmentRequest): Promise<Is
     issuer: deps.authority.device,
   })
   deps.reached('enroll.2')
+  if ('waitsFor' in issuance) return issuance
   if (issuance.certificate) return { issuance, certificate: issuance.certificate }
 
   // 3 sign

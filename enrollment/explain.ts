@@ -119,6 +119,7 @@ const STEPS: readonly ((known: Case) => Finding)[] = [
         'R-UNRECORDED',
         'Its enrollment was not finished: repeat it with the same token and key.',
       )
+    if (device?.state === 'pending') return unknown('registry', 'It has no certificate yet.')
     if (device) return refused('registry', 'R-NOCERT', `The device is ${device.state}: it has not enrolled.`)
     return unknown('registry', 'The registry has no record of it.')
   },

@@ -1,6 +1,6 @@
 import type { ApiTokenReply, ApiTokenRequest, TokenReply, TokenRequest } from '#shared/api'
 import { MusterError } from '#shared/errors'
-import { isDeviceId } from '#shared/identity/device'
+import { type DeviceId, isDeviceId } from '#shared/identity/device'
 import { newToken } from '#shared/token'
 import type { Deps } from './deps.ts'
 import type { Actor } from './registry/registry.ts'
@@ -20,6 +20,7 @@ export async function createToken(deps: Deps, request: TokenRequest & { by: Acto
     expiresAt: expiry(request.expiresAt, { now, otherwise: null }),
     devices: request.devices ? [...new Set(request.devices)].map(checkedId) : null,
     naming: request.naming ?? null,
+    approval: request.approval ?? false,
     now,
     by: request.by,
   })
@@ -74,7 +75,8 @@ export function expiry<Otherwise extends number | null>(
   )
 }
 
-function checkedId(id: string) {
+/** @throws MusterError invalid_request */
+export function checkedId(id: string): DeviceId {
   if (isDeviceId(id)) return id
   throw new MusterError('invalid_request', `Cannot use the device id "${id}": the name is reserved`)
 }

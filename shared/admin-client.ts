@@ -9,8 +9,11 @@ import type {
   BatchView,
   BrokerView,
   CertificateReply,
+  DeviceDecision,
   DeviceDetail,
   DevicePage,
+  DeviceRequest,
+  DeviceView,
   Explanation,
   FleetRequest,
   FleetView,
@@ -79,6 +82,11 @@ export function openAdminClient(access: OperatorProfile | JsonClientOptions) {
 
     listDevices: (page: DeviceQuery = {}) => get<DevicePage>(`/v1/devices${query({ ...page })}`),
     showDevice: (id: string) => get<DeviceDetail>(`/v1/devices/${encodeURIComponent(id)}`),
+    addDevice: (device: DeviceRequest) => post<DeviceView>('/v1/devices', device),
+    approveDevice: (id: string, decision: DeviceDecision) =>
+      post<DeviceView>(`/v1/devices/${encodeURIComponent(id)}/approve`, decision),
+    rejectDevice: (id: string, decision: DeviceDecision) =>
+      post<void>(`/v1/devices/${encodeURIComponent(id)}/reject`, decision),
     retireDevice: (id: string) => post<void>(`/v1/devices/${encodeURIComponent(id)}/retire`),
     /** The token enrolls this device once more, with a new key. */
     reissueDevice: (id: string, options: { expiresAt?: number } = {}) =>

@@ -29,6 +29,7 @@ export type RefusalErrorCode =
   | 'token_batch'
   | 'token_tombstone'
   | 'id_taken'
+  | 'rejected'
   | 'successors'
   | 'csr_malformed'
   | 'csr_key'

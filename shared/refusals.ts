@@ -80,7 +80,7 @@ export const REFUSALS = {
     stage: 'connect',
     text: 'The device waits for an operator to approve it.',
     evidence: ['state'],
-    fix: 'Approve the device.',
+    fix: '`muster device approve <device>`, or `muster device reject <device>`.',
   },
   'R-RETIRED': {
     stage: 'connect',
@@ -177,6 +177,12 @@ export const REFUSALS = {
     text: 'A device with this id is enrolled already, with another key.',
     evidence: ['device'],
     fix: '`muster device reissue <device>` if this is the same device; otherwise give it another id.',
+  },
+  'R-REJECTED': {
+    stage: 'enroll',
+    text: 'An operator rejected the device that asked with this token and key.',
+    evidence: ['token', 'key'],
+    fix: 'If it was a mistake: `muster device add <device> --batch <batch> --spki <key>`, with the key of the evidence.',
   },
   'R-SUCCESSORS': {
     stage: 'enroll',

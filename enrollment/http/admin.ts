@@ -2,6 +2,8 @@ import { Type } from 'typebox'
 import {
   ApiTokenRequest,
   BatchRequest,
+  DeviceDecision,
+  DeviceRequest,
   FleetRequest,
   PlanApply,
   PlanRequest,
@@ -14,7 +16,7 @@ import { certificateReply } from '../issuance.ts'
 import { applyPlan, awaitReceipt, proposePlan, undoPlan } from '../plans.ts'
 import { createService } from '../services.ts'
 import { status } from '../status.ts'
-import { createApiToken, createToken, reissueDevice } from '../tokens.ts'
+import { checkedId, createApiToken, createToken, reissueDevice } from '../tokens.ts'
 import { type Route, route } from './routes.ts'
 
 const text = Type.Optional(Type.String({ maxLength: 128 }))
@@ -124,6 +126,30 @@ const devices = [
     path: '/v1/devices/:id',
     role: 'operator',
     handle: async ({ deps, param }) => deps.registry.showDevice(param('id'), deps.now()),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/devices',
+    role: 'operator',
+    body: DeviceRequest,
+    handle: async ({ deps, body: { id, batch, spki = null }, by }) =>
+      deps.registry.addDevice({ id: checkedId(id), batch, spki, now: deps.now(), by }),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/devices/:id/approve',
+    role: 'operator',
+    body: DeviceDecision,
+    handle: async ({ deps, param, body, by }) =>
+      deps.registry.approveDevice({ id: param('id'), ...body }, { now: deps.now(), by }),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/devices/:id/reject',
+    role: 'operator',
+    body: DeviceDecision,
+    handle: async ({ deps, param, body, by }) =>
+      deps.registry.rejectDevice({ id: param('id'), ...body }, { now: deps.now(), by }),
   }),
   route({
     method: 'POST',

@@ -1,15 +1,15 @@
 import type { FastifyRequest } from 'fastify'
-import { type CaReply, EnrollRequest, RenewRequest } from '#shared/api'
+import { type CaReply, EnrollRequest, type PendingReply, RenewRequest } from '#shared/api'
 import { isMusterError, MusterError } from '#shared/errors'
 import { decodeCsr } from '../ca/check-csr.ts'
 import type { Deps } from '../deps.ts'
 import { enroll } from '../enroll.ts'
 import { certificateReply, type Issued } from '../issuance.ts'
 import { rememberRefusal } from '../refused.ts'
-import type { Credential } from '../registry/registry.ts'
+import type { Application, Credential } from '../registry/registry.ts'
 import { renew } from '../renew.ts'
 import type { Caller, CallerDeps } from './caller.ts'
-import { type Route, route } from './routes.ts'
+import { Later, type Route, route } from './routes.ts'
 
 /** The device API on the enrollment listener. */
 export const API_ROUTES: readonly Route[] = [
@@ -20,10 +20,8 @@ export const API_ROUTES: readonly Route[] = [
     body: EnrollRequest,
     handle: async (call) => {
       const { token, csr } = call.body
-      return certificateReply(
-        call.deps,
-        await enrollWith(call, { token, csr: () => decodeCsr(csr), label: null }),
-      )
+      const enrolled = await enrollWith(call, { token, csr: () => decodeCsr(csr), label: null })
+      return 'waitsFor' in enrolled ? pendingReply(enrolled) : certificateReply(call.deps, enrolled)
     },
   }),
   route({
@@ -48,7 +46,7 @@ export const API_ROUTES: readonly Route[] = [
 export async function enrollWith(
   { deps, limits, address }: CallerDeps & { address: string },
   request: { token: string; csr(): Uint8Array; label: string | null },
-): Promise<Issued> {
+): Promise<Issued | Application> {
   const found = await limits.resolve({
     text: request.token,
     address,
@@ -109,6 +107,14 @@ export async function rememberFailure(
     fingerprint: credential?.certificate.fingerprint ?? null,
     address: request.ip,
   })
+}
+
+/** So long a device that waits for approval should wait before it asks again, s. */
+export const APPROVAL_RETRY_S = 30
+
+function pendingReply({ device, spki, since }: Application): Later {
+  const body: PendingReply = { state: 'pending', device, spki, since, retryAfterS: APPROVAL_RETRY_S }
+  return new Later(body, APPROVAL_RETRY_S)
 }
 
 function caReply({ authority }: Deps): CaReply {

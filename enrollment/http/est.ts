@@ -2,7 +2,8 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { MusterError } from '#shared/errors'
 import { isBatchId } from '#shared/identity/device'
 import { pemToDer } from '#shared/pki/pem'
-import { enrollWith, rememberFailure, renewWith } from './api.ts'
+import type { Application } from '../registry/registry.ts'
+import { APPROVAL_RETRY_S, enrollWith, rememberFailure, renewWith } from './api.ts'
 import { type Caller, type CallerDeps, identifyDevice } from './caller.ts'
 import { basicPassword, mediaType, readBody, writeCertificates } from './est-message.ts'
 import { asMusterError, errorHeaders, logFault, STATUS, shownCode } from './problem.ts'
@@ -89,8 +90,8 @@ async function simpleenroll(est: EstRequest): Promise<EstReply> {
   }
   checkType(request)
   const at = { deps, limits, address: request.ip }
-  const { certificate } = await enrollWith(at, { token, csr: () => readBody(request.body), label })
-  return certificates([certificate], request)
+  const enrolled = await enrollWith(at, { token, csr: () => readBody(request.body), label })
+  return 'waitsFor' in enrolled ? waiting(enrolled) : certificates([enrolled.certificate], request)
 }
 
 /** RFC 7030 section 4.2.2: the identity is that of the TLS client certificate, whatever the request says. */
@@ -104,6 +105,12 @@ async function simplereenroll(est: EstRequest): Promise<EstReply> {
     { csr: () => readBody(request.body), names: 'equal' },
   )
   return certificates([certificate], request)
+}
+
+/** RFC 7030 section 4.2.3: the client repeats its request after Retry-After. */
+function waiting({ device, spki }: Application): EstReply {
+  const sentence = `R-PENDING: "${device}" waits for an operator to approve the key ${spki}`
+  return text(202, sentence, { 'Retry-After': String(APPROVAL_RETRY_S) })
 }
 
 async function notImplemented(): Promise<EstReply> {

@@ -32,6 +32,7 @@ export const STATUS = {
   token_batch: 403,
   token_tombstone: 403,
   id_taken: 409,
+  rejected: 403,
   successors: 409,
   csr_malformed: 400,
   csr_key: 422,

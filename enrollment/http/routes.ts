@@ -23,12 +23,23 @@ export interface Call<Body = unknown, Query = unknown> {
   signal(): AbortSignal
 }
 
+/** An answer that is not there yet: 202, and when to ask again (RFC 9110 section 15.3.3). */
+export class Later {
+  readonly body: object
+  readonly retryAfterS: number
+
+  constructor(body: object, retryAfterS: number) {
+    this.body = body
+    this.retryAfterS = retryAfterS
+  }
+}
+
 /** A route as data: the role is part of it, so that a test can try every route as everybody. */
 export interface Route {
   readonly method: 'GET' | 'POST' | 'DELETE'
   readonly path: string
   readonly role: Role
-  /** Checks body and query, then acts. What it returns is sent as JSON, a stream as NDJSON, nothing as 204. */
+  /** Checks body and query, then acts. What it returns is sent as JSON, a stream as NDJSON, `Later` as 202, nothing as 204. */
   run(call: Call): Promise<unknown>
 }
 
@@ -131,6 +142,9 @@ function callOf(
 
 function answer(reply: FastifyReply, result: unknown): FastifyReply {
   if (result === undefined) return reply.code(204).send()
+  if (result instanceof Later) {
+    return reply.code(202).header('retry-after', result.retryAfterS).send(result.body)
+  }
   if (isStream(result)) return reply.type('application/x-ndjson').send(result)
   return reply.send(result)
 }

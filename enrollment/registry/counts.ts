@@ -40,6 +40,7 @@ export function openCounts(parts: { store: Store; refusals: RefusalLog }): Pick<
         const inState = (state: DeviceState) => sum((row) => row.synthetic === 0 && row.state === state)
         return {
           expected: inState('expected'),
+          pending: inState('pending'),
           active: inState('active'),
           retired: inState('retired'),
           online: statements.online.get()?.online ?? 0,

@@ -55,6 +55,7 @@ function begin(
   }
   parts.plans.setState(plan.id, 'finalising')
   parts.scopes.cancelTokens(planScope(plan), now)
+  parts.scopes.withdrawApprovals(planScope(plan))
   log.audit({ action: 'plan.finalise', subject: `plan:${plan.id}` })
 }
 

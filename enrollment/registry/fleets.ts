@@ -22,6 +22,7 @@ interface BatchRow {
   readonly id: string
   readonly fleet: string
   readonly naming: Naming
+  readonly approval: 0 | 1
   readonly created_at: number
 }
 
@@ -34,6 +35,7 @@ export interface NewBatch {
   readonly id: string
   readonly fleet?: string | undefined
   readonly naming?: Naming | undefined
+  readonly approval?: boolean | undefined
   readonly now: number
 }
 
@@ -49,10 +51,10 @@ export function openFleets(db: Sqlite) {
     'INSERT INTO fleets (id, lifetime_ms, policy, policy_epoch, synthetic, created_at) VALUES (?, ?, ?, 1, ?, ?)',
   )
   const findBatch = db.prepare<[string], BatchRow>(
-    'SELECT id, fleet, naming, created_at FROM batches WHERE id = ?',
+    'SELECT id, fleet, naming, approval, created_at FROM batches WHERE id = ?',
   )
-  const insertBatch = db.prepare<[string, string, string, number]>(
-    'INSERT INTO batches (id, fleet, naming, created_at) VALUES (?, ?, ?, ?)',
+  const insertBatch = db.prepare<[string, string, string, number, number]>(
+    'INSERT INTO batches (id, fleet, naming, approval, created_at) VALUES (?, ?, ?, ?, ?)',
   )
 
   return {
@@ -84,7 +86,7 @@ export function openFleets(db: Sqlite) {
       if (fleet === SERVICES_FLEET) {
         throw new MusterError('conflict', `Cannot make the batch "${batch.id}": services have no batches`)
       }
-      insertBatch.run(batch.id, fleet, batch.naming ?? 'csr', batch.now)
+      insertBatch.run(batch.id, fleet, batch.naming ?? 'csr', batch.approval ? 1 : 0, batch.now)
     },
   }
 }
@@ -99,7 +101,7 @@ export function openFleetIntents({ store, fleets }: { store: Store; fleets: Flee
   const setPolicy = store.db.prepare<[string, string]>(
     'UPDATE fleets SET policy = ?, policy_epoch = policy_epoch + 1 WHERE id = ?',
   )
-  const batches = `SELECT b.id, b.fleet, b.naming, b.created_at,
+  const batches = `SELECT b.id, b.fleet, b.naming, b.approval, b.created_at,
       (SELECT COUNT(*) FROM devices d WHERE d.batch = b.id) AS devices,
       (SELECT COUNT(*) FROM tokens t WHERE t.batch = b.id) AS tokens FROM batches b`
   const showBatch = store.db.prepare<[string], CountedBatchRow>(`${batches} WHERE b.id = ?`)
@@ -141,5 +143,5 @@ function fleetView(row: FleetRow & { devices: number }): FleetView {
 function batchView(row: CountedBatchRow | undefined): BatchView {
   if (row === undefined) throw new Error('no such batch') // inserted in this transaction
   const { id, fleet, naming, devices, tokens, created_at: createdAt } = row
-  return { id, fleet, naming, devices, tokens, createdAt }
+  return { id, fleet, naming, approval: row.approval === 1, devices, tokens, createdAt }
 }

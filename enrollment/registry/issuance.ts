@@ -1,10 +1,13 @@
 import { MusterError } from '#shared/errors'
+import type { DeviceState } from '#shared/identity/device'
 import { type DeviceId, isAllowed } from '#shared/identity/device'
 import type { Sqlite } from '#shared/sqlite'
+import { apply, findApplication, redeem, refuseOtherRequest } from './applications.ts'
+import type { Approvals } from './approvals.ts'
 import { type Certificates, isAnswerable } from './certificates.ts'
 import type { Holds } from './holds.ts'
 import type { Intent } from './ledger.ts'
-import type { EnrollmentIntent, Issuance, Registry } from './registry.ts'
+import type { Application, EnrollmentIntent, Issuance, Registry } from './registry.ts'
 import type { Reservations } from './reservations.ts'
 import { DEVICE_COLUMNS, type DeviceRow } from './rows.ts'
 import type { Store } from './store.ts'
@@ -22,6 +25,8 @@ interface TokenRow {
   readonly cancelled_at: number | null
   readonly device: DeviceId | null
   readonly listed: number
+  /** 1 when the token or its batch demands that an operator approves. */
+  readonly approval: 0 | 1
 }
 
 export interface IssuanceParts {
@@ -29,6 +34,7 @@ export interface IssuanceParts {
   readonly certificates: Certificates
   readonly reservations: Reservations
   readonly holds: Holds
+  readonly approvals: Approvals
 }
 
 type Statements = ReturnType<typeof prepare>
@@ -36,8 +42,8 @@ type Statements = ReturnType<typeof prepare>
 function prepare(db: Sqlite) {
   return {
     token: db.prepare<[string], TokenRow>(
-      `SELECT t.row, t.id, t.batch, b.fleet, b.naming, t.uses, t.used, t.expires_at, t.cancelled_at, t.device, t.listed
-       FROM tokens t JOIN batches b ON b.id = t.batch WHERE t.hash = ?`,
+      `SELECT t.row, t.id, t.batch, b.fleet, b.naming, t.uses, t.used, t.expires_at, t.cancelled_at, t.device, t.listed,
+         t.approval OR b.approval AS approval FROM tokens t JOIN batches b ON b.id = t.batch WHERE t.hash = ?`,
     ),
     spend: db.prepare<[number]>('UPDATE tokens SET used = used + 1 WHERE row = ?'),
     /** Two are enough to know that there is not exactly one. */
@@ -48,13 +54,15 @@ function prepare(db: Sqlite) {
       'SELECT 1 AS one FROM token_devices WHERE token = ? AND device = ?',
     ),
     device: db.prepare<[string], DeviceRow>(`SELECT ${DEVICE_COLUMNS} FROM devices d WHERE d.id = ?`),
+    deviceAt: db.prepare<[number], DeviceRow>(`SELECT ${DEVICE_COLUMNS} FROM devices d WHERE d.row = ?`),
+    setState: db.prepare<[DeviceState, number]>('UPDATE devices SET state = ? WHERE row = ?'),
     insertDevice: db.prepare<[string, string, string, number]>(
       `INSERT INTO devices (id, kind, fleet, batch, state, created_at) VALUES (?, 'device', ?, ?, 'expected', ?)`,
     ),
   }
 }
 
-interface Enrolling extends IssuanceParts {
+export interface Enrolling extends IssuanceParts {
   readonly statements: Statements
   readonly intent: EnrollmentIntent
   readonly token: TokenRow
@@ -67,7 +75,7 @@ export function openIssuance(parts: IssuanceParts): Pick<Registry, 'beginIssuanc
     beginIssuance: (intent) =>
       parts.store.write({ now: intent.now, by: 'plane' }, (log) => {
         const enrolling = { ...parts, statements, intent, token: findToken(statements, intent) }
-        return repeat(enrolling) ?? begin(enrolling, log)
+        return repeat(enrolling) ?? reapply(enrolling, log) ?? begin(enrolling, log)
       }),
   }
 }
@@ -121,8 +129,25 @@ function repeat({
   return reservations.resume(found, { now: intent.now, issuer: intent.issuer, device })
 }
 
-function begin(enrolling: Enrolling, log: Intent): Issuance {
-  const { statements, certificates, reservations, holds, intent, token } = enrolling
+/**
+ * The answer to an application that was repeated: still pending, or approved, and then the certificate.
+ * @throws MusterError rejected, token_tombstone, held, csr_key
+ */
+function reapply(enrolling: Enrolling, log: Intent): Issuance | Application | null {
+  const application = findApplication(enrolling)
+  if (application === null) return null
+  const { found, device } = application
+  const { holds, certificates, intent } = enrolling
+  if (device.state === 'retired') throw tombstone(device)
+  const { id, batch, fleet } = device
+  holds.refuseHeld({ device: id, batch, fleet, issuer: intent.issuer.id }, id)
+  certificates.refuseForeignKey(intent.spkiHash, id)
+  if (found.state === 'approved') return issue(enrolling, device, log)
+  return { waitsFor: 'approval', device: id, spki: intent.spkiHash, since: found.created_at }
+}
+
+function begin(enrolling: Enrolling, log: Intent): Issuance | Application {
+  const { statements, certificates, approvals, holds, intent, token } = enrolling
   const scope = { batch: token.batch, fleet: token.fleet, issuer: intent.issuer.id }
   holds.refuseHeld({ ...scope, device: token.device }, token.device ?? token.batch)
   refuseUsedUp(token, intent.now)
@@ -131,27 +156,35 @@ function begin(enrolling: Enrolling, log: Intent): Issuance {
   holds.refuseHeld({ ...scope, device: id, batch: known?.batch ?? token.batch }, id)
   if (known !== undefined) refuseKnown(enrolling, known)
   certificates.refuseForeignKey(intent.spkiHash, id)
-  if (known?.state === 'pending') {
-    throw new MusterError('pending', `Cannot enroll "${id}": it waits for approval`, {
-      evidence: { state: 'pending' },
-    })
-  }
+  approvals.refuseForeignKey(intent.spkiHash, id)
+  if (known !== undefined) refuseOtherRequest(enrolling, known)
   if (known === undefined) statements.insertDevice.run(id, token.fleet, token.batch, intent.now)
-  statements.spend.run(token.row)
+  const device = known ?? newDevice(statements, id)
+  const isApproved = token.approval === 0 || approvals.ofDevice(device.row)?.state === 'approved'
+  if (token.device === null && !isApproved) {
+    return apply(enrolling, { row: device, isNew: known === undefined }, log)
+  }
+  return issue(enrolling, device, log)
+}
+
+/** Spends a use, unless one is reserved for this device, and records what will be signed. */
+function issue(enrolling: Enrolling, device: DeviceRow, log: Intent): Issuance {
+  const { statements, reservations, intent, token } = enrolling
+  if (!redeem(enrolling, device)) statements.spend.run(token.row)
   log.audit({
     action: token.device === null ? 'enroll' : 'reenroll',
-    subject: `device:${id}`,
+    subject: `device:${device.id}`,
     by: `token:${token.id}`,
   })
   return reservations.reserve({
     now: intent.now,
     serial: intent.serial,
     issuer: intent.issuer,
-    device: known ?? newDevice(statements, id),
+    device,
     spki: intent.spkiHash,
     token: token.row,
     predecessor: null,
-    line: id,
+    line: device.id,
     activates: true,
   })
 }
@@ -181,16 +214,19 @@ function refuseUsedUp(token: TokenRow, now: number): void {
 }
 
 /**
- * Where a device id comes from: the token's device or list, the CSR's CN, or the server.
+ * Where a device id comes from: the token's device or list, the key that a device is expected with, the CSR's CN, or
+ * the server.
  * @throws MusterError csr_subject
  */
-function determineId({ statements, intent, token }: Enrolling): DeviceId {
+function determineId({ statements, approvals, intent, token }: Enrolling): DeviceId {
   const wish = intent.commonName
   if (token.device !== null) {
     if (wish !== null && wish !== token.device) throw wrongSubject(wish, 'the token is for another device')
     return token.device
   }
   if (token.listed > 0) return listedId(statements, { token, wish })
+  const expected = approvals.expectedWith(intent.spkiHash, token.batch)
+  if (expected !== null && (wish === null || token.naming === 'assigned')) return expected
   if (token.naming === 'assigned') return intent.assignedId
   if (wish === null) throw wrongSubject('none', 'the request names no device')
   if (token.naming === 'list' && statements.device.get(wish)?.batch !== token.batch) {

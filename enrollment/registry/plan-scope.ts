@@ -83,6 +83,12 @@ function prepare(db: Sqlite, kind: Scope['kind']) {
     cancel: db.prepare<[Of & { now: number }]>(
       `UPDATE tokens SET cancelled_at = @now WHERE ${TOKENS[kind]} AND cancelled_at IS NULL AND used < uses`,
     ),
+    withdraw: db.prepare<[Of]>(
+      `UPDATE approvals SET state = 'rejected', device = NULL WHERE device IN (SELECT d.row FROM ${DEVICES[kind]})`,
+    ),
+    unsettle: db.prepare<[Of]>(
+      `UPDATE devices SET state = 'expected' WHERE state = 'pending' AND row IN (SELECT d.row FROM ${DEVICES[kind]})`,
+    ),
     slice: db.prepare<[Of & { from: string; limit: number }], CertificateRow & { key: string | number }>(
       `SELECT ${CERTIFICATE_COLUMNS}, ${slice.key} AS key FROM ${slice.from}
          AND c.state <> 'revoked' ORDER BY ${slice.key} LIMIT @limit`,
@@ -121,6 +127,11 @@ export function openPlanScopes(db: Sqlite) {
     },
     /** Spent ones stay: whoever repeats a request with one learns that the device was revoked. */
     cancelTokens: ({ kind, id }: Scope, now: number) => statements[kind].cancel.run({ id, now }).changes,
+    /** Nobody in the scope gets a certificate by what was asked or approved before. */
+    withdrawApprovals({ kind, id }: Scope): void {
+      statements[kind].withdraw.run({ id })
+      statements[kind].unsettle.run({ id })
+    },
     /** Up to `limit` certificates that are not revoked, from where the slice before ended (`key` of its last one). */
     slice: ({ kind, id }: Scope, at: { from: string; limit: number }) =>
       statements[kind].slice.all({ id, ...at }),

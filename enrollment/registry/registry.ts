@@ -15,6 +15,7 @@ import type {
   BrokerView,
   DeviceDetail,
   DevicePage,
+  DeviceView,
   FleetRequest,
   FleetView,
   PlanView,
@@ -25,6 +26,7 @@ import type {
 import type { Change, Cursor, IssuerRecord, Policy, ReportBatch } from '#shared/feed'
 import type {
   Act,
+  Application,
   AuditEntry,
   Credential,
   EnrollmentIntent,
@@ -32,6 +34,7 @@ import type {
   InfrastructureCertificate,
   Issuance,
   ListedRevocation,
+  NewDevice,
   NewPlan,
   NewReissue,
   NewToken,
@@ -76,10 +79,13 @@ export interface Registry {
   /**
    * Spends one use of the token, determines the device id, allocates the serial and records the intent; all or nothing.
    * The same token and key again: the same issuance, nothing spent, also when the token is spent or expired since.
+   * Where token or batch demand approval: an application, whose use is reserved; once it is approved the same request
+   * gets an issuance.
    * @throws MusterError token_unknown, token_cancelled, token_batch, token_spent, token_expired, token_tombstone,
-   *   csr_subject (no id, or one that is not on the list), id_taken, csr_key (the key of another device), held, pending
+   *   csr_subject (no id, or one that is not on the list), id_taken, csr_key (the key of another device, or not the one
+   *   that was approved), held, pending (with another token), rejected
    */
-  beginIssuance(intent: EnrollmentIntent): Promise<Issuance>
+  beginIssuance(intent: EnrollmentIntent): Promise<Issuance | Application>
   /**
    * Records a successor of the presented certificate; idempotent on (presented certificate, key).
    * @throws MusterError unrecorded, held, revoked, superseded, retired, pending, expired, notyet, successors, csr_key
@@ -101,6 +107,12 @@ export interface Registry {
   }): Promise<DevicePage>
   /** @throws MusterError not_found */
   showDevice(id: string, now: number): Promise<DeviceDetail>
+  /** Lets the device that waits enroll with this key, and no other. Idempotent. @throws MusterError not_found, conflict */
+  approveDevice(decision: { id: string; spki: string }, act: Act): Promise<DeviceView>
+  /** The token gets its use back; the same token and key are refused from now on. @throws MusterError not_found, conflict */
+  rejectDevice(decision: { id: string; spki: string }, act: Act): Promise<void>
+  /** Makes an expected device that needs no approval. @throws MusterError not_found (the batch), conflict, csr_key */
+  addDevice(device: NewDevice): Promise<DeviceView>
   /** The device leaves service: not revoked, but refused. @throws MusterError not_found, conflict */
   retireDevice(id: string, act: Act): Promise<void>
   /** By fingerprint or serial; null when the registry has no record. */

@@ -87,15 +87,21 @@ export interface DeviceViewRow extends DeviceRow {
   readonly expires_at: number | null
   /** Issuer of its newest live certificate. */
   readonly issuer: string | null
+  /** Of one that is pending: the key that it asked for, and when. */
+  readonly applied_spki: string | null
+  readonly applied_at: number | null
 }
 
 export const DEVICE_VIEW_COLUMNS = `${DEVICE_COLUMNS},
   EXISTS (SELECT 1 FROM connections n WHERE n.device = d.row) AS online,
   (SELECT MAX(x.not_after) FROM certificates x WHERE x.device = d.row AND x.state IN ('issued', 'active')) AS expires_at,
   (SELECT x.issuer FROM certificates x WHERE x.device = d.row AND x.state IN ('issued', 'active')
-     ORDER BY x.row DESC LIMIT 1) AS issuer`
+     ORDER BY x.row DESC LIMIT 1) AS issuer,
+  CASE d.state WHEN 'pending' THEN (SELECT a.spki FROM approvals a WHERE a.device = d.row) END AS applied_spki,
+  CASE d.state WHEN 'pending' THEN (SELECT a.created_at FROM approvals a WHERE a.device = d.row) END AS applied_at`
 
 export function deviceView(row: DeviceViewRow, held: boolean): DeviceView {
+  const { applied_spki: spki, applied_at: since } = row
   return {
     id: row.id,
     kind: row.kind,
@@ -107,5 +113,6 @@ export function deviceView(row: DeviceViewRow, held: boolean): DeviceView {
     lastSeenAt: row.last_seen_at,
     expiresAt: row.expires_at,
     createdAt: row.created_at,
+    application: spki === null || since === null ? null : { spki, since },
   }
 }

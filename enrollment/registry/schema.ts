@@ -242,4 +242,21 @@ export const MIGRATIONS: readonly string[] = [
   );
   CREATE UNIQUE INDEX api_tokens_name ON api_tokens (name) WHERE cancelled_at IS NULL;
   `,
+  `
+  ALTER TABLE batches ADD COLUMN approval INTEGER NOT NULL DEFAULT 0; -- 1: an operator approves its devices
+  ALTER TABLE tokens ADD COLUMN approval INTEGER NOT NULL DEFAULT 0;
+
+  -- Gone when the device has its certificate.
+  CREATE TABLE approvals (
+    row INTEGER PRIMARY KEY,
+    device INTEGER REFERENCES devices (row), -- null once it is rejected
+    token INTEGER, -- row of the token of which a use is reserved; null when nobody has asked yet
+    spki TEXT, -- null: any key
+    state TEXT NOT NULL,
+    made INTEGER NOT NULL, -- 1: the application made the device
+    created_at INTEGER NOT NULL
+  );
+  CREATE UNIQUE INDEX approvals_device ON approvals (device) WHERE device IS NOT NULL;
+  CREATE INDEX approvals_request ON approvals (spki, token);
+  `,
 ]

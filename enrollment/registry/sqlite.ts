@@ -1,4 +1,6 @@
 import type { Sqlite } from '#shared/sqlite'
+import { openApprovals } from './approvals.ts'
+import { openApproving } from './approving.ts'
 import { openAudit } from './audit.ts'
 import { openBrokers } from './brokers.ts'
 import { openCertificates } from './certificates.ts'
@@ -48,6 +50,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     streams,
     snapshots: new Set<Sqlite>(),
     certificates: openCertificates(db),
+    approvals: openApprovals(db),
     reservations: openReservations(db),
     holds: openHolds(db),
     fleets: openFleets(db),
@@ -65,6 +68,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     ...openRenewal(parts),
     ...openServices(parts),
     ...openFinish(parts),
+    ...openApproving(parts),
     ...openDevices(parts),
     ...openSynthetic(store),
     ...openProposals(parts),

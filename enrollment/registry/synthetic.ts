@@ -12,7 +12,11 @@ const SYNTHETIC_FLEETS = 'SELECT f.id FROM fleets f WHERE f.synthetic = 1'
 const SYNTHETIC_TOKENS = `SELECT t.row FROM tokens t JOIN batches b ON b.id = t.batch WHERE b.fleet IN (${SYNTHETIC_FLEETS})`
 
 function prepare(db: Sqlite) {
-  const dependents = ['DELETE FROM connections WHERE device = ?', 'DELETE FROM refusals WHERE bucket = ?']
+  const dependents = [
+    'DELETE FROM connections WHERE device = ?',
+    'DELETE FROM refusals WHERE bucket = ?',
+    'DELETE FROM approvals WHERE device = ?',
+  ]
   return {
     next: db.prepare<[number], { row: number; id: string }>(
       `SELECT d.row, d.id FROM devices d WHERE d.fleet IN (${SYNTHETIC_FLEETS}) LIMIT ?`,
@@ -22,6 +26,7 @@ function prepare(db: Sqlite) {
       'DELETE FROM certificates WHERE device = ?',
       'DELETE FROM devices WHERE row = ?',
     ].map((sql) => db.prepare<[number]>(sql)),
+    applications: db.prepare<[]>(`DELETE FROM approvals WHERE token IN (${SYNTHETIC_TOKENS})`),
     lists: db.prepare<[]>(`DELETE FROM token_devices WHERE token IN (${SYNTHETIC_TOKENS})`),
     tokens: db.prepare<[]>(`DELETE FROM tokens WHERE row IN (${SYNTHETIC_TOKENS})`),
     /** Their uses can no longer be told from their devices. */
@@ -58,6 +63,7 @@ function forgetSlice(statements: Statements, log: Intent): number {
   }
   if (devices.length > 0) log.audit({ action: 'synthetic.clear', subject: `devices:${devices.length}` })
   if (devices.length < DEVICES_PER_SLICE) {
+    statements.applications.run()
     statements.lists.run()
     statements.tokens.run()
   }

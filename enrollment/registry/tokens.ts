@@ -18,6 +18,7 @@ interface TokenRow {
   readonly cancelled_at: number | null
   readonly device: string | null
   readonly listed: number
+  readonly approval: 0 | 1
   readonly created_at: number
 }
 
@@ -29,6 +30,7 @@ interface NewRow {
   readonly expires_at: number | null
   readonly device: string | null
   readonly listed: number
+  readonly approval: 0 | 1
   readonly created_at: number
 }
 
@@ -37,8 +39,8 @@ type Statements = ReturnType<typeof prepare>
 function prepare(db: Sqlite) {
   return {
     insert: db.prepare<[NewRow]>(
-      `INSERT INTO tokens (id, hash, batch, uses, expires_at, device, listed, created_at)
-       VALUES (@id, @hash, @batch, @uses, @expires_at, @device, @listed, @created_at)`,
+      `INSERT INTO tokens (id, hash, batch, uses, expires_at, device, listed, approval, created_at)
+       VALUES (@id, @hash, @batch, @uses, @expires_at, @device, @listed, @approval, @created_at)`,
     ),
     list: db.prepare<[number | bigint, string]>(
       'INSERT OR IGNORE INTO token_devices (token, device) VALUES (?, ?)',
@@ -155,6 +157,7 @@ function insertToken(statements: Statements, { token, listed }: { token: NewToke
     expires_at: token.expiresAt,
     device: null,
     listed,
+    approval: token.approval ? 1 : 0,
     created_at: token.now,
   })
   return lastInsertRowid
@@ -195,13 +198,15 @@ function createReissue(statements: Statements, reissue: NewReissue): void {
     expires_at: reissue.expiresAt,
     device: device.id,
     listed: 0,
+    approval: 0,
     created_at: reissue.now,
   })
 }
 
 function tokenView(row: TokenRow, now: number): TokenView {
   const { id, batch, uses, used, device, listed } = row
-  const view = { id, batch, uses, used, device, listed, expiresAt: row.expires_at, createdAt: row.created_at }
+  const { expires_at: expiresAt, created_at: createdAt } = row
+  const view = { id, batch, uses, used, device, listed, approval: row.approval === 1, expiresAt, createdAt }
   if (row.cancelled_at !== null) return { ...view, state: 'cancelled' }
   if (used >= uses) return { ...view, state: 'spent' }
   if (row.expires_at !== null && row.expires_at <= now) return { ...view, state: 'expired' }

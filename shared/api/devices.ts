@@ -22,6 +22,17 @@ export const CertificateReply = Type.Object({
 })
 export type CertificateReply = Static<typeof CertificateReply>
 
+/** HTTP 202: an operator has to approve the device. The same request again, after Retry-After, gets the certificate then. */
+export const PendingReply = Type.Object({
+  state: Type.Literal('pending'),
+  device: Id,
+  /** SHA-256 of the SubjectPublicKeyInfo, hex: what the operator is shown. */
+  spki: Type.String(),
+  since: Time,
+  retryAfterS: Type.Integer(),
+})
+export type PendingReply = Static<typeof PendingReply>
+
 export const CaReply = Type.Object({
   trustDomain: Type.String(),
   root: Type.String(),
@@ -44,6 +55,8 @@ export const DeviceView = Type.Object({
   /** notAfter of the newest live certificate. */
   expiresAt: orNull(Time),
   createdAt: Time,
+  /** Of a pending device: the key that an approval is for, as SHA-256 of the SubjectPublicKeyInfo, hex. */
+  application: orNull(Type.Object({ spki: Type.String(), since: Time })),
 })
 export type DeviceView = Static<typeof DeviceView>
 
@@ -84,6 +97,20 @@ export type DeviceDetail = Static<typeof DeviceDetail>
 
 export const DevicePage = Type.Object({ devices: Type.Array(DeviceView), next: orNull(Type.String()) })
 export type DevicePage = Static<typeof DevicePage>
+
+/** SHA-256 of a SubjectPublicKeyInfo, lower-case hex. */
+const Spki = Type.String({ pattern: '^[0-9a-f]{64}$' })
+
+/** `spki`: the key that the operator was shown; another one is refused (`conflict`). */
+export const DeviceDecision = Type.Object({ spki: Spki }, { additionalProperties: false })
+export type DeviceDecision = Static<typeof DeviceDecision>
+
+/** A device that needs no approval; with `spki` only that key may enroll as it. */
+export const DeviceRequest = Type.Object(
+  { id: Id, batch: Id, spki: Type.Optional(Spki) },
+  { additionalProperties: false },
+)
+export type DeviceRequest = Static<typeof DeviceRequest>
 
 export const ServiceRequest = Type.Object({ id: Id, csr: Csr }, { additionalProperties: false })
 export type ServiceRequest = Static<typeof ServiceRequest>

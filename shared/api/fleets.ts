@@ -30,7 +30,13 @@ export const FleetView = Type.Object({
 export type FleetView = Static<typeof FleetView>
 
 export const BatchRequest = Type.Object(
-  { id: Id, fleet: Type.Optional(Id), naming: Type.Optional(Naming) },
+  {
+    id: Id,
+    fleet: Type.Optional(Id),
+    naming: Type.Optional(Naming),
+    /** Whether an operator has to approve each of its devices. */
+    approval: Type.Optional(Type.Boolean()),
+  },
   { additionalProperties: false },
 )
 export type BatchRequest = Static<typeof BatchRequest>
@@ -39,6 +45,7 @@ export const BatchView = Type.Object({
   id: Id,
   fleet: Id,
   naming: Naming,
+  approval: Type.Boolean(),
   devices: Type.Integer(),
   tokens: Type.Integer(),
   createdAt: Time,
@@ -54,6 +61,8 @@ export const TokenRequest = Type.Object(
     /** Only these ids may enroll with it. */
     devices: Type.Optional(Type.Array(Id, { minItems: 1, maxItems: 100_000 })),
     naming: Type.Optional(Naming),
+    /** Whether an operator has to approve each device that enrolls with it, even if its batch does not demand it. */
+    approval: Type.Optional(Type.Boolean()),
   },
   { additionalProperties: false },
 )
@@ -76,6 +85,7 @@ export const TokenView = Type.Object({
   device: orNull(Id),
   /** How many ids it is limited to; 0 for no list. */
   listed: Type.Integer(),
+  approval: Type.Boolean(),
   createdAt: Time,
 })
 export type TokenView = Static<typeof TokenView>

@@ -68,6 +68,8 @@ export const StatusView = Type.Object({
   cursor: Type.Object({ epoch: Type.String(), position: Type.Integer() }),
   devices: Type.Object({
     expected: Type.Integer(),
+    /** They wait for an operator's approval. */
+    pending: Type.Integer(),
     active: Type.Integer(),
     retired: Type.Integer(),
     online: Type.Integer(),

@@ -9,7 +9,7 @@ export type BatchId = Branded<'BatchId'>
 export type IdentityKind = 'device' | 'service'
 
 export type DeviceState = 'expected' | 'pending' | 'active' | 'retired'
-export type DeviceAction = 'enroll' | 'renew' | 'reissue' | 'approve' | 'retire' | 'connect'
+export type DeviceAction = 'enroll' | 'renew' | 'reissue' | 'approve' | 'reject' | 'retire' | 'connect'
 
 /** Which states permit an action; whoever acts looks here first. */
 export const ALLOWED = {
@@ -17,6 +17,7 @@ export const ALLOWED = {
   renew: ['active'],
   reissue: ['expected', 'active', 'retired'],
   approve: ['pending'],
+  reject: ['pending'],
   retire: ['expected', 'pending', 'active'],
   connect: ['active'],
 } as const satisfies Record<DeviceAction, readonly DeviceState[]>

@@ -1,6 +1,7 @@
 import type { Test } from 'tap'
 import type { Registry } from '../../enrollment/registry/registry.ts'
 import { type Plane, planeOf } from '../support/registry-plane.ts'
+import { approvalContract } from './registry/approval.ts'
 import { brokersContract } from './registry/brokers.ts'
 import { devicesContract } from './registry/devices.ts'
 import { enrollmentContract } from './registry/enrollment.ts'
@@ -36,6 +37,7 @@ export async function registryContract(t: Test, create: (t: Test) => Promise<Sto
     'fleets and batches': fleetsContract,
     tokens: tokensContract,
     enrollment: enrollmentContract,
+    approval: approvalContract,
     renewal: renewalContract,
     'devices and services': devicesContract,
     plans: plansContract,

@@ -3,6 +3,7 @@ import type { CertificateView } from '#shared/api'
 import type { Report, ReportBatch } from '#shared/feed'
 import type { DeviceId } from '#shared/identity/device'
 import type {
+  Application,
   EnrollmentIntent,
   Issuance,
   NewPlan,
@@ -73,6 +74,7 @@ export function planeOf(registry: Registry, name = 'a') {
         expiresAt: null,
         devices: null,
         naming: null,
+        approval: false,
         ...of,
       }),
     reissue: (id: string, device: string) =>
@@ -85,7 +87,19 @@ export function planeOf(registry: Registry, name = 'a') {
       return { ...issuance, fingerprint }
     },
     begin: (token: string, device: string, key: string) =>
-      registry.beginIssuance(intent({ token, key, commonName: deviceId(device) })),
+      plane.beginIssuance(intent({ token, key, commonName: deviceId(device) })),
+    /** Where nobody has to approve. */
+    async beginIssuance(request: EnrollmentIntent): Promise<Issuance> {
+      const begun = await registry.beginIssuance(request)
+      if ('waitsFor' in begun) throw new Error(`${begun.device} waits for approval`)
+      return begun
+    },
+    /** Where somebody has to. */
+    async apply(token: string, device: string, key: string): Promise<Application> {
+      const begun = await registry.beginIssuance(intent({ token, key, commonName: deviceId(device) }))
+      if ('waitsFor' in begun) return begun
+      throw new Error(`${begun.device} waits for nobody`)
+    },
     enrollWith: async (token: string, device: string, key: string) =>
       plane.finish(await plane.begin(token, device, key)),
     /** A device of the batch with a token and a key of its own. */

@@ -175,6 +175,7 @@ export async function devicesContract(t: Test, fresh: Fresh): Promise<void> {
     await plane.hold('p1', { scope: 'fleet', id: 'demo' })
     t.strictSame(await plane.registry.counts(plane.now()), {
       expected: 2,
+      pending: 0,
       active: 1,
       retired: 1,
       online: 0,

@@ -41,7 +41,7 @@ export async function enrollmentContract(t: Test, fresh: Fresh): Promise<void> {
     t.equal(own.notBefore, plane.now() - 250 - HOUR_MS)
     t.equal(own.notAfter, plane.now() - 250 + 90_000)
     const issuer = { id: plane.issuer.id, notAfter: plane.now() + 60_000 }
-    const capped = await plane.registry.beginIssuance(
+    const capped = await plane.beginIssuance(
       plane.intent({ token: 't1', key: 'k2', commonName: deviceId('d2'), issuer }),
     )
     t.equal(capped.notAfter, plane.now() - 250 + 60_000)
@@ -68,7 +68,7 @@ export async function enrollmentContract(t: Test, fresh: Fresh): Promise<void> {
     const plane = await fresh(t)
     await plane.token('t1')
     const { serial } = await plane.enrollWith('t1', 'd1', 'k1')
-    t.match(await plane.registry.beginIssuance(plane.intent({ token: 't1', key: 'k1' })), {
+    t.match(await plane.beginIssuance(plane.intent({ token: 't1', key: 'k1' })), {
       serial,
       device: 'd1',
     })
@@ -120,9 +120,7 @@ export async function enrollmentContract(t: Test, fresh: Fresh): Promise<void> {
     await t.rejects(plane.begin('none', 'd1', 'k1'), { code: 'token_unknown' })
     await plane.token('t1', { expiresAt: plane.now() + DAY_MS })
     const labelled = (label: string) =>
-      plane.registry.beginIssuance(
-        plane.intent({ token: 't1', key: 'k1', commonName: deviceId('d1'), label }),
-      )
+      plane.beginIssuance(plane.intent({ token: 't1', key: 'k1', commonName: deviceId('d1'), label }))
     await t.rejects(labelled('other'), { code: 'token_batch' })
     t.ok(await labelled('lab'), 'the label of its own batch')
     await t.rejects(plane.begin('t1', 'd2', 'k2'), {
@@ -150,7 +148,7 @@ export async function enrollmentContract(t: Test, fresh: Fresh): Promise<void> {
   await t.test('where the id comes from: the CN, once', async (t) => {
     const plane = await fresh(t)
     await plane.token('t1', { uses: 5 })
-    await t.rejects(plane.registry.beginIssuance(plane.intent({ token: 't1', key: 'k1' })), {
+    await t.rejects(plane.beginIssuance(plane.intent({ token: 't1', key: 'k1' })), {
       code: 'csr_subject',
     })
     t.match(await plane.begin('t1', 'd1', 'k1'), { device: 'd1' })
@@ -161,7 +159,7 @@ export async function enrollmentContract(t: Test, fresh: Fresh): Promise<void> {
     const plane = await fresh(t)
     await plane.token('two', { uses: 5, devices: ['d1', 'd2'].map(deviceId) })
     await plane.token('one', { uses: 5, devices: [deviceId('d3')] })
-    const unnamed = (token: string, key: string) => plane.registry.beginIssuance(plane.intent({ token, key }))
+    const unnamed = (token: string, key: string) => plane.beginIssuance(plane.intent({ token, key }))
     await t.rejects(unnamed('two', 'k'), { code: 'csr_subject' }, 'two are listed and none is named')
     await t.rejects(plane.begin('two', 'd3', 'k'), { code: 'csr_subject' }, 'on another list')
     t.match(await plane.begin('two', 'd2', 'k2'), { device: 'd2' })
@@ -181,11 +179,11 @@ export async function enrollmentContract(t: Test, fresh: Fresh): Promise<void> {
     const plane = await fresh(t)
     await plane.token('t1', { naming: 'assigned', uses: 2 })
     const assignedId = deviceId('a-1')
-    t.match(await plane.registry.beginIssuance(plane.intent({ token: 't1', key: 'k1', assignedId })), {
+    t.match(await plane.beginIssuance(plane.intent({ token: 't1', key: 'k1', assignedId })), {
       device: 'a-1',
     })
     await t.rejects(
-      plane.registry.beginIssuance(plane.intent({ token: 't1', key: 'k2', assignedId })),
+      plane.beginIssuance(plane.intent({ token: 't1', key: 'k2', assignedId })),
       { code: 'id_taken' },
       'an id that is in use is not assigned again',
     )
@@ -273,7 +271,7 @@ export async function enrollmentContract(t: Test, fresh: Fresh): Promise<void> {
     await plane.token('t1', { uses: 2 })
     const { serial } = await plane.begin('t1', 'd1', 'k1')
     const second = plane.intent({ token: 't1', key: 'k2', commonName: deviceId('d2'), serial })
-    await t.rejects(plane.registry.beginIssuance(second), { code: 'conflict' })
+    await t.rejects(plane.beginIssuance(second), { code: 'conflict' })
     t.match(await plane.registry.findToken(hex('t1'), plane.now()), { used: 1 })
   })
 }
