@@ -47,10 +47,12 @@ import type {
   SignedCertificate,
   StatusCounts,
 } from './records.ts'
+import type { RolloverIntents } from './rollover-records.ts'
 
 export type * from './records.ts'
+export type * from './rollover-records.ts'
 
-export interface Registry {
+export interface Registry extends RolloverIntents {
   readonly trustDomain: string
 
   // fleets and batches

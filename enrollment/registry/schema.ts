@@ -259,4 +259,37 @@ export const MIGRATIONS: readonly string[] = [
   CREATE UNIQUE INDEX approvals_device ON approvals (device) WHERE device IS NOT NULL;
   CREATE INDEX approvals_request ON approvals (spki, token);
   `,
+  `
+  -- The CAs that follow those of the first start; at most the newest is open (ended_at is null).
+  CREATE TABLE rollovers (
+    row INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
+    state TEXT NOT NULL,
+    from_cas TEXT NOT NULL,
+    to_cas TEXT NOT NULL,
+    published_version INTEGER NOT NULL,
+    version INTEGER NOT NULL, -- of the trust bundle, after the newest step
+    started_at INTEGER NOT NULL,
+    cut_over_at INTEGER,
+    aborted_at INTEGER,
+    ended_at INTEGER
+  );
+
+  CREATE TABLE rollover_certificates (
+    row INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    rollover TEXT NOT NULL REFERENCES rollovers (id),
+    role TEXT NOT NULL,
+    pem TEXT NOT NULL
+  );
+  CREATE INDEX rollover_certificates_rollover ON rollover_certificates (rollover);
+
+  -- The newest trust bundle that each device has fetched.
+  CREATE TABLE trust_adoptions (
+    device INTEGER PRIMARY KEY REFERENCES devices (row) ON DELETE CASCADE,
+    version INTEGER NOT NULL,
+    at INTEGER NOT NULL
+  );
+  `,
 ]

@@ -1,6 +1,7 @@
 import type { Sqlite } from '#shared/sqlite'
 import { openApprovals } from './approvals.ts'
 import { openApproving } from './approving.ts'
+import { openAdoption } from './adoption.ts'
 import { openAudit } from './audit.ts'
 import { openBrokers } from './brokers.ts'
 import { openCertificates } from './certificates.ts'
@@ -24,6 +25,7 @@ import { openRenewal } from './renewal.ts'
 import { openReports } from './reports.ts'
 import { openReservations } from './reservations.ts'
 import { openRevocationStatus } from './revocation-status.ts'
+import { openRollovers } from './rollovers.ts'
 import { openServices } from './services.ts'
 import { openSightings, openSupersession } from './sightings.ts'
 import type { Store } from './store.ts'
@@ -83,6 +85,8 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     ...openInfrastructure(store),
     ...openApiTokens(store),
     ...openIssuers(store),
+    ...openRollovers(store),
+    ...openAdoption(store),
     ...openRevocationStatus(parts),
     ...openAudit(store),
     ...openCounts(parts),

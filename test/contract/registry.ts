@@ -11,6 +11,7 @@ import { plansContract } from './registry/plans.ts'
 import { racesContract } from './registry/races.ts'
 import { renewalContract } from './registry/renewal.ts'
 import { reportsContract } from './registry/reports.ts'
+import { rolloversContract } from './registry/rollovers.ts'
 import { streamContract } from './registry/stream.ts'
 import { tokensContract } from './registry/tokens.ts'
 
@@ -44,6 +45,7 @@ export async function registryContract(t: Test, create: (t: Test) => Promise<Sto
     finalising: finalisingContract,
     'what brokers saw': reportsContract,
     'brokers, operators, issuers': brokersContract,
+    rollovers: rolloversContract,
     'the stream': streamContract,
     races: racesContract,
   } satisfies Record<string, (t: Test, fresh: Fresh) => Promise<void>>
