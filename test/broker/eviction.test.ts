@@ -115,8 +115,10 @@ t.test('what is written in the turn of the decision, or after it, does not reach
     const [connection] = broker.sessions.select({ kind: 'device', id: 'M' })
     if (connection === undefined) return t.fail('not indexed')
     const { socket } = connection
-    socket.cork()
-    if (isBefore) socket.write('written before the decision, flushed after it')
+    if (isBefore) {
+      socket.cork()
+      socket.write('written before the decision, flushed after it')
+    }
     connection.refused = 'revoked'
     socket.write('written after it')
     for (let turn = 0; turn < 5; turn++) await new Promise(setImmediate)

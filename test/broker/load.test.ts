@@ -151,6 +151,23 @@ t.test('a subscriber that does not read loses its socket, and nobody else a mess
   frozen.socket.destroy()
 })
 
+t.test('a publisher does not wait for a subscriber that has stopped reading', async (t) => {
+  const broker = await open(t)
+  const writer = await enter(broker, await broker.enroll('W', { policy: everything, fleet: 'f' }))
+  const frozen = await enter(broker, await broker.enroll('frozen', { policy: everything, fleet: 'f' }))
+  await subscribe(frozen, 'devices/x/#', 0)
+  frozen.socket.pause()
+  const [connection] = broker.sessions.select({ kind: 'device', id: 'frozen' })
+  if (connection === undefined) return t.fail('not indexed')
+  while (connection.socket.writableLength < 4 * KIB_16.length * 4 && !connection.socket.destroyed) {
+    writer.send(publish('devices/x/1', KIB_16, 0))
+    await writer.ping()
+  }
+  t.notOk(connection.socket.destroyed, 'it may still recover')
+  writer.socket.destroy()
+  frozen.socket.destroy()
+})
+
 t.test('a replay of retained and of queued messages is as slow as its reader, and whole', async (t) => {
   const broker = await open(t)
   const writer = await enter(broker, await broker.enroll('W', { policy: everything, fleet: 'f' }))

@@ -23,10 +23,10 @@ async function open(t: Test, options: Omit<TestBrokerOptions, 'authority'> = {})
 async function enter(
   broker: TestBroker,
   m: TestIdentity,
-  will: typeof WILL | undefined = WILL,
+  will: typeof WILL | null = WILL,
 ): Promise<RawClient> {
   const raw = await openRaw(broker, m)
-  const { returnCode } = await raw.connect({ clientId: m.id, ...(will === undefined ? {} : { will }) })
+  const { returnCode } = await raw.connect({ clientId: m.id, ...(will === null ? {} : { will }) })
   if (returnCode !== 0) throw new Error(`refused ${returnCode}`)
   return raw
 }
@@ -113,7 +113,7 @@ t.test(
   'the store takes no will of a client that has closed, whose deletion may have come before',
   async (t) => {
     const { broker, m } = await open(t)
-    const raw = await enter(broker, m, undefined)
+    const raw = await enter(broker, m, null)
     const [connection] = broker.sessions.select({ kind: 'device', id: 'M' })
     if (connection === undefined) return t.fail('not indexed')
     const req: Link = {
