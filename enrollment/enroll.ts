@@ -1,5 +1,5 @@
 import type { DeviceId } from '#shared/identity/device'
-import { checkCsr } from './ca/check-csr.ts'
+import { checkDeviceCsr } from './ca/check-csr.ts'
 import { issueCertificate } from './ca/issue.ts'
 import type { Deps } from './deps.ts'
 import { checkUris, type Issued, newSerial, record } from './issuance.ts'
@@ -22,7 +22,7 @@ export interface EnrollmentRequest {
  */
 export async function enroll(deps: Deps, request: EnrollmentRequest): Promise<Issued | Application> {
   // 1 check the request: limits, structure, key, proof of possession, wishes
-  const csr = await checkCsr(request.csr, deps.caKeys)
+  const csr = await checkDeviceCsr(request.csr, deps.caKeys)
   checkUris(deps, csr)
   const now = deps.now()
   deps.signingClock.check(now)
@@ -36,6 +36,7 @@ export async function enroll(deps: Deps, request: EnrollmentRequest): Promise<Is
     commonName: csr.commonName,
     label: request.label,
     assignedId: assignedId(deps),
+    wish: csr,
     serial: newSerial(deps),
     issuer: deps.authority.device,
   })

@@ -1,6 +1,6 @@
 import { MusterError } from '#shared/errors'
 import { spiffeUri } from '#shared/identity/peer'
-import { type CheckedCsr, checkCsr } from './ca/check-csr.ts'
+import { type CheckedDeviceCsr, checkDeviceCsr } from './ca/check-csr.ts'
 import { issueCertificate } from './ca/issue.ts'
 import type { Deps } from './deps.ts'
 import { type Issued, newSerial, record } from './issuance.ts'
@@ -22,7 +22,7 @@ export interface RenewalRequest {
  */
 export async function renew(deps: Deps, request: RenewalRequest): Promise<Issued> {
   // 1 check the request, and that it asks for the identity it was made with
-  const csr = await checkCsr(request.csr, deps.caKeys)
+  const csr = await checkDeviceCsr(request.csr, deps.caKeys)
   checkNames(deps, csr, request)
   const now = deps.now()
   deps.signingClock.check(now)
@@ -33,6 +33,7 @@ export async function renew(deps: Deps, request: RenewalRequest): Promise<Issued
     now,
     presented: fingerprintOf(request.presented),
     spkiHash: csr.spkiHash,
+    wish: csr,
     serial: newSerial(deps),
     issuer: deps.authority.device,
   })
@@ -57,7 +58,7 @@ export async function renew(deps: Deps, request: RenewalRequest): Promise<Issued
 }
 
 /** @throws MusterError csr_subject */
-function checkNames(deps: Deps, csr: CheckedCsr, request: RenewalRequest): void {
+function checkNames(deps: Deps, csr: CheckedDeviceCsr, request: RenewalRequest): void {
   const { id, kind } = request.presented.device
   const uri = spiffeUri(deps.authority.trustDomain, kind, id)
   const isOptional = request.names === 'optional'

@@ -15,12 +15,14 @@ import type {
   DeviceRequest,
   DeviceView,
   Explanation,
+  FleetProfile,
   FleetRequest,
   FleetView,
   Invitation,
   InvitationRequest,
   PlanRequest,
   PlanView,
+  ProfileRequest,
   Receipt,
   ServiceRequest,
   StatusView,
@@ -73,6 +75,10 @@ export function openAdminClient(access: OperatorProfile | JsonClientOptions) {
 
     createFleet: (fleet: FleetRequest) => post<FleetView>('/v1/fleets', fleet),
     listFleets: () => get<FleetView[]>('/v1/fleets'),
+    showProfile: (fleet: string) => get<FleetProfile>(`/v1/fleets/${encodeURIComponent(fleet)}/profile`),
+    /** What the profile leaves out is as in a new fleet. */
+    setProfile: (fleet: string, profile: ProfileRequest) =>
+      client.send<FleetProfile>('PUT', `/v1/fleets/${encodeURIComponent(fleet)}/profile`, profile),
     createBatch: (batch: BatchRequest) => post<BatchView>('/v1/batches', batch),
     listBatches: () => get<BatchView[]>('/v1/batches'),
 

@@ -14,6 +14,8 @@ export interface JsonClientOptions {
   readonly apiToken?: string
 }
 
+type Method = 'GET' | 'POST' | 'PUT' | 'DELETE'
+
 export interface JsonClient {
   readonly url: string
   /**
@@ -21,12 +23,7 @@ export interface JsonClient {
    * @throws MusterError with the code of the problem document, or `unreachable`; a Retry-After in seconds is in its
    *   evidence as `retryAfterS`
    */
-  send<Reply>(
-    method: 'GET' | 'POST' | 'DELETE',
-    path: string,
-    body?: unknown,
-    timeoutMs?: number,
-  ): Promise<Reply>
+  send<Reply>(method: Method, path: string, body?: unknown, timeoutMs?: number): Promise<Reply>
   /** A reply that stays open, for the change stream; ends with the signal. @throws as `send` */
   stream(path: string, signal: AbortSignal): Promise<AsyncIterable<Uint8Array>>
   close(): Promise<void>
@@ -42,12 +39,7 @@ export function openJsonClient(options: JsonClientOptions): JsonClient {
     ? { authorization: `Bearer ${options.apiToken}` }
     : {}
 
-  const call = async (
-    method: 'GET' | 'POST' | 'DELETE',
-    path: string,
-    body: unknown,
-    signal: AbortSignal,
-  ) => {
+  const call = async (method: Method, path: string, body: unknown, signal: AbortSignal) => {
     try {
       return await request(new URL(path, options.url), {
         dispatcher: agent,
@@ -65,12 +57,7 @@ export function openJsonClient(options: JsonClientOptions): JsonClient {
 
   return {
     url: options.url,
-    async send<Reply>(
-      method: 'GET' | 'POST' | 'DELETE',
-      path: string,
-      body?: unknown,
-      timeoutMs = REPLY_DEADLINE_MS,
-    ) {
+    async send<Reply>(method: Method, path: string, body?: unknown, timeoutMs = REPLY_DEADLINE_MS) {
       const reply = await call(method, path, body, AbortSignal.timeout(timeoutMs))
       const text = await reply.body.text()
       if (reply.statusCode >= 400) throw fromProblem(text, reply.statusCode, reply.headers['retry-after'])

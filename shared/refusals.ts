@@ -199,8 +199,8 @@ export const REFUSALS = {
   'R-CSR-KEY': {
     stage: 'enroll',
     text: 'The key of the request is not acceptable.',
-    evidence: ['key'],
-    fix: 'Make a new P-256 key on the device.',
+    evidence: ['key', 'why', 'fleet', 'allowed'],
+    fix: 'Make a new key on the device, of a type that its fleet allows: `muster fleet profile show <fleet>`.',
   },
   'R-CSR-SUBJECT': {
     stage: 'enroll',

@@ -5,6 +5,7 @@ import {
   caIssuers,
   crlDistributionPoint,
   extKeyUsage,
+  type GeneralName,
   keyUsage,
   ocspAndCaIssuers,
   subjectAltName,
@@ -55,6 +56,10 @@ export interface CertificateRequest {
   readonly notAfter: number
   /** DNS names and IP addresses; servers and brokers need at least one, nobody else may have any. */
   readonly hosts?: readonly string[]
+  /** What the profile of a device's fleet adds to the subject. */
+  readonly subject?: { readonly organization: string | null; readonly organizationalUnit: string | null }
+  /** What it adds to the SAN; devices only. */
+  readonly names?: readonly GeneralName[]
 }
 
 export interface SignedCertificate {
@@ -94,7 +99,7 @@ function encodeLeaf(issuer: Issuer, request: CertificateRequest): Buffer {
     serial: request.serial,
     algorithm: issuer.signer.algorithm,
     issuer: issuer.name,
-    subject: encodeName({ commonName: request.id }),
+    subject: encodeName({ ...request.subject, commonName: request.id }),
     notBefore: request.notBefore,
     notAfter: request.notAfter,
     spki: request.spki,
@@ -107,6 +112,7 @@ function encodeLeaf(issuer: Issuer, request: CertificateRequest): Buffer {
       subjectAltName([
         { uri: spiffeUri(issuer.trustDomain, request.profile, request.id) },
         ...hosts.map((host) => ({ host })),
+        ...(request.names ?? []),
       ]),
       crlDistributionPoint(distributionPoint(issuer, request.serial)),
       ocspUrl === null ? caIssuers(caUrl) : ocspAndCaIssuers({ ocspUrl, caUrl }),

@@ -9,11 +9,11 @@ import { type PeerKind, spiffeUri } from '#shared/identity/peer'
 import { readTbs, serialHex, type Tbs } from '#shared/pki/certificate'
 import { textOf } from '#shared/pki/der'
 import { sequence } from '#shared/pki/der-write'
-import { addressOctets } from '#shared/pki/extensions'
+import { addressOctets, type GeneralName } from '#shared/pki/extensions'
 import { nameAttributes } from '#shared/pki/name'
 import { OID } from '#shared/pki/oid'
 import * as read from '#shared/pki/read-extensions'
-import { keyKind } from '#shared/pki/spki'
+import { certifiableType, keyKind } from '#shared/pki/spki'
 import { encodeTime } from '#shared/pki/time'
 import { PROFILES } from './profile.ts'
 import { keyIdentifier } from './template.ts'
@@ -34,6 +34,9 @@ export interface LeafOrder {
   readonly notBefore: number
   readonly notAfter: number
   readonly hosts: readonly string[]
+  /** What the profile of a device's fleet adds to subject and SAN. */
+  readonly subject?: { readonly organization: string | null; readonly organizationalUnit: string | null }
+  readonly names?: readonly GeneralName[]
 }
 
 export interface LeafContext {
@@ -61,7 +64,7 @@ const COMMON: Rules<{ signing: Signing }> = {
   validity_encoding: (tbs) =>
     tbs.validity.raw.equals(sequence(encodeTime(tbs.notBefore), encodeTime(tbs.notAfter))),
   validity_within_issuer: (tbs, { signing }) => tbs.notAfter <= signing.notAfter,
-  key: (tbs) => ['P-256', 'P-384'].includes(keyKind(tbs.spki).type),
+  key: (tbs) => certifiableType(keyKind(tbs.spki)) !== null,
   authority_key_id: (tbs, { signing }) =>
     read.readAuthorityKeyId(optional(tbs, OID.authorityKeyIdentifier))?.equals(signing.keyId) === true,
   subject_key_id: (tbs) =>
@@ -74,7 +77,9 @@ const LEAF: Rules<LeafContext> = {
   order_serial: (tbs, { order }) => serialHex(tbs.serial) === order.serial,
   order_dates: (tbs, { order }) => tbs.notBefore === order.notBefore && tbs.notAfter === order.notAfter,
   order_key: (tbs, { order }) => tbs.spki.raw.equals(order.spki),
-  subject: (tbs, { order }) => isDeviceId(order.id) && isOnlyCommonName(tbs, order.id),
+  // only a device's key may be of a type that its profile has opted in to
+  order_key_type: (tbs, { order }) => order.profile === 'device' || isPlainKey(tbs),
+  subject: (tbs, { order }) => isDeviceId(order.id) && isSubject(tbs, order),
   extension_set: (tbs) => hasExactly(tbs, LEAF_EXTENSIONS),
   basic_constraints: (tbs) => !read.readBasicConstraints(critical(tbs, OID.basicConstraints)).isCa,
   key_usage: (tbs, { order }) =>
@@ -83,12 +88,20 @@ const LEAF: Rules<LeafContext> = {
     isSame(read.readExtKeyUsage(optional(tbs, OID.extKeyUsage)), PROFILES[order.profile].purposes),
   san_uri: (tbs, { order, trustDomain }) => {
     const uris = sanOf(tbs).flatMap((name) => (name.type === 'uri' ? [name.text] : []))
-    return isSame(uris, [spiffeUri(trustDomain, order.profile, order.id)])
+    const extra = namesIn(order).flatMap((name) => ('uri' in name ? [name.uri] : []))
+    const isFit = extra.every((uri) => !uri.toLowerCase().startsWith('spiffe:'))
+    return isFit && isSame(uris, [spiffeUri(trustDomain, order.profile, order.id), ...extra])
   },
   san_hosts: (tbs, { order }) => {
     const others = sanOf(tbs).filter((name) => name.type !== 'uri')
     const isFit = PROFILES[order.profile].hasHosts ? order.hosts.length > 0 : order.hosts.length === 0
-    return isFit && isSame(others.map(hostKey), order.hosts.map(wantedHostKey))
+    const extra = namesIn(order).flatMap((name) => ('host' in name ? [name.host] : []))
+    return isFit && isSame(others.map(hostKey), [...order.hosts, ...extra].map(wantedHostKey))
+  },
+  // what a device is called beside its id is never an address
+  names: (_tbs, { order }) => {
+    const isDevice = order.profile === 'device'
+    return namesIn(order).every((name) => isDevice && ('uri' in name || isIP(name.host) === 0))
   },
   crl_distribution_point: (tbs, { crlUrl }) =>
     read.readDistributionPoint(optional(tbs, OID.crlDistributionPoints)) === crlUrl,
@@ -122,6 +135,7 @@ export interface CaContext {
 
 /** Rules of a CA's own certificate. */
 const CA: Rules<CaContext> = {
+  ca_key: isPlainKey,
   key_usage: (tbs) => isSame(read.readKeyUsage(critical(tbs, OID.keyUsage)), ['keyCertSign', 'cRLSign']),
   basic_constraints: (tbs, { pathLength }) => {
     const constraints = read.readBasicConstraints(critical(tbs, OID.basicConstraints))
@@ -193,9 +207,23 @@ function sanOf(tbs: Tbs): read.ReadName[] {
   return read.readSubjectAltName(optional(tbs, OID.subjectAltName))
 }
 
-function isOnlyCommonName(tbs: Tbs, id: string): boolean {
-  const [attribute, ...others] = nameAttributes(tbs.subject)
-  return others.length === 0 && attribute?.type === OID.commonName && textOf(attribute.value) === id
+function namesIn(order: LeafOrder): readonly GeneralName[] {
+  return order.names ?? []
+}
+
+function isPlainKey(tbs: Tbs): boolean {
+  return ['P-256', 'P-384'].includes(keyKind(tbs.spki).type)
+}
+
+/** Organization and unit where the order has them, then the common name; nothing else. */
+function isSubject(tbs: Tbs, { id, subject }: LeafOrder): boolean {
+  const wanted = [
+    [OID.organization, subject?.organization ?? null],
+    [OID.organizationalUnit, subject?.organizationalUnit ?? null],
+    [OID.commonName, id],
+  ].filter(([, text]) => text !== null)
+  const said = nameAttributes(tbs.subject).map(({ type, value }) => [type, textOf(value)])
+  return JSON.stringify(said) === JSON.stringify(wanted)
 }
 
 function hasExactly(tbs: Tbs, types: readonly string[]): boolean {

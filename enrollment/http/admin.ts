@@ -4,7 +4,6 @@ import {
   BatchRequest,
   DeviceDecision,
   DeviceRequest,
-  FleetRequest,
   PlanApply,
   PlanRequest,
   ServiceRequest,
@@ -17,6 +16,7 @@ import { applyPlan, awaitReceipt, proposePlan, undoPlan } from '../plans.ts'
 import { createService } from '../services.ts'
 import { status } from '../status.ts'
 import { checkedId, createApiToken, createToken, reissueDevice } from '../tokens.ts'
+import { FLEET_ROUTES } from './fleets.ts'
 import { type Route, route } from './routes.ts'
 
 const text = Type.Optional(Type.String({ maxLength: 128 }))
@@ -41,20 +41,7 @@ const ReissueRequest = Type.Object(
 const PAGE = 100
 const RECEIPT_WAIT_MS = 10_000
 
-const fleets = [
-  route({
-    method: 'POST',
-    path: '/v1/fleets',
-    role: 'operator',
-    body: FleetRequest,
-    handle: async ({ deps, body, by }) => deps.registry.createFleet(body, { now: deps.now(), by }),
-  }),
-  route({
-    method: 'GET',
-    path: '/v1/fleets',
-    role: 'operator',
-    handle: async ({ deps }) => deps.registry.listFleets(),
-  }),
+const batches = [
   route({
     method: 'POST',
     path: '/v1/batches',
@@ -254,4 +241,11 @@ const plane = [
 ]
 
 /** The admin API, for operators. */
-export const ADMIN_ROUTES: readonly Route[] = [...fleets, ...tokens, ...devices, ...plans, ...plane]
+export const ADMIN_ROUTES: readonly Route[] = [
+  ...FLEET_ROUTES,
+  ...batches,
+  ...tokens,
+  ...devices,
+  ...plans,
+  ...plane,
+]

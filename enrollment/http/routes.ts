@@ -36,7 +36,7 @@ export class Later {
 
 /** A route as data: the role is part of it, so that a test can try every route as everybody. */
 export interface Route {
-  readonly method: 'GET' | 'POST' | 'DELETE'
+  readonly method: 'GET' | 'POST' | 'PUT' | 'DELETE'
   readonly path: string
   readonly role: Role
   /** Checks body and query, then acts. What it returns is sent as JSON, a stream as NDJSON, `Later` as 202, nothing as 204. */

@@ -3,8 +3,9 @@ import { MusterError } from '#shared/errors'
 import type { FleetRecord, Policy } from '#shared/feed'
 import { SERVICES_FLEET } from '#shared/identity/device'
 import type { Sqlite } from '#shared/sqlite'
-import { DEFAULT_FLEET, DEFAULT_LIFETIME_MS, DEFAULT_POLICY } from './defaults.ts'
+import { DEFAULT_FLEET, DEFAULT_POLICY } from './defaults.ts'
 import type { Intent } from './ledger.ts'
+import { profileColumns, profileOf } from './profiles.ts'
 import type { Registry } from './registry.ts'
 import type { Store } from './store.ts'
 
@@ -12,6 +13,7 @@ export interface FleetRow {
   readonly row: number
   readonly id: string
   readonly lifetime_ms: number
+  readonly profile: string
   readonly policy: string
   readonly policy_epoch: number
   readonly synthetic: 0 | 1
@@ -47,8 +49,9 @@ export function fleetRecord(row: FleetRow): FleetRecord {
 /** Fleets and batches, for those parts of the registry that make or read them within an intent of their own. */
 export function openFleets(db: Sqlite) {
   const find = db.prepare<[string], FleetRow>('SELECT * FROM fleets WHERE id = ?')
-  const insert = db.prepare<[string, number, string, 0 | 1, number]>(
-    'INSERT INTO fleets (id, lifetime_ms, policy, policy_epoch, synthetic, created_at) VALUES (?, ?, ?, 1, ?, ?)',
+  const insert = db.prepare<[string, number, string, string, 0 | 1, number]>(
+    `INSERT INTO fleets (id, lifetime_ms, profile, policy, policy_epoch, synthetic, created_at)
+     VALUES (?, ?, ?, ?, 1, ?, ?)`,
   )
   const findBatch = db.prepare<[string], BatchRow>(
     'SELECT id, fleet, naming, approval, created_at FROM batches WHERE id = ?',
@@ -66,7 +69,9 @@ export function openFleets(db: Sqlite) {
         throw new MusterError('conflict', `Cannot make the fleet "${fleet.id}": there is one of this name`)
       }
       const policy = JSON.stringify(fleet.policy ?? DEFAULT_POLICY)
-      insert.run(fleet.id, fleet.lifetimeMs ?? DEFAULT_LIFETIME_MS, policy, fleet.synthetic ? 1 : 0, at.now)
+      const { lifetimeMs = fleet.lifetimeMs, ...rest } = fleet.profile ?? {}
+      const { lifetime_ms, profile } = profileColumns({ ...rest, ...(lifetimeMs ? { lifetimeMs } : {}) })
+      insert.run(fleet.id, lifetime_ms, profile, policy, fleet.synthetic ? 1 : 0, at.now)
       const row = this.require(fleet.id)
       at.log.change({ kind: 'fleet', fleet: fleetRecord(row) })
       return row
@@ -137,7 +142,8 @@ export function openFleetIntents({ store, fleets }: { store: Store; fleets: Flee
 function fleetView(row: FleetRow & { devices: number }): FleetView {
   const { id, policy, policyEpoch } = fleetRecord(row)
   const { lifetime_ms: lifetimeMs, devices, created_at: createdAt } = row
-  return { id, lifetimeMs, policy, policyEpoch, synthetic: row.synthetic === 1, devices, createdAt }
+  const profile = profileOf(row)
+  return { id, lifetimeMs, policy, policyEpoch, profile, synthetic: row.synthetic === 1, devices, createdAt }
 }
 
 function batchView(row: CountedBatchRow | undefined): BatchView {

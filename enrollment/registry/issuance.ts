@@ -182,6 +182,7 @@ function issue(enrolling: Enrolling, device: DeviceRow, log: Intent): Issuance {
     issuer: intent.issuer,
     device,
     spki: intent.spkiHash,
+    wish: intent.wish,
     token: token.row,
     predecessor: null,
     line: device.id,

@@ -3,6 +3,7 @@ import type { CertificateView, DeviceView, Naming, Reason } from '#shared/api'
 import type { Evidence, RefusalErrorCode } from '#shared/errors'
 import type { Change, Scope } from '#shared/feed'
 import type { DeviceId, IdentityKind } from '#shared/identity/device'
+import type { KeyType } from '#shared/pki/spki'
 
 /** Who acts: `operator:<name>`, `token:<id>`, `device:<id>`, `broker:<id>` or `plane` (the service itself). */
 export type Actor = string
@@ -21,6 +22,24 @@ export interface IssuingCa {
   readonly notAfter: number
 }
 
+/** What a request asks for that only the profile of the fleet can grant. */
+export interface DeviceWish {
+  readonly key: { readonly type: KeyType; readonly name: string }
+  /** SAN entries beside the SPIFFE id: `URI:…`, `DNS:…`. */
+  readonly names: readonly string[]
+  readonly organization: string | null
+  readonly organizationalUnit: string | null
+}
+
+/** A SAN entry; a host is a DNS name. */
+export type SanName = { readonly uri: string } | { readonly host: string }
+
+/** What the profile of the fleet puts into a certificate beside the identity. */
+export interface IssuedNames {
+  readonly subject: { readonly organization: string | null; readonly organizationalUnit: string | null }
+  readonly names: readonly SanName[]
+}
+
 export interface EnrollmentIntent {
   readonly now: number
   /** SHA-256 of the token, lower-case hex. */
@@ -33,6 +52,7 @@ export interface EnrollmentIntent {
   readonly label: string | null
   /** Used when the batch's naming is `assigned`. */
   readonly assignedId: DeviceId
+  readonly wish: DeviceWish
   /** 16 random octets, hex: the serial if a new one is needed. */
   readonly serial: string
   readonly issuer: IssuingCa
@@ -43,6 +63,7 @@ export interface RenewalIntent {
   /** Fingerprint of the certificate that was presented over TLS. */
   readonly presented: string
   readonly spkiHash: string
+  readonly wish: DeviceWish
   readonly serial: string
   readonly issuer: IssuingCa
 }
@@ -64,7 +85,7 @@ export interface Application {
 }
 
 /** What has been recorded to be signed. `certificate` is the DER when an identical request was answered before. */
-export interface Issuance {
+export interface Issuance extends IssuedNames {
   readonly serial: string
   readonly device: DeviceId
   readonly kind: IdentityKind
@@ -72,6 +93,9 @@ export interface Issuance {
   readonly issuer: string
   readonly notBefore: number
   readonly notAfter: number
+  /** The window in which the device is to ask for the next certificate, chosen once. */
+  readonly renewAfter: number
+  readonly renewBefore: number
   readonly certificate: Buffer | null
 }
 

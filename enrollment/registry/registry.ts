@@ -16,9 +16,11 @@ import type {
   DeviceDetail,
   DevicePage,
   DeviceView,
+  FleetProfile,
   FleetRequest,
   FleetView,
   PlanView,
+  ProfileRequest,
   Receipt,
   RefusalView,
   TokenView,
@@ -61,6 +63,10 @@ export interface Registry extends RolloverIntents {
   listFleets(): Promise<FleetView[]>
   /** Replaces the policy and raises its epoch. @throws MusterError not_found */
   setPolicy(fleet: string, policy: Policy, act: Act): Promise<FleetView>
+  /** @throws MusterError not_found */
+  showProfile(fleet: string): Promise<FleetProfile>
+  /** Replaces the profile; it counts from the next issuance on. @throws MusterError not_found */
+  setProfile(fleet: string, profile: ProfileRequest, act: Act): Promise<FleetProfile>
   /** Fleet `default` when none is named. @throws MusterError conflict, not_found (the fleet) */
   createBatch(batch: BatchRequest, act: Act): Promise<BatchView>
   listBatches(): Promise<BatchView[]>

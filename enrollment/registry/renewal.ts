@@ -112,6 +112,7 @@ function succeed(
     issuer: intent.issuer,
     device,
     spki: intent.spkiHash,
+    wish: intent.wish,
     token: null,
     predecessor: presented.row,
     line: presented.line,

@@ -1,7 +1,9 @@
 import type { Sqlite } from '#shared/sqlite'
-import type { Issuance, IssuingCa } from './registry.ts'
+import type { Dates } from './profile-rules.ts'
+import type { Profiles } from './profiles.ts'
+import type { DeviceWish, Issuance, IssuingCa } from './registry.ts'
 import type { CertificateRow, DeviceRow } from './rows.ts'
-import { isExpired, validity } from './validity.ts'
+import { isExpired } from './validity.ts'
 
 /** A certificate that is about to be recorded as `reserved`. */
 export interface Reservation {
@@ -10,6 +12,8 @@ export interface Reservation {
   readonly issuer: IssuingCa
   readonly device: DeviceRow
   readonly spki: string
+  /** Null for a service, which has no profile to ask for more of. */
+  readonly wish: DeviceWish | null
   readonly token: number | null
   readonly predecessor: number | null
   /** A sighting of it supersedes the older certificates of the same device and line. */
@@ -25,6 +29,8 @@ interface ReservedColumns {
   spki: string
   not_before: number
   not_after: number
+  renew_after: number
+  renew_before: number
   token: number | null
   predecessor: number | null
   line: string
@@ -34,43 +40,32 @@ interface ReservedColumns {
 
 function prepare(db: Sqlite) {
   return {
-    lifetime: db.prepare<[string], { lifetime_ms: number }>('SELECT lifetime_ms FROM fleets WHERE id = ?'),
     der: db.prepare<[number], { der: Buffer | null }>('SELECT der FROM certificates WHERE row = ?'),
     insert: db.prepare<[ReservedColumns]>(
       `INSERT INTO certificates
-         (serial, issuer, device, spki, state, not_before, not_after, token, predecessor, line, activates, created_at)
-       VALUES (@serial, @issuer, @device, @spki, 'reserved', @not_before, @not_after, @token, @predecessor, @line,
-         @activates, @created_at)`,
+         (serial, issuer, device, spki, state, not_before, not_after, renew_after, renew_before, token, predecessor,
+          line, activates, created_at)
+       VALUES (@serial, @issuer, @device, @spki, 'reserved', @not_before, @not_after, @renew_after, @renew_before,
+         @token, @predecessor, @line, @activates, @created_at)`,
     ),
-    redate: db.prepare<[string, number, number, number]>(
-      'UPDATE certificates SET issuer = ?, not_before = ?, not_after = ? WHERE row = ?',
+    redate: db.prepare<[Dates & { issuer: string; row: number }]>(
+      `UPDATE certificates SET issuer = @issuer, not_before = @notBefore, not_after = @notAfter,
+         renew_after = @renewAfter, renew_before = @renewBefore WHERE row = @row`,
     ),
   }
 }
 
 /** Records what is about to be signed, and takes it up again when it was interrupted. */
-export function openReservations(db: Sqlite) {
+export function openReservations(db: Sqlite, profiles: Profiles) {
   const statements = prepare(db)
-  const dates = (of: { now: number; issuer: IssuingCa; fleet: string }) => {
-    const fleet = statements.lifetime.get(of.fleet)
-    if (fleet === undefined) throw new Error(`no fleet ${of.fleet}`) // a foreign key keeps this from happening
-    return validity({ now: of.now, lifetimeMs: fleet.lifetime_ms, issuerNotAfter: of.issuer.notAfter })
-  }
   return {
+    /** @throws MusterError csr_key, csr_subject: what the profile of the fleet does not grant */
     reserve(of: Reservation): Issuance {
-      const { notBefore, notAfter } = dates({ now: of.now, issuer: of.issuer, fleet: of.device.fleet })
-      statements.insert.run(columns(of, { notBefore, notAfter }))
-      const { id: device, kind, fleet } = of.device
-      return {
-        serial: of.serial,
-        device,
-        kind,
-        fleet,
-        issuer: of.issuer.id,
-        notBefore,
-        notAfter,
-        certificate: null,
-      }
+      const names = profiles.names(of.device, of.wish)
+      const dates = profiles.dates({ ...of, fleet: of.device.fleet })
+      statements.insert.run(columns(of, dates))
+      const { serial, issuer } = of
+      return issuanceOf(of.device, { serial, issuer: issuer.id, ...dates, ...names, certificate: null })
     },
     /**
      * The issuance of a certificate that was asked for before. One that expired unsigned gets new dates:
@@ -78,21 +73,32 @@ export function openReservations(db: Sqlite) {
      */
     resume(found: CertificateRow, at: { device: DeviceRow; now: number; issuer: IssuingCa }): Issuance {
       const { device } = at
-      let { issuer, not_before: notBefore, not_after: notAfter } = found
-      if (found.state === 'reserved' && isExpired(notAfter, at.now)) {
-        ;({ notBefore, notAfter } = dates({ now: at.now, issuer: at.issuer, fleet: device.fleet }))
-        issuer = at.issuer.id
-        statements.redate.run(issuer, notBefore, notAfter, found.row)
-      }
-      const { id, kind, fleet } = device
+      const { serial } = found
+      const names = profiles.names(device, null)
       const certificate = statements.der.get(found.row)?.der ?? null
-      return { serial: found.serial, device: id, kind, fleet, issuer, notBefore, notAfter, certificate }
+      if (found.state !== 'reserved' || !isExpired(found.not_after, at.now)) {
+        return issuanceOf(device, { serial, issuer: found.issuer, ...datesIn(found), ...names, certificate })
+      }
+      const dates = profiles.dates({ ...at, serial, fleet: device.fleet })
+      const issuer = at.issuer.id
+      statements.redate.run({ ...dates, issuer, row: found.row })
+      return issuanceOf(device, { serial, issuer, ...dates, ...names, certificate })
     },
   }
 }
+
+function issuanceOf(of: DeviceRow, signed: Omit<Issuance, 'device' | 'kind' | 'fleet'>): Issuance {
+  const { id: device, kind, fleet } = of
+  return { device, kind, fleet, ...signed }
+}
+
+function datesIn(row: CertificateRow): Dates {
+  const { not_before: notBefore, not_after: notAfter } = row
+  return { notBefore, notAfter, renewAfter: row.renew_after, renewBefore: row.renew_before }
+}
 export type Reservations = ReturnType<typeof openReservations>
 
-function columns(of: Reservation, dates: { notBefore: number; notAfter: number }): ReservedColumns {
+function columns(of: Reservation, dates: Dates): ReservedColumns {
   return {
     serial: of.serial,
     issuer: of.issuer.id,
@@ -100,6 +106,8 @@ function columns(of: Reservation, dates: { notBefore: number; notAfter: number }
     spki: of.spki,
     not_before: dates.notBefore,
     not_after: dates.notAfter,
+    renew_after: dates.renewAfter,
+    renew_before: dates.renewBefore,
     token: of.token,
     predecessor: of.predecessor,
     line: of.line,

@@ -28,6 +28,8 @@ export interface CertificateRow {
   readonly state: CertificateState
   readonly not_before: number
   readonly not_after: number
+  readonly renew_after: number
+  readonly renew_before: number
   readonly superseded_from: number | null
   readonly revoked_at: number | null
   readonly reason: string | null
@@ -39,7 +41,7 @@ export interface CertificateRow {
 }
 
 export const CERTIFICATE_COLUMNS = `c.row, c.serial, c.fingerprint, c.issuer, c.device AS device_row, d.id AS device, c.spki,
-  c.state, c.not_before, c.not_after, c.superseded_from, c.revoked_at, c.reason, c.first_seen_at, c.predecessor, c.line,
+  c.state, c.not_before, c.not_after, c.renew_after, c.renew_before, c.superseded_from, c.revoked_at, c.reason, c.first_seen_at, c.predecessor, c.line,
   c.activates, c.created_at`
 
 export const CERTIFICATES = 'certificates c JOIN devices d ON d.row = c.device'

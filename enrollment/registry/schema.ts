@@ -1,3 +1,5 @@
+import { PROFILES } from './schema-profiles.ts'
+
 /**
  * The schema of registry.db, one entry per version; a released entry is never edited.
  *
@@ -292,4 +294,5 @@ export const MIGRATIONS: readonly string[] = [
     at INTEGER NOT NULL
   );
   `,
+  PROFILES,
 ]

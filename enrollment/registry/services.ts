@@ -73,6 +73,7 @@ function begin(
     issuer: intent.issuer,
     device,
     spki: intent.spkiHash,
+    wish: null,
     token: null,
     predecessor: null,
     line: intent.serial,

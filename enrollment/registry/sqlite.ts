@@ -1,7 +1,7 @@
 import type { Sqlite } from '#shared/sqlite'
+import { openAdoption } from './adoption.ts'
 import { openApprovals } from './approvals.ts'
 import { openApproving } from './approving.ts'
-import { openAdoption } from './adoption.ts'
 import { openAudit } from './audit.ts'
 import { openBrokers } from './brokers.ts'
 import { openCertificates } from './certificates.ts'
@@ -17,6 +17,7 @@ import { openIssuers } from './issuers.ts'
 import { openPlanRows } from './plan-rows.ts'
 import { openPlanScopes } from './plan-scope.ts'
 import { openPlans } from './plans.ts'
+import { openProfileIntents, openProfiles } from './profiles.ts'
 import { openProposals } from './proposals.ts'
 import { openReceiptBook, openReceipts } from './receipts.ts'
 import { openRefusalLog, openRefusals } from './refusals.ts'
@@ -53,7 +54,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     snapshots: new Set<Sqlite>(),
     certificates: openCertificates(db),
     approvals: openApprovals(db),
-    reservations: openReservations(db),
+    reservations: openReservations(db, openProfiles(db)),
     holds: openHolds(db),
     fleets: openFleets(db),
     plans: openPlanRows(db),
@@ -65,6 +66,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
   return {
     trustDomain,
     ...openFleetIntents(parts),
+    ...openProfileIntents(parts),
     ...openTokens(parts),
     ...openIssuance(parts),
     ...openRenewal(parts),

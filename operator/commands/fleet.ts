@@ -3,9 +3,11 @@ import type { Context } from '../context.ts'
 import { formatDuration, formatWhen, parseDuration } from '../duration.ts'
 import { table } from '../table.ts'
 import { type Invocation, noun, type Use } from '../verb.ts'
+import { addProfileCommands, profileIn } from './profile.ts'
 
 interface CreateOptions {
   readonly lifetime?: string
+  readonly profile?: string
   readonly publish: readonly string[]
   readonly subscribe: readonly string[]
   readonly synthetic?: boolean
@@ -19,6 +21,7 @@ export function addFleetCommands(program: Command, use: Use): void {
     .command('create')
     .description('make a fleet')
     .argument('<id>')
+    .option('--profile <file>', 'JSON with keys, lifetime, renewal and names; see docs/profiles.md')
     .option('--lifetime <duration>', 'life of its device certificates; 30d when not given')
     .option(
       '--publish <topic>',
@@ -29,16 +32,18 @@ export function addFleetCommands(program: Command, use: Use): void {
     .option('--subscribe <topic>', 'topics that a device may read, repeatable', collect, [])
     .option('--synthetic', 'simulated devices: left out of counts, ended by `muster demo clear`')
     .action(use(createFleet))
+  addProfileCommands(fleet, use)
   fleet.command('list').description('fleets, with their policies').action(use(listFleets))
 }
 
 async function createFleet(context: Context, { args, options }: Invocation<CreateOptions>) {
   const [id = ''] = args
-  const { lifetime, publish, subscribe, synthetic } = options
+  const { lifetime, profile, publish, subscribe, synthetic } = options
   const hasPolicy = publish.length + subscribe.length > 0
   const fleet = await context.plane().createFleet({
     id,
     ...(lifetime ? { lifetimeMs: parseDuration(lifetime) } : {}),
+    ...(profile ? { profile: profileIn(profile) } : {}),
     ...(hasPolicy ? { policy: { publish: [...publish], subscribe: [...subscribe] } } : {}),
     ...(synthetic ? { synthetic } : {}),
   })

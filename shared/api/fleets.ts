@@ -1,6 +1,7 @@
 import { type Static, Type } from 'typebox'
 import { Policy } from '../feed.ts'
 import { Id, orNull, Time } from './fields.ts'
+import { FleetProfile, ProfileRequest } from './profile.ts'
 
 export const Naming = Type.Union([Type.Literal('csr'), Type.Literal('list'), Type.Literal('assigned')])
 export type Naming = Static<typeof Naming>
@@ -8,9 +9,10 @@ export type Naming = Static<typeof Naming>
 export const FleetRequest = Type.Object(
   {
     id: Id,
-    /** Life of its device certificates, ms; default 30 days. */
+    /** Life of its device certificates, ms; default 30 days, or what the profile says. */
     lifetimeMs: Type.Optional(Type.Integer({ minimum: 60_000 })),
     policy: Type.Optional(Policy),
+    profile: Type.Optional(ProfileRequest),
     /** Left out of counts and thresholds, and cleared by `muster demo clear`. */
     synthetic: Type.Optional(Type.Boolean()),
   },
@@ -23,6 +25,7 @@ export const FleetView = Type.Object({
   lifetimeMs: Type.Integer(),
   policy: Policy,
   policyEpoch: Type.Integer(),
+  profile: FleetProfile,
   synthetic: Type.Boolean(),
   devices: Type.Integer(),
   createdAt: Time,

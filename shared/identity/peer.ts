@@ -10,6 +10,7 @@ import { commonNames } from '../pki/name.ts'
 import { OID, oidName } from '../pki/oid.ts'
 import {
   type Extension,
+  type ReadName,
   readBasicConstraints,
   readExtKeyUsage,
   readKeyUsage,
@@ -125,18 +126,24 @@ function checkForm({ tbs, algorithm }: Certificate): void {
 /** Exactly one URI, of our trust domain and an expected kind, and exactly one CN that equals its id. */
 function identityOf(tbs: Tbs, { trustDomain, kinds }: Expected): { kind: PeerKind; id: string } {
   const names = readSubjectAltName(required(tbs, OID.subjectAltName))
-  const uris = names.filter((name) => name.type === 'uri')
+  const uris = names.filter((name) => name.type === 'uri' && /^spiffe:/i.test(name.text))
   const [uri] = uris
-  if (uri === undefined || uris.length > 1) throw refusal(`${uris.length} SAN URIs`)
+  if (uri?.type !== 'uri' || uris.length > 1) throw refusal(`${uris.length} SAN URIs of identities`)
   const kind = kinds.find((candidate) => uri.text.startsWith(spiffeUri(trustDomain, candidate, '')))
   if (kind === undefined) throw refusal(`SAN URI ${uri.text.slice(0, 200)}`)
   const id = uri.text.slice(spiffeUri(trustDomain, kind, '').length)
   if (!isDeviceId(id)) throw refusal('SAN URI with an impossible id')
-  if (!SERVES_HOSTS[kind] && names.length > 1) throw refusal('SAN with other names than the URI')
+  if (!isFit(kind, names)) throw refusal('SAN with other names than the URI')
   const common = commonNames(tbs.subject)
   if (common.length !== 1) throw refusal(`${common.length} common names`)
   if (common[0] !== id) throw refusal('common name other than the id of the SAN URI')
   return { kind, id }
+}
+
+/** The profile of a fleet may give its devices web addresses and DNS names; nobody else but servers has any. */
+function isFit(kind: PeerKind, names: readonly ReadName[]): boolean {
+  if (SERVES_HOSTS[kind] || names.length === 1) return true
+  return kind === 'device' && names.every(({ type }) => type === 'uri' || type === 'dns')
 }
 
 function checkUsage(tbs: Tbs, kind: PeerKind): void {

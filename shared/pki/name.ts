@@ -5,12 +5,14 @@ import { OID } from './oid.ts'
 
 /** DER of a name; attributes in this order. */
 export function encodeName(attributes: {
-  readonly organization?: string
+  readonly organization?: string | null
+  readonly organizationalUnit?: string | null
   readonly commonName: string
 }): Buffer {
-  const { organization, commonName } = attributes
+  const { organization, organizationalUnit, commonName } = attributes
   return sequence(
-    ...(organization === undefined ? [] : [attribute(OID.organization, organization)]),
+    ...(organization ? [attribute(OID.organization, organization)] : []),
+    ...(organizationalUnit ? [attribute(OID.organizationalUnit, organizationalUnit)] : []),
     attribute(OID.commonName, commonName),
   )
 }

@@ -4,6 +4,7 @@ import type { Report, ReportBatch } from '#shared/feed'
 import type { DeviceId } from '#shared/identity/device'
 import type {
   Application,
+  DeviceWish,
   EnrollmentIntent,
   Issuance,
   NewPlan,
@@ -20,6 +21,14 @@ export const BEGIN = Date.UTC(2026, 0, 1)
 export const hex = (text: string) => createHash('sha256').update(text).digest('hex')
 /** Tests write ids that are valid; the brand is given at the edge, which they do not pass. */
 export const deviceId = (text: string) => text as DeviceId
+
+/** A request that every profile grants. */
+export const PLAIN_WISH: DeviceWish = {
+  key: { type: 'P-256', name: 'P-256' },
+  names: [],
+  organization: null,
+  organizationalUnit: null,
+}
 
 /** A clock and a source of names around a registry, so that a test says only what it is about. */
 export function planeOf(registry: Registry, name = 'a') {
@@ -39,6 +48,7 @@ export function planeOf(registry: Registry, name = 'a') {
       commonName: null,
       label: null,
       assignedId: deviceId(`assigned-${name}-${serials}`),
+      wish: PLAIN_WISH,
       serial: serial(),
       issuer,
       ...rest,
@@ -48,6 +58,7 @@ export function planeOf(registry: Registry, name = 'a') {
     now,
     presented,
     spkiHash: hex(key),
+    wish: PLAIN_WISH,
     serial: serial(),
     issuer,
   })

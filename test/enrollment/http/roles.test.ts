@@ -101,7 +101,7 @@ async function knock(
   const path = route.path.replace(/:\w+/g, 'nobody')
   try {
     if (route.path === '/v1/feed') return (await client.stream(path)).statusCode ?? 0
-    const content = route.method === 'POST' ? { headers, json: {} } : { headers }
+    const content = ['POST', 'PUT'].includes(route.method) ? { headers, json: {} } : { headers }
     return (await client.send(route.method, path, content)).status
   } finally {
     client.close()

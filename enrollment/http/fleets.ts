@@ -1,0 +1,33 @@
+import { FleetRequest, ProfileRequest } from '#shared/api'
+import { createFleet, setProfile } from '../profiles.ts'
+import { type Route, route } from './routes.ts'
+
+/** Fleets and their profiles, for operators. */
+export const FLEET_ROUTES: readonly Route[] = [
+  route({
+    method: 'POST',
+    path: '/v1/fleets',
+    role: 'operator',
+    body: FleetRequest,
+    handle: async ({ deps, body, by }) => createFleet(deps, { ...body, by }),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/fleets',
+    role: 'operator',
+    handle: async ({ deps }) => deps.registry.listFleets(),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/fleets/:id/profile',
+    role: 'operator',
+    handle: async ({ deps, param }) => deps.registry.showProfile(param('id')),
+  }),
+  route({
+    method: 'PUT',
+    path: '/v1/fleets/:id/profile',
+    role: 'operator',
+    body: ProfileRequest,
+    handle: async ({ deps, param, body, by }) => setProfile(deps, { fleet: param('id'), profile: body, by }),
+  }),
+]

@@ -1,0 +1,76 @@
+import type { FleetProfile, ProfileRequest } from '#shared/api'
+import type { Sqlite } from '#shared/sqlite'
+import { DEFAULT_LIFETIME_MS } from './defaults.ts'
+import type { Fleets } from './fleets.ts'
+import { datesOf, namesOf, refuseOutside, type Subject } from './profile-rules.ts'
+import type { DeviceWish, IssuedNames, IssuingCa, Registry } from './registry.ts'
+import type { Store } from './store.ts'
+
+/** Two thirds of the life, and a tenth of it later at most. */
+const DEFAULT_PROFILE: Omit<FleetProfile, 'lifetimeMs'> = {
+  keys: ['P-256', 'P-384'],
+  lifetimeJitter: 0,
+  renewal: { after: 0.6667, jitter: 0.1, before: 0.9 },
+  subject: {},
+  san: [],
+}
+
+interface ProfileColumns {
+  readonly lifetime_ms: number
+  readonly profile: string
+}
+
+/** A profile as it is stored: the lifetime has a column of its own. */
+export function profileOf(row: ProfileColumns): FleetProfile {
+  const stored = JSON.parse(row.profile) as ProfileRequest // written by profileColumns only
+  return { ...DEFAULT_PROFILE, ...stored, lifetimeMs: row.lifetime_ms }
+}
+
+export function profileColumns(profile: ProfileRequest): ProfileColumns {
+  const { lifetimeMs = DEFAULT_LIFETIME_MS, ...rest } = profile
+  return { lifetime_ms: lifetimeMs, profile: JSON.stringify(rest) }
+}
+
+/** Applies the profile of a fleet to what is about to be recorded. */
+export function openProfiles(db: Sqlite) {
+  const find = db.prepare<[string], ProfileColumns>('SELECT lifetime_ms, profile FROM fleets WHERE id = ?')
+  const require = (fleet: string) => {
+    const row = find.get(fleet)
+    if (row === undefined) throw new Error(`no fleet ${fleet}`) // a foreign key keeps this from happening
+    return profileOf(row)
+  }
+  return {
+    /** @throws MusterError csr_key, csr_subject */
+    names(of: Subject, wish: DeviceWish | null): IssuedNames {
+      const profile = require(of.fleet)
+      const granted = namesOf(profile, of)
+      if (wish !== null) refuseOutside(profile, { of, wish, granted })
+      return granted
+    },
+    dates(of: { fleet: string; now: number; serial: string; issuer: IssuingCa }) {
+      return datesOf(require(of.fleet), { ...of, issuerNotAfter: of.issuer.notAfter })
+    },
+  }
+}
+export type Profiles = ReturnType<typeof openProfiles>
+
+export function openProfileIntents(parts: {
+  store: Store
+  fleets: Fleets
+}): Pick<Registry, 'showProfile' | 'setProfile'> {
+  const { store, fleets } = parts
+  const set = store.db.prepare<[number, string, string]>(
+    'UPDATE fleets SET lifetime_ms = ?, profile = ? WHERE id = ?',
+  )
+  return {
+    showProfile: (fleet) => store.read(() => profileOf(fleets.require(fleet))),
+    setProfile: (fleet, profile, act) =>
+      store.write(act, (log) => {
+        fleets.require(fleet)
+        const columns = profileColumns(profile)
+        set.run(columns.lifetime_ms, columns.profile, fleet)
+        log.audit({ action: 'fleet.profile', subject: `fleet:${fleet}` })
+        return profileOf(columns)
+      }),
+  }
+}

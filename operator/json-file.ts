@@ -1,0 +1,26 @@
+import { readFileSync } from 'node:fs'
+import { MusterError } from '#shared/errors'
+
+/**
+ * What a file says, whose form the plane checks.
+ * @throws MusterError invalid_request when it cannot be read, or is not one JSON object
+ */
+export function readJsonFile(path: string): object {
+  const text = readTextFile(path)
+  try {
+    const document: unknown = JSON.parse(text)
+    if (typeof document === 'object' && document !== null && !Array.isArray(document)) return document
+  } catch (cause) {
+    throw new MusterError('invalid_request', `Cannot read "${path}": it is not JSON`, { cause })
+  }
+  throw new MusterError('invalid_request', `Cannot read "${path}": it is not a JSON object`)
+}
+
+/** @throws MusterError invalid_request */
+export function readTextFile(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (cause) {
+    throw new MusterError('invalid_request', `Cannot read the file "${path}"`, { cause })
+  }
+}
