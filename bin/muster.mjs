@@ -34,6 +34,7 @@ async function start() {
     enrollment: async (args) => (await import(source('enrollment/main'))).run(args),
     broker: async (args) => (await import(source('broker/main'))).run(args),
     sim: async (args) => (await import(source('device-sim/main'))).run(args),
+    bench: async (args) => (await import(source('bench/main'))).run(args),
   })
   if (status !== null) process.exitCode = status
 }

@@ -108,7 +108,8 @@ async function end(child: ChildProcess): Promise<void> {
   clearTimeout(alarm)
 }
 
-async function freeBase(random: Random): Promise<number> {
+/** A port base whose four ports are free. @throws MusterError port_taken */
+export async function freeBase(random: Random): Promise<number> {
   for (let attempt = 0; attempt < 50; attempt++) {
     const base = BASES.from + Math.floor(random() * (BASES.to - BASES.from))
     const free = await Promise.all(Object.values(ports(base)).map(isFree))

@@ -9,6 +9,7 @@ export interface Programs {
   readonly enrollment: Program
   readonly broker: Program
   readonly sim: Program
+  readonly bench: Program
 }
 
 /** What `muster broker <verb>` does about brokers; anything else after `muster broker` runs one. */
@@ -18,7 +19,7 @@ const BROKER_VERBS = ['list', 'invite', 'forget', 'help']
 export function programOf(argv: readonly string[]): { name: keyof Programs; args: string[] } | null {
   const [name, ...args] = argv
   const wantsHelp = args.includes('--help') || args.includes('-h')
-  if (name === 'sim') return { name, args }
+  if (name === 'sim' || name === 'bench') return { name, args }
   if (name === 'enrollment' && !wantsHelp) return { name, args }
   if (name === 'broker' && !wantsHelp && !BROKER_VERBS.includes(args[0] ?? '')) return { name, args }
   return null
@@ -38,6 +39,12 @@ export function addProgramCommands(program: Command): void {
   program
     .command('sim')
     .description('simulated devices: `muster sim list`, `muster sim run <scenario>`')
+    .helpOption(false)
+    .argument('[arguments...]')
+    .action(misplaced)
+  program
+    .command('bench')
+    .description('measures Muster beside its peers: `muster bench list`, `muster bench <name>`')
     .helpOption(false)
     .argument('[arguments...]')
     .action(misplaced)

@@ -27,7 +27,7 @@ async function run(words: string, ...more: string[]) {
     paint: (_, text) => text,
   }
   const other = async () => t.fail(`${words} is not a command of the operator`)
-  const programs = { enrollment: other, broker: other, sim: other, bin: MUSTER, terminal }
+  const programs = { enrollment: other, broker: other, sim: other, bench: other, bin: MUSTER, terminal }
   const status = await runCli([...words.split(' '), ...more, '--data', plane.data], programs)
   return { status, stdout: stdout.join(''), stderr: stderr.join('') }
 }

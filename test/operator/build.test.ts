@@ -21,7 +21,7 @@ t.test('the published package runs from node_modules, where Node strips no types
   const asked = run('version', '--json')
   t.equal(asked.status, 0, asked.stderr)
   t.match(JSON.parse(asked.stdout), { version })
-  for (const program of ['enrollment', 'broker', 'sim']) {
+  for (const program of ['enrollment', 'broker', 'sim', 'bench']) {
     const refused = run(program, '--no-such-option')
     t.equal(refused.status, 2, `${program}: ${refused.stderr}`)
     t.match(refused.stderr, 'no-such-option')

@@ -82,6 +82,7 @@ t.test('muster broker runs a broker, unless it is asked about brokers', async (t
   t.strictSame(programOf(['broker']), { name: 'broker', args: [] })
   for (const verb of ['list', 'invite', 'forget', '--help']) t.equal(programOf(['broker', verb]), null)
   t.strictSame(programOf(['sim', 'run', '--help']), { name: 'sim', args: ['run', '--help'] })
+  t.strictSame(programOf(['bench', 'list']), { name: 'bench', args: ['list'] })
   t.equal(programOf(['enrollment', '--help']), null)
   t.equal(programOf(['status']), null)
   t.equal(programOf([]), null)

@@ -1,0 +1,70 @@
+import { once } from 'node:events'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { type AdminClient, openAdminClient, readOperatorProfile } from '#shared/admin-client'
+import { MusterError } from '#shared/errors'
+import { type Layout, layout, ports } from '#shared/layout'
+import { freeBase } from '../device-sim/throwaway-plane.ts'
+import type { BenchContext } from './harness.ts'
+import type { Target } from './load.ts'
+import { type Server, startServer } from './processes.ts'
+
+const MUSTER = fileURLToPath(new URL('../bin/muster.mjs', import.meta.url))
+
+/** An enrollment service of the bench's own, as `muster enrollment` runs it, on the server's core. */
+export interface Plane {
+  readonly server: Server
+  readonly layout: Layout
+  readonly target: Target
+  readonly ports: ReturnType<typeof ports>
+  readonly command: string
+  readonly admin: AdminClient
+}
+
+/** A directory that goes when the bench ends. On the disk, never in memory: durability is part of every figure. */
+export function newDirectory(context: BenchContext): string {
+  const directory = mkdtempSync(join(tmpdir(), 'muster-bench-'))
+  context.ended(() => rmSync(directory, { recursive: true, force: true }))
+  return directory
+}
+
+/** @throws MusterError unavailable when it does not start */
+export async function startPlane(context: BenchContext, data = newDirectory(context)): Promise<Plane> {
+  const base = await freeBase(Math.random)
+  const command = [
+    process.execPath,
+    ...nodeOptions(),
+    MUSTER,
+    'enrollment',
+    '--data',
+    data,
+    '--port-base',
+    String(base),
+    '--log-level',
+    'warn',
+  ]
+  const server = startServer(command, { context, cwd: data, ipc: true })
+  const exited = once(server.child, 'exit').then(([code]) => {
+    throw new MusterError('unavailable', `Cannot run the bench: muster enrollment ended with ${code}`)
+  })
+  exited.catch(() => {}) // after it was ready, its end is no news
+  await Promise.race([once(server.child, 'message'), exited])
+  const places = layout(data)
+  const admin = openAdminClient(readOperatorProfile(places.operatorProfile))
+  context.ended(() => admin.close())
+  return {
+    server,
+    layout: places,
+    ports: ports(base),
+    target: { port: ports(base).enrollment, ca: readFileSync(places.rootCertificate, 'utf8') },
+    command: 'muster enrollment --data DIR --log-level warn',
+    admin,
+  }
+}
+
+/** `MUSTER_BENCH_NODE_OPTIONS=--cpu-prof` and the like, for whoever looks for what to make faster. */
+function nodeOptions(): string[] {
+  return (process.env.MUSTER_BENCH_NODE_OPTIONS ?? '').split(' ').filter(Boolean)
+}
