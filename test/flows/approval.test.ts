@@ -24,7 +24,7 @@ async function muster(service: RunningEnrollment, words: string, answer?: string
     paint: (_, text) => text,
   }
   const other = async () => t.fail(`${words} is not a command of the operator`)
-  const programs = { enrollment: other, broker: other, sim: other, bin: '', terminal }
+  const programs = { enrollment: other, broker: other, sim: other, bench: other, bin: '', terminal }
   const profile = ['--profile', service.whereabouts.operatorProfile]
   const status = await runCli([...words.split(' '), ...profile], programs)
   return { status, stdout: stdout.join('\n'), stderr: stderr.join('\n') }
