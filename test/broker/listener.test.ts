@@ -1,6 +1,6 @@
 import t from 'tap'
 import { openTestBroker } from '../support/broker.ts'
-import { connectDevice, openRaw, refusalOf } from '../support/mqtt-clients.ts'
+import { connectDevice, refusalOf } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
 
 const authority = await testAuthority()
