@@ -31,7 +31,7 @@ export async function inviteBroker(
   const expiresAt = expiry(request.expiresAt, { now, otherwise: now + INVITATION_LIFE_MS })
   const id = request.id ?? `broker-${deps.random(3).toString('hex')}`
   await deps.registry.invite({ id, hash: secret.hash, expiresAt, now, by: request.by })
-  return { url: deps.adminUrl, token: secret.text, root: deps.authority.rootPem, expiresAt }
+  return { url: deps.adminUrl, token: secret.text, root: deps.authority.bundle.roots.join(''), expiresAt }
 }
 
 /**
@@ -78,7 +78,8 @@ async function certify(
     broker: request.broker,
     notAfter,
     certificate: derToPem(der, 'CERTIFICATE'),
-    chain: [deps.authority.infrastructure.pem, deps.authority.rootPem],
+    chain: [...deps.authority.infrastructureChain, deps.authority.rootPem],
+    roots: [...deps.authority.bundle.roots],
     trustDomain: deps.authority.trustDomain,
   }
 }

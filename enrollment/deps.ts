@@ -1,8 +1,8 @@
 import type { Log } from '#shared/log'
 import type { Bell } from './bell.ts'
-import type { Authority } from './ca/create-ca.ts'
+import type { Generations } from './generations.ts'
 import type { Registry } from './registry/registry.ts'
-import type { RevocationList } from './revocation-list.ts'
+import type { RevocationLists } from './revocation-lists.ts'
 import type { SigningClock } from './signing-clock.ts'
 
 /** A numbered step of a recipe, see docs/issuance-cycle.md. */
@@ -11,11 +11,12 @@ export type Step = `${'enroll' | 'renew' | 'service'}.${1 | 2 | 3 | 4}`
 /** What the use cases act with. Everything that is not a function of its arguments comes from here. */
 export interface Deps {
   readonly registry: Registry
-  readonly authority: Authority
+  /** The CAs, and how trust goes from one generation to the next. */
+  readonly authority: Generations
   /** SHA-256 of the SubjectPublicKeyInfos of the CAs: no device may have one of these keys. */
   readonly caKeys: ReadonlySet<string>
   readonly signingClock: SigningClock
-  readonly revocationList: RevocationList
+  readonly revocationLists: RevocationLists
   readonly log: Log
   /** Public URL of the admin listener, for invitations. */
   readonly adminUrl: string

@@ -61,6 +61,7 @@ export function certificateReply(deps: Deps, issued: Issued): CertificateReply {
     serial: issued.issuance.serial,
     notAfter: issued.issuance.notAfter,
     certificate: derToPem(issued.certificate, 'CERTIFICATE'),
-    chain: [deps.authority.device.pem, deps.authority.rootPem],
+    chain: deps.authority.deviceChain(issued.issuance.issuer),
+    trustVersion: deps.authority.bundle.version,
   }
 }

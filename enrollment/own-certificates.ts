@@ -78,7 +78,7 @@ export async function keepOwn(deps: IssueDeps, files: OwnFiles): Promise<OwnPair
   const { kind, owner, hosts } = files
   const { der, notAfter } = await issueOwn(deps, { kind, owner, hosts, spki: spkiDer(key), by: 'plane' })
   const pair = {
-    certificate: derToPem(der, 'CERTIFICATE') + deps.authority.infrastructure.pem,
+    certificate: derToPem(der, 'CERTIFICATE') + deps.authority.infrastructureChain.join(''),
     key: privateKeyPem(key),
     notAfter,
   }

@@ -1,4 +1,3 @@
-import { X509Certificate } from 'node:crypto'
 import { mkdirSync } from 'node:fs'
 import { isIPv6 } from 'node:net'
 import { join } from 'node:path'
@@ -6,13 +5,15 @@ import { isMusterError, MusterError } from '#shared/errors'
 import { writeFileDurably } from '#shared/files'
 import type { OperatorProfile, Ready } from '#shared/layout'
 import type { Log } from '#shared/log'
-import { sha256Hex, spkiDer } from '#shared/pki/keys'
 import type { Lifecycle } from '#shared/service'
 import { type DirectoryLock, lockDirectory } from '#shared/sqlite'
 import { Bell } from './bell.ts'
+import { caDirectory } from './ca/ca-directory.ts'
 import { type Authority, openAuthority } from './ca/create-ca.ts'
+import { type GenerationKeys, openGenerationKeys } from './ca/open-generation.ts'
 import type { Config } from './config.ts'
 import type { Deps, Step } from './deps.ts'
+import { Generations } from './generations.ts'
 import { startListeners } from './http/listeners.ts'
 import { Job } from './job.ts'
 import { namesFor } from './names.ts'
@@ -20,8 +21,10 @@ import { keepOwn, type OwnPair } from './own-certificates.ts'
 import { readPassphrase } from './passphrase.ts'
 import { finaliseDue } from './plans.ts'
 import { openRegistry } from './registry/open.ts'
-import { openRevocationList } from './revocation-list.ts'
+import type { Registry } from './registry/registry.ts'
+import { RevocationLists } from './revocation-lists.ts'
 import { newestNotBefore, openSigningClock } from './signing-clock.ts'
+import { caKeysOf, openAlarms } from './trust.ts'
 
 /** What the process gives to the plane: everything that tests replace. */
 export interface Runtime {
@@ -64,13 +67,17 @@ export async function startPlane(config: Config, runtime: Runtime): Promise<Plan
   const deps = await openDeps(config, runtime)
   const server = await keepServerPair(deps, config)
   await keepOperator(deps, { config, whereabouts })
-  await deps.revocationList.refresh(deps.now())
+  await deps.revocationLists.refresh(deps.now())
 
   const listeners = await startListeners(deps, { config, lifecycle, pair: server })
   const renewOwn = async () => {
     listeners.reload(await keepServerPair(deps, config))
     await keepOperator(deps, { config, whereabouts })
   }
+  deps.authority.onChange(async () => {
+    await renewOwn()
+    await deps.revocationLists.refresh(deps.now())
+  })
   lifecycle.started('jobs', startJobs(deps, { renewOwn }))
   return { whereabouts, deps, renewOwn }
 }
@@ -134,7 +141,7 @@ async function openDeps(config: Config, runtime: Runtime): Promise<Deps> {
     httpBase: urls.http,
   })
   const passphrase = readPassphrase(config.passphrase, random)
-  const authority = await openAuthority({ directory: layout.ca, passphrase, now: now(), ...names })
+  const base = await openAuthority({ directory: layout.ca, passphrase, now: now(), clock: 'later', ...names })
   const registry = await openRegistry(layout.registry, {
     journal: config.journal,
     trustDomain: names.trustDomain,
@@ -142,23 +149,22 @@ async function openDeps(config: Config, runtime: Runtime): Promise<Deps> {
     now: now(),
   })
   lifecycle.started('registry', () => registry.close())
+  const keys = openGenerationKeys(caDirectory(layout.ca), passphrase)
+  const authority = await openGenerations(registry, { base, keys, now: now() })
   const signingClock = openSigningClock(await newestNotBefore(registry))
   signingClock.check(now())
-  const { id, pem } = authority.device
-  await registry.recordIssuer({ id, pem, trusted: true }, { now: now(), by: 'plane' })
   const changed = new Bell()
   registry.onCommit(() => changed.ring())
-  const revocationList = openRevocationList({
-    registry,
-    issuer: authority.device,
-    directory: join(layout.ca, 'crl'),
+  const caKeys = new Set(caKeysOf(authority))
+  authority.onChange(async () => {
+    for (const key of caKeysOf(authority)) caKeys.add(key)
   })
   return {
     registry,
     authority,
-    caKeys: keysOf(authority),
+    caKeys,
     signingClock,
-    revocationList,
+    revocationLists: new RevocationLists({ registry, authority, directory: join(layout.ca, 'crl') }),
     log,
     adminUrl: urls.admin,
     now,
@@ -169,9 +175,19 @@ async function openDeps(config: Config, runtime: Runtime): Promise<Deps> {
   }
 }
 
-function keysOf({ rootPem, device, infrastructure }: Authority): ReadonlySet<string> {
-  const pems = [rootPem, device.pem, infrastructure.pem]
-  return new Set(pems.map((pem) => sha256Hex(spkiDer(new X509Certificate(pem).publicKey))))
+/** The CAs as the rollovers have left them. @throws MusterError clock_wrong */
+async function openGenerations(
+  registry: Registry,
+  of: { base: Authority; keys: GenerationKeys; now: number },
+): Promise<Generations> {
+  const { base, keys, now } = of
+  const rollovers = await registry.listRollovers()
+  const authority = new Generations(base, { keys, rollovers, now })
+  authority.checkClock(now)
+  if (rollovers.length > 0) return authority // the rollovers have recorded whom brokers trust
+  const { id, pem } = authority.device
+  await registry.recordIssuer({ id, pem, trusted: true }, { now, by: 'plane' })
+  return authority
 }
 
 function keepServerPair(deps: Deps, { layout, hosts }: Config): Promise<OwnPair> {
@@ -193,7 +209,7 @@ async function keepOperator(deps: Deps, place: { config: Config; whereabouts: Wh
   await keepOwn(deps, { kind: 'operator', owner: 'local', hosts: [], certificateFile, keyFile })
   const { admin } = place.whereabouts
   const profile: OperatorProfile = { schemaVersion: 1, admin, caFile, certificateFile, keyFile }
-  writeFileDurably(caFile, deps.authority.rootPem)
+  writeFileDurably(caFile, deps.authority.bundle.roots.join(''))
   writeFileDurably(operatorProfile, `${JSON.stringify(profile, null, 2)}\n`)
 }
 
@@ -206,7 +222,7 @@ function startJobs(deps: Deps, own: { renewOwn(): Promise<void> }): () => Promis
     log,
     run: async (signal) => {
       await finaliseDue(deps, signal)
-      await deps.revocationList.refresh(deps.now())
+      await deps.revocationLists.refresh(deps.now())
     },
   })
   const superseding = new Job({
@@ -219,7 +235,17 @@ function startJobs(deps: Deps, own: { renewOwn(): Promise<void> }): () => Promis
       }
     },
   })
-  const renewing = new Job({ name: 'own certificates', everyMs: HOUR_MS, log, run: own.renewOwn })
+  const alarm = openAlarms(deps)
+  const renewing = new Job({
+    name: 'own certificates',
+    everyMs: HOUR_MS,
+    log,
+    run: async () => {
+      alarm()
+      await own.renewOwn()
+    },
+  })
+  alarm()
   finalising.wake()
   superseding.wake()
   return async () => {

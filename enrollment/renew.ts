@@ -41,7 +41,7 @@ export async function renew(deps: Deps, request: RenewalRequest): Promise<Issued
   if (issuance.certificate) return { issuance, certificate: issuance.certificate }
 
   // 3 sign
-  const signed = await issueCertificate(deps.authority.device, {
+  const signed = await issueCertificate(deps.authority.deviceIssuer(issuance.issuer), {
     ...issuance,
     profile: issuance.kind,
     id: issuance.device,

@@ -40,7 +40,7 @@ export async function createService(deps: Deps, request: NewService): Promise<Is
   if (issuance.certificate) return { issuance, certificate: issuance.certificate }
 
   // 3 sign
-  const signed = await issueCertificate(deps.authority.device, {
+  const signed = await issueCertificate(deps.authority.deviceIssuer(issuance.issuer), {
     ...issuance,
     profile: issuance.kind,
     id: issuance.device,

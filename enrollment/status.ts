@@ -5,8 +5,9 @@ import type { Deps } from './deps.ts'
 /** The plane at a glance. */
 export async function status(deps: Deps): Promise<StatusView> {
   const now = deps.now()
-  const { registry, authority, revocationList } = deps
+  const { registry, authority, revocationLists } = deps
   const { holds, refusedLastHour, ...devices } = await registry.counts(now)
+  const revocationList = revocationLists.current
   const crl = revocationList.published
   return {
     version: VERSION,

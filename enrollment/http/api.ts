@@ -1,13 +1,13 @@
 import type { FastifyRequest } from 'fastify'
-import { type CaReply, EnrollRequest, type PendingReply, RenewRequest } from '#shared/api'
+import { EnrollRequest, type PendingReply, RenewRequest } from '#shared/api'
 import { isMusterError, MusterError } from '#shared/errors'
 import { decodeCsr } from '../ca/check-csr.ts'
-import type { Deps } from '../deps.ts'
 import { enroll } from '../enroll.ts'
 import { certificateReply, type Issued } from '../issuance.ts'
 import { rememberRefusal } from '../refused.ts'
 import type { Application, Credential } from '../registry/registry.ts'
 import { renew } from '../renew.ts'
+import { caReply, noteAdoption } from '../trust.ts'
 import type { Caller, CallerDeps } from './caller.ts'
 import { Later, type Route, route } from './routes.ts'
 
@@ -34,7 +34,16 @@ export const API_ROUTES: readonly Route[] = [
       return certificateReply(call.deps, await renewWith(call, request))
     },
   }),
-  route({ method: 'GET', path: '/v1/ca', role: 'anyone', handle: async ({ deps }) => caReply(deps) }),
+  route({
+    method: 'GET',
+    path: '/v1/ca',
+    role: 'anyone',
+    greets: true,
+    handle: async ({ deps, caller }) => {
+      if (caller.kind === 'device') await noteAdoption(deps, caller.credential.device.id)
+      return caReply(deps)
+    },
+  }),
   route({ method: 'GET', path: '/healthz', role: 'anyone', handle: async () => ({ status: 'ok' }) }),
 ]
 
@@ -115,9 +124,4 @@ export const APPROVAL_RETRY_S = 30
 function pendingReply({ device, spki, since }: Application): Later {
   const body: PendingReply = { state: 'pending', device, spki, since, retryAfterS: APPROVAL_RETRY_S }
   return new Later(body, APPROVAL_RETRY_S)
-}
-
-function caReply({ authority }: Deps): CaReply {
-  const { trustDomain, rootPem, device, infrastructure } = authority
-  return { trustDomain, root: rootPem, certificates: [rootPem, device.pem, infrastructure.pem] }
 }

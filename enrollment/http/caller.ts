@@ -1,7 +1,7 @@
 import { X509Certificate } from 'node:crypto'
 import { TLSSocket } from 'node:tls'
 import type { FastifyRequest } from 'fastify'
-import { MusterError } from '#shared/errors'
+import { isMusterError, MusterError } from '#shared/errors'
 import { checkPeer, type Peer } from '#shared/identity/peer'
 import type { Deps } from '../deps.ts'
 import type { Actor, Credential } from '../registry/registry.ts'
@@ -35,6 +35,20 @@ export function demand(caller: Caller, role: Role): void {
   throw new MusterError('unauthenticated', `Cannot do this without credentials: the route is for ${role}s`)
 }
 
+/** For routes that are open to everybody: who it is, when he shows credentials that are good. */
+export async function whoMayCall(
+  at: CallerDeps,
+  request: FastifyRequest,
+  identify: (at: CallerDeps, request: FastifyRequest) => Promise<Caller>,
+): Promise<Caller> {
+  try {
+    return await identify(at, request)
+  } catch (error) {
+    if (!isMusterError(error)) throw error
+    return { kind: 'nobody' }
+  }
+}
+
 /** How the caller appears in the audit log. */
 export function actorOf(caller: Caller): Actor {
   if (caller.kind === 'nobody') return 'plane'
@@ -46,7 +60,7 @@ export function actorOf(caller: Caller): Actor {
  * @throws MusterError nocert, unknown_ca, profile, expired, notyet, unrecorded
  */
 export async function identifyDevice({ deps }: CallerDeps, request: FastifyRequest): Promise<Caller> {
-  const certificate = presented(request, deps.authority.device.pem)
+  const certificate = presented(request, deps.authority.bundle.devices)
   if (!certificate) {
     throw new MusterError('nocert', 'Cannot tell who asks: no client certificate was presented', {
       evidence: { address: request.ip },
@@ -85,7 +99,7 @@ async function byToken(
 }
 
 async function byCertificate(deps: Deps, request: FastifyRequest): Promise<Caller> {
-  const certificate = presented(request, deps.authority.infrastructure.pem)
+  const certificate = presented(request, deps.authority.bundle.infrastructures)
   if (!certificate) return { kind: 'nobody' }
   const expect = {
     trustDomain: deps.authority.trustDomain,
@@ -108,17 +122,19 @@ async function byCertificate(deps: Deps, request: FastifyRequest): Promise<Calle
 }
 
 /**
- * The client certificate of the connection, when there is one, of this issuer. `authorized` says that the chain
+ * The client certificate of the connection, when there is one, of one of these issuers. `authorized` says that the chain
  * reaches the root; Node's servers cannot anchor trust at an intermediate (`setSecureContext` drops
  * `allowPartialTrustChain`), and what a resumed session says is old, so issuer and dates are checked per request.
  * @throws MusterError unknown_ca, expired, notyet
  */
-function presented(request: FastifyRequest, issuerPem: string): X509Certificate | null {
+function presented(request: FastifyRequest, issuers: readonly string[]): X509Certificate | null {
   const socket = request.raw.socket
   const certificate = socket instanceof TLSSocket ? socket.getPeerX509Certificate() : undefined
   if (!certificate || !(socket instanceof TLSSocket)) return null
-  const issuer = new X509Certificate(issuerPem)
-  const isOurs = certificate.checkIssued(issuer) && certificate.verify(issuer.publicKey)
+  const isOurs = issuers.some((pem) => {
+    const issuer = new X509Certificate(pem)
+    return certificate.checkIssued(issuer) && certificate.verify(issuer.publicKey)
+  })
   const reason = String(socket.authorizationError ?? 'another issuer')
   const isOutOfDate = reason === 'CERT_HAS_EXPIRED' || reason === 'CERT_NOT_YET_VALID'
   if (isOurs && (socket.authorized || isOutOfDate)) return certificate // checkPeer names the date

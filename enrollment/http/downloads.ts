@@ -33,18 +33,19 @@ export function downloads(app: FastifyInstance, deps: Deps): void {
   )
 }
 
-function fullCrl({ authority, revocationList }: Deps, file: string): Download {
-  if (file !== `${authority.device.id}.crl`) throw missing(file)
-  return crlDownload(revocationList.published)
+function fullCrl({ revocationLists }: Deps, file: string): Download {
+  const list = file.endsWith('.crl') ? revocationLists.of(file.slice(0, -'.crl'.length)) : null
+  if (list === null) throw missing(file)
+  return crlDownload(list.published)
 }
 
 const SHARD_FILE = /^(0|[1-9]\d{0,3})\.crl$/
 
-function crlShard({ authority, revocationList }: Deps, of: { issuer: string; file: string }): Download {
+function crlShard({ revocationLists }: Deps, of: { issuer: string; file: string }): Download {
   const shard = Number(SHARD_FILE.exec(of.file)?.[1] ?? Number.NaN)
-  const isThere = of.issuer === authority.device.id && shard < revocationList.shards
-  if (!isThere) throw missing(`${of.issuer}/${of.file}`)
-  return crlDownload(revocationList.shard(shard))
+  const list = revocationLists.of(of.issuer)
+  if (list === null || !(shard < list.shards)) throw missing(`${of.issuer}/${of.file}`)
+  return crlDownload(list.shard(shard))
 }
 
 function crlDownload(list: PublishedCrl | null): Download {
@@ -69,8 +70,7 @@ function packed(list: PublishedCrl): Promise<Buffer> {
 }
 
 function caCertificate({ authority }: Deps, file: string): Download {
-  const { rootId: id, rootPem: pem, device, infrastructure } = authority
-  const issuer = [{ id, pem }, device, infrastructure].find((one) => file === `${one.id}.crt`)
+  const issuer = authority.cas.find((one) => file === `${one.id}.crt`)
   if (!issuer) throw missing(file)
   return {
     body: pemToDer(issuer.pem, 'CERTIFICATE'),

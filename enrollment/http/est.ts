@@ -3,8 +3,9 @@ import { MusterError } from '#shared/errors'
 import { isBatchId } from '#shared/identity/device'
 import { pemToDer } from '#shared/pki/pem'
 import type { Application } from '../registry/registry.ts'
+import { caCertificates, noteAdoption } from '../trust.ts'
 import { APPROVAL_RETRY_S, enrollWith, rememberFailure, renewWith } from './api.ts'
-import { type Caller, type CallerDeps, identifyDevice } from './caller.ts'
+import { type Caller, type CallerDeps, identifyDevice, whoMayCall } from './caller.ts'
 import { basicPassword, mediaType, readBody, writeCertificates } from './est-message.ts'
 import { asMusterError, errorHeaders, logFault, STATUS, shownCode } from './problem.ts'
 
@@ -72,10 +73,16 @@ async function handle(
   }
 }
 
-/** RFC 7030 section 4.1: no authentication; the root and the whole chain. */
-async function cacerts({ deps, request }: EstRequest): Promise<EstReply> {
-  const { rootPem, device } = deps.authority
-  return certificates([pemToDer(rootPem, 'CERTIFICATE'), pemToDer(device.pem, 'CERTIFICATE')], request)
+/** RFC 7030 section 4.1: no authentication, but who has a certificate is counted; the roots and the whole chain. */
+async function cacerts(est: EstRequest): Promise<EstReply> {
+  const { deps, request } = est
+  const caller = await whoMayCall(est, request, identifyDevice)
+  if (caller.kind === 'device') await noteAdoption(deps, caller.credential.device.id)
+  const pems = caCertificates(deps.authority)
+  return certificates(
+    pems.map((pem) => pemToDer(pem, 'CERTIFICATE')),
+    request,
+  )
 }
 
 /** RFC 7030 section 4.2.1: the token is the Basic password. */

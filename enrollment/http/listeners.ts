@@ -32,12 +32,11 @@ export async function startListeners(
 ): Promise<{ reload(pair: OwnPair): void }> {
   const stopping = new AbortController()
   const at = { deps, limits: createLimits() }
-  const { device, infrastructure } = deps.authority
-  const trust = (issuer: { pem: string }, own: OwnPair): TlsMaterial => ({
-    certificate: own.certificate,
-    key: own.key,
-    clientCas: [deps.authority.rootPem, issuer.pem],
-  })
+  const trust = (issuers: 'devices' | 'infrastructures', own: OwnPair): TlsMaterial => {
+    const { bundle } = deps.authority
+    const clientCas = [...bundle.roots, ...bundle.links, ...bundle[issuers]]
+    return { certificate: own.certificate, key: own.key, clientCas }
+  }
   const start = async (
     name: 'enrollment' | 'admin' | 'http',
     options: { tls: TlsMaterial | null; register(app: FastifyInstance): void },
@@ -55,7 +54,7 @@ export async function startListeners(
 
   await start('http', { tls: null, register: (app) => downloads(app, deps) })
   const enrollment = await start('enrollment', {
-    tls: trust(device, pair),
+    tls: trust('devices', pair),
     register: (app) => {
       serveEst(app, at)
       serveRoutes(app, {
@@ -68,7 +67,7 @@ export async function startListeners(
     },
   })
   const admin = await start('admin', {
-    tls: trust(infrastructure, pair),
+    tls: trust('infrastructures', pair),
     register: (app) =>
       serveRoutes(app, {
         ...at,
@@ -82,8 +81,8 @@ export async function startListeners(
   lifecycle.started('streams', () => stopping.abort())
   return {
     reload: (own) => {
-      enrollment.reload(trust(device, own))
-      admin.reload(trust(infrastructure, own))
+      enrollment.reload(trust('devices', own))
+      admin.reload(trust('infrastructures', own))
     },
   }
 }

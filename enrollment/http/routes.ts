@@ -5,7 +5,7 @@ import { Compile } from 'typebox/compile'
 import { MusterError } from '#shared/errors'
 import type { Deps } from '../deps.ts'
 import type { Actor } from '../registry/registry.ts'
-import { actorOf, type Caller, type CallerDeps, demand, type Role } from './caller.ts'
+import { actorOf, type Caller, type CallerDeps, demand, type Role, whoMayCall } from './caller.ts'
 import type { Limits } from './limits.ts'
 
 /** A request after its caller and its contents have been checked. */
@@ -39,6 +39,8 @@ export interface Route {
   readonly method: 'GET' | 'POST' | 'PUT' | 'DELETE'
   readonly path: string
   readonly role: Role
+  /** Open to anyone, and who shows good credentials is known all the same. */
+  readonly greets?: true
   /** Checks body and query, then acts. What it returns is sent as JSON, a stream as NDJSON, `Later` as 202, nothing as 204. */
   run(call: Call): Promise<unknown>
 }
@@ -53,13 +55,14 @@ interface RouteOptions<Body extends TSchema, Query extends TSchema> extends Omit
 export function route<Body extends TSchema, Query extends TSchema>(
   options: RouteOptions<Body, Query>,
 ): Route {
-  const { method, path, role, handle } = options
+  const { method, path, role, greets, handle } = options
   const body = checker(options.body, 'body')
   const query = checker(options.query, 'query')
   return {
     method,
     path,
     role,
+    ...(greets ? { greets } : {}),
     run: async (call) => handle({ ...call, body: body(call.body), query: query(call.query) }),
   }
 }
@@ -102,6 +105,7 @@ export function serveRoutes(app: FastifyInstance, options: ServeOptions): void {
       method: one.method,
       url: one.path,
       onRequest: async (request) => {
+        if (one.greets) callers.set(request, await whoMayCall(options, request, options.identify))
         if (one.role === 'anyone') return
         const caller = await options.identify(options, request)
         callers.set(request, caller)

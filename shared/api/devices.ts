@@ -19,6 +19,8 @@ export const CertificateReply = Type.Object({
   certificate: Type.String(),
   /** Issuing CA and root, in this order. */
   chain: Type.Array(Type.String()),
+  /** Version of the trust bundle: a device that has an older one fetches `GET /v1/ca`. */
+  trustVersion: Type.Optional(Type.Integer()),
 })
 export type CertificateReply = Static<typeof CertificateReply>
 
@@ -35,8 +37,13 @@ export type PendingReply = Static<typeof PendingReply>
 
 export const CaReply = Type.Object({
   trustDomain: Type.String(),
+  /** Rises whenever a CA comes or goes; `CertificateReply` tells of it. */
+  version: Type.Integer(),
+  /** The root that the plane's own certificates end in. */
   root: Type.String(),
-  /** Every CA certificate, the root first. */
+  /** Every root that is trusted; two while one follows the other. */
+  roots: Type.Array(Type.String()),
+  /** Every CA certificate, the roots first. */
   certificates: Type.Array(Type.String()),
 })
 export type CaReply = Static<typeof CaReply>

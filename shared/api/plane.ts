@@ -42,8 +42,10 @@ export const BrokerCertificateReply = Type.Object({
   broker: Id,
   notAfter: Time,
   certificate: Type.String(),
-  /** Infrastructure CA and root. */
+  /** Infrastructure CA, what links a new root to those before it, and the root. */
   chain: Type.Array(Type.String()),
+  /** Every root that is trusted. */
+  roots: Type.Optional(Type.Array(Type.String())),
   trustDomain: Type.String(),
 })
 export type BrokerCertificateReply = Static<typeof BrokerCertificateReply>

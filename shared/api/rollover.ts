@@ -87,6 +87,7 @@ export type CutOverRequest = Static<typeof CutOverRequest>
 export const CaView = Type.Object({
   id: Type.String(),
   role: Type.Union([Type.Literal('root'), Type.Literal('device'), Type.Literal('infrastructure')]),
+  pem: Type.String(),
   notBefore: Time,
   notAfter: Time,
   /** Signs new certificates; of a root: its generation does. */
