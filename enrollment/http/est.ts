@@ -1,6 +1,6 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { MusterError } from '#shared/errors'
-import { isBatchId } from '#shared/identity/device'
+import { type EstOperation, isBatchId } from '#shared/identity/device'
 import { pemToDer } from '#shared/pki/pem'
 import type { Application } from '../registry/registry.ts'
 import { caCertificates, noteAdoption } from '../trust.ts'
@@ -29,14 +29,14 @@ interface Operation {
 }
 
 /** RFC 7030 section 3.2.2: every operation with and without a label. */
-const OPERATIONS: Readonly<Record<string, Operation>> = {
+const OPERATIONS = {
   cacerts: { method: 'GET', answer: cacerts },
   simpleenroll: { method: 'POST', answer: simpleenroll },
   simplereenroll: { method: 'POST', answer: simplereenroll },
   csrattrs: { method: 'GET', answer: async () => ({ status: 204, headers: {}, body: '' }) },
   fullcmc: { method: 'POST', answer: notImplemented },
   serverkeygen: { method: 'POST', answer: notImplemented },
-}
+} as const satisfies Record<EstOperation, Operation>
 
 const PREFIX = '/.well-known/est'
 
@@ -128,7 +128,7 @@ async function notImplemented(): Promise<EstReply> {
 function labelOf(request: FastifyRequest): string | null {
   const { label } = request.params as { label?: string } // Fastify fills it from the path
   if (label === undefined) return null
-  if (isBatchId(label) && !Object.hasOwn(OPERATIONS, label)) return label
+  if (isBatchId(label)) return label
   throw new MusterError('not_found', 'Cannot use the label: it is not the name of a batch')
 }
 

@@ -1,7 +1,7 @@
 import type { BatchView, FleetRequest, FleetView, Naming } from '#shared/api'
 import { MusterError } from '#shared/errors'
 import type { FleetRecord, Policy } from '#shared/feed'
-import { SERVICES_FLEET } from '#shared/identity/device'
+import { isBatchId, SERVICES_FLEET } from '#shared/identity/device'
 import type { Sqlite } from '#shared/sqlite'
 import { DEFAULT_FLEET, DEFAULT_POLICY } from './defaults.ts'
 import type { Intent } from './ledger.ts'
@@ -82,8 +82,11 @@ export function openFleets(db: Sqlite) {
       if (row === undefined) throw new MusterError('not_found', `Cannot find the fleet "${id}"`)
       return row
     },
-    /** @throws MusterError conflict, not_found (the fleet) */
+    /** @throws MusterError invalid_request, conflict, not_found (the fleet) */
     insertBatch(batch: NewBatch): void {
+      if (!isBatchId(batch.id)) {
+        throw new MusterError('invalid_request', `Cannot make the batch "${batch.id}": the name is reserved`)
+      }
       if (findBatch.get(batch.id) !== undefined) {
         throw new MusterError('conflict', `Cannot make the batch "${batch.id}": there is one of this name`)
       }

@@ -67,12 +67,12 @@ export interface Registry extends RolloverIntents {
   showProfile(fleet: string): Promise<FleetProfile>
   /** Replaces the profile; it counts from the next issuance on. @throws MusterError not_found */
   setProfile(fleet: string, profile: ProfileRequest, act: Act): Promise<FleetProfile>
-  /** Fleet `default` when none is named. @throws MusterError conflict, not_found (the fleet) */
+  /** Fleet `default` when none is named. @throws MusterError invalid_request (a reserved name), conflict, not_found (the fleet) */
   createBatch(batch: BatchRequest, act: Act): Promise<BatchView>
   listBatches(): Promise<BatchView[]>
 
   // tokens
-  /** Makes the batch when it is new. @throws MusterError conflict (another naming, listed ids of another batch) */
+  /** Makes the batch when it is new. @throws MusterError invalid_request, conflict (another naming, listed ids of another batch) */
   createToken(token: NewToken): Promise<TokenView>
   /** A one-use token bound to an existing device; a revoked or retired one may enroll again with it. @throws MusterError not_found */
   createReissue(token: NewReissue): Promise<TokenView>

@@ -50,8 +50,19 @@ export function isFleetId(text: string): text is FleetId {
   return isId(text)
 }
 
+/** The operations of EST (RFC 7030 section 3.2.2): in a path a batch takes their place, so none has such a name. */
+export const EST_OPERATIONS = [
+  'cacerts',
+  'simpleenroll',
+  'simplereenroll',
+  'fullcmc',
+  'serverkeygen',
+  'csrattrs',
+] as const
+export type EstOperation = (typeof EST_OPERATIONS)[number]
+
 export function isBatchId(text: string): text is BatchId {
-  return isId(text)
+  return isId(text) && !EST_OPERATIONS.some((operation) => operation === text)
 }
 
 /** The JSON schema pattern of all three ids (a request with another form is refused at the edge). */

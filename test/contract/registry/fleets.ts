@@ -1,4 +1,5 @@
 import type { Test } from 'tap'
+import { EST_OPERATIONS } from '#shared/identity/device'
 import type { Fresh } from '../registry.ts'
 
 export async function fleetsContract(t: Test, fresh: Fresh): Promise<void> {
@@ -35,11 +36,15 @@ export async function fleetsContract(t: Test, fresh: Fresh): Promise<void> {
   })
 
   await t.test('a batch belongs to one fleet, which exists and is not that of the services', async (t) => {
-    const { registry, act } = await fresh(t)
+    const { registry, act, token } = await fresh(t)
     t.match(await registry.createBatch({ id: 'lab' }, act()), { id: 'lab', fleet: 'default', naming: 'csr' })
     await t.rejects(registry.createBatch({ id: 'lab' }, act()), { code: 'conflict' })
     await t.rejects(registry.createBatch({ id: 'x', fleet: 'none' }, act()), { code: 'not_found' })
     await t.rejects(registry.createBatch({ id: 'x', fleet: 'services' }, act()), { code: 'conflict' })
+    for (const id of EST_OPERATIONS) {
+      await t.rejects(registry.createBatch({ id }, act()), { code: 'invalid_request' }, 'a label of EST')
+      await t.rejects(token('t1', { batch: id }), { code: 'invalid_request' })
+    }
     t.strictSame(
       (await registry.listBatches()).map(({ id }) => id),
       ['lab'],
