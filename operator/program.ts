@@ -6,6 +6,7 @@ import { addDeviceCommands } from './commands/device.ts'
 import { addExplainCommand } from './commands/explain.ts'
 import { addFleetCommands } from './commands/fleet.ts'
 import { addHoldCommand } from './commands/hold.ts'
+import { addKeyCommands } from './commands/key.ts'
 import { addOperatorCommands } from './commands/operator-token.ts'
 import { addPlanCommands } from './commands/plan.ts'
 import { addProgramCommands } from './commands/programs.ts'
@@ -34,6 +35,7 @@ const OPERATOR_COMMANDS = [
   addBatchCommands,
   addFleetCommands,
   addDeviceCommands,
+  addKeyCommands,
   addServiceCommands,
   addHoldCommand,
   addReleaseCommand,

@@ -9,6 +9,8 @@ import type {
   BatchView,
   BrokerView,
   CertificateReply,
+  CompromisedKeyPage,
+  CompromiseReply,
   DeviceDecision,
   DeviceDetail,
   DevicePage,
@@ -80,6 +82,10 @@ export function openAdminClient(access: OperatorProfile | JsonClientOptions) {
     setProfile: (fleet: string, profile: ProfileRequest) =>
       client.send<FleetProfile>('PUT', `/v1/fleets/${encodeURIComponent(fleet)}/profile`, profile),
     createBatch: (batch: BatchRequest) => post<BatchView>('/v1/batches', batch),
+    /** By the SHA-256 of their SubjectPublicKeyInfos; at most 900 at a time. */
+    compromiseKeys: (keys: readonly string[]) => post<CompromiseReply>('/v1/keys/compromised', { keys }),
+    listCompromisedKeys: (page: { after?: string; limit?: number } = {}) =>
+      get<CompromisedKeyPage>(`/v1/keys/compromised${query({ ...page })}`),
     listBatches: () => get<BatchView[]>('/v1/batches'),
 
     createToken: (token: TokenRequest) => post<TokenReply>('/v1/tokens', token),

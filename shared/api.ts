@@ -5,6 +5,7 @@
  */
 export * from './api/devices.ts'
 export * from './api/fleets.ts'
+export * from './api/keys.ts'
 export * from './api/plane.ts'
 export * from './api/plans.ts'
 export * from './api/profile.ts'

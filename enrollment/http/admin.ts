@@ -17,6 +17,7 @@ import { createService } from '../services.ts'
 import { status } from '../status.ts'
 import { checkedId, createApiToken, createToken, reissueDevice } from '../tokens.ts'
 import { FLEET_ROUTES } from './fleets.ts'
+import { KEY_ROUTES } from './keys.ts'
 import { type Route, route } from './routes.ts'
 
 const text = Type.Optional(Type.String({ maxLength: 128 }))
@@ -243,6 +244,7 @@ const plane = [
 /** The admin API, for operators. */
 export const ADMIN_ROUTES: readonly Route[] = [
   ...FLEET_ROUTES,
+  ...KEY_ROUTES,
   ...batches,
   ...tokens,
   ...devices,

@@ -13,6 +13,7 @@ function prepare(db: Sqlite) {
     successor: find<[string, number]>('c.spki = ? AND c.predecessor = ? ORDER BY c.row DESC LIMIT 1'),
     ofDevice: find<[number]>('c.device = ? ORDER BY c.row DESC'),
     byKey: find<[string]>('c.spki = ?'),
+    compromised: db.prepare<[string], { one: 1 }>('SELECT 1 AS one FROM compromised_keys WHERE spki = ?'),
     der: db.prepare<[number], { der: Buffer | null }>('SELECT der FROM certificates WHERE row = ?'),
   }
 }
@@ -20,6 +21,11 @@ function prepare(db: Sqlite) {
 /** Finds certificates by their keys, and judges keys. */
 export function openCertificates(db: Sqlite) {
   const statements = prepare(db)
+  /** @throws MusterError csr_key */
+  const refuseCompromised = (spki: string, device: string) => {
+    if (statements.compromised.get(spki) === undefined) return
+    throw keyRefused(spki, { device, why: 'it is compromised' })
+  }
   return {
     byFingerprint: (fingerprint: string) => statements.byFingerprint.get(fingerprint),
     bySerial: (serial: string) => statements.bySerial.get(serial),
@@ -31,22 +37,25 @@ export function openCertificates(db: Sqlite) {
     ofDevice: (device: number) => statements.ofDevice.all(device),
     /** The signed certificate; null while it is only reserved. */
     der: (row: number) => statements.der.get(row)?.der ?? null,
+    refuseCompromised,
     /**
      * A key belongs to the device that first had a certificate for it, and to nobody once it is compromised.
      * @throws MusterError csr_key
      */
     refuseForeignKey(spki: string, device: string): void {
+      refuseCompromised(spki, device)
       for (const other of statements.byKey.iterate(spki)) {
-        const isCompromised = other.state === 'revoked' && other.reason === 'keyCompromise'
-        if (other.device === device && !isCompromised) continue
-        const why = isCompromised ? 'it is compromised' : 'it belongs to another device'
-        throw new MusterError('csr_key', `Cannot use the key for "${device}": ${why}`, {
-          evidence: { key: spki, why },
-        })
+        if (other.device !== device) throw keyRefused(spki, { device, why: 'it belongs to another device' })
       }
     },
   }
 }
+function keyRefused(spki: string, { device, why }: { device: string; why: string }): MusterError {
+  return new MusterError('csr_key', `Cannot use the key for "${device}": ${why}`, {
+    evidence: { key: spki, why },
+  })
+}
+
 export type Certificates = ReturnType<typeof openCertificates>
 
 /** May it be answered again to a repeated request? Reserved ones are resumed, live ones returned. */

@@ -1,5 +1,6 @@
 import { MusterError } from '#shared/errors'
 import type { Sqlite } from '#shared/sqlite'
+import { prepareAddCompromised } from './compromised-keys.ts'
 import type { Intent } from './ledger.ts'
 import { holdRecord, type PlanRow, planScope } from './plan-rows.ts'
 import type { PlanScopes } from './plan-scope.ts'
@@ -14,6 +15,7 @@ function prepare(db: Sqlite) {
     due: db.prepare<[number], { id: string }>(
       `SELECT id FROM plans WHERE state = 'finalising' OR (state = 'applied' AND finalise_at <= ?) ORDER BY row`,
     ),
+    compromise: prepareAddCompromised(db),
     progress: db.prepare<[string, string]>('UPDATE plans SET progress = ? WHERE id = ?'),
     revoke: db.prepare<[number, string, number]>(
       `UPDATE certificates SET state = 'revoked', revoked_at = ?, reason = ? WHERE row = ?`,
@@ -97,6 +99,9 @@ function revoke(
   const { row, issuer, serial, not_after: notAfter } = certificate
   statements.revoke.run(plan.applied_at, plan.reason, row)
   statements.list.run(issuer, serial, plan.applied_at, plan.reason, notAfter)
+  if (plan.reason === 'keyCompromise') {
+    statements.compromise(certificate.spki, { source: 'revocation', now: plan.applied_at })
+  }
   const record = certificateRecord({
     ...certificate,
     state: 'revoked',

@@ -126,6 +126,7 @@ function repeat({
     { device: device.id, batch: device.batch, fleet: device.fleet, issuer: found.issuer },
     device.id,
   )
+  certificates.refuseCompromised(intent.spkiHash, device.id)
   return reservations.resume(found, { now: intent.now, issuer: intent.issuer, device })
 }
 

@@ -13,6 +13,8 @@ import type {
   BatchRequest,
   BatchView,
   BrokerView,
+  CompromisedKeyPage,
+  CompromiseReply,
   DeviceDetail,
   DevicePage,
   DeviceView,
@@ -103,6 +105,11 @@ export interface Registry extends RolloverIntents {
   beginService(intent: ServiceIntent): Promise<Issuance>
   /** Makes the reserved certificate `issued`; from here on brokers know it. Idempotent. @throws MusterError not_found, conflict */
   finishIssuance(serial: string, signed: SignedCertificate, act: Act): Promise<void>
+
+  // compromised keys: fed by every revocation for keyCompromise, and by lists
+  /** In one commit; at most some hundreds at a time. */
+  compromiseKeys(keys: readonly string[], act: Act): Promise<CompromiseReply>
+  listCompromisedKeys(page: { after?: string; limit: number }): Promise<CompromisedKeyPage>
 
   // devices
   listDevices(page: {

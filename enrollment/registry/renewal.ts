@@ -41,6 +41,8 @@ export function openRenewal(parts: IssuanceParts): Pick<Registry, 'beginRenewal'
         if (presented === undefined || device === undefined) throw unrecorded(intent.presented)
         const renewing = { ...parts, statements, intent, presented, device }
         refuseDead(renewing)
+        for (const key of [presented.spki, intent.spkiHash])
+          parts.certificates.refuseCompromised(key, device.id)
         return repeat(renewing) ?? succeed(renewing, log)
       }),
   }

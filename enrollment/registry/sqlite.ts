@@ -5,6 +5,7 @@ import { openApproving } from './approving.ts'
 import { openAudit } from './audit.ts'
 import { openBrokers } from './brokers.ts'
 import { openCertificates } from './certificates.ts'
+import { openCompromisedKeys } from './compromised-keys.ts'
 import { openCounts } from './counts.ts'
 import { openDevices } from './devices.ts'
 import { openFinalising } from './finalising.ts'
@@ -67,6 +68,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     trustDomain,
     ...openFleetIntents(parts),
     ...openProfileIntents(parts),
+    ...openCompromisedKeys(parts),
     ...openTokens(parts),
     ...openIssuance(parts),
     ...openRenewal(parts),

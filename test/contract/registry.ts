@@ -7,6 +7,7 @@ import { devicesContract } from './registry/devices.ts'
 import { enrollmentContract } from './registry/enrollment.ts'
 import { finalisingContract } from './registry/finalising.ts'
 import { fleetsContract } from './registry/fleets.ts'
+import { keysContract } from './registry/keys.ts'
 import { plansContract } from './registry/plans.ts'
 import { racesContract } from './registry/races.ts'
 import { renewalContract } from './registry/renewal.ts'
@@ -41,6 +42,7 @@ export async function registryContract(t: Test, create: (t: Test) => Promise<Sto
     approval: approvalContract,
     renewal: renewalContract,
     'devices and services': devicesContract,
+    keys: keysContract,
     plans: plansContract,
     finalising: finalisingContract,
     'what brokers saw': reportsContract,
