@@ -31,6 +31,7 @@ async function start() {
   const { run } = await import(source('operator/cli'))
   const status = await run(argv, {
     bin: fileURLToPath(import.meta.url),
+    maintenance: async () => (await import(source('enrollment/maintenance'))).openMaintenance(),
     enrollment: async (args) => (await import(source('enrollment/main'))).run(args),
     broker: async (args) => (await import(source('broker/main'))).run(args),
     sim: async (args) => (await import(source('device-sim/main'))).run(args),

@@ -5,6 +5,7 @@ import { type Programs, programOf } from './commands/programs.ts'
 import { type Context, type GlobalOptions, openContext } from './context.ts'
 import { EXIT, type ExitCode } from './exit-codes.ts'
 import { showFailure } from './failure.ts'
+import type { Maintenance } from './maintenance.ts'
 import { buildProgram } from './program.ts'
 import { type StopSignals, stopSignals } from './stop-signals.ts'
 import { processTerminal, type Terminal } from './terminal.ts'
@@ -13,6 +14,7 @@ import type { Invocation, Use } from './verb.ts'
 export interface CliDeps extends Programs {
   /** Path of `bin/muster.mjs`, with which `muster up` starts its children. */
   readonly bin: string
+  readonly maintenance?: () => Promise<Maintenance>
   /** The terminal of this process when absent. */
   readonly terminal?: Terminal
 }
@@ -45,7 +47,7 @@ async function runCommand(
     (verb) =>
     async (...received) => {
       const command = received.at(-1) as Command // commander's convention: the command comes last
-      status = await withContext(command, deps.terminal, (context) =>
+      status = await withContext(command, deps, (context) =>
         // The options are what the command declares beside its verb.
         verb(context, { args: command.args, options: command.opts() } as Invocation<never>),
       )
@@ -64,7 +66,7 @@ async function runCommand(
 /** Runs a verb with a context made from the options of the command and of `muster` itself. */
 async function withContext(
   command: Command,
-  terminal: Terminal,
+  { terminal, maintenance }: CliDeps & { terminal: Terminal },
   verb: (context: Context) => Promise<ExitCode>,
 ): Promise<ExitCode> {
   const options = command.optsWithGlobals<GlobalOptions>()
@@ -73,6 +75,7 @@ async function withContext(
     options,
     terminal: options.color ? terminal : { ...terminal, paint: (_, text) => text },
     now: Date.now,
+    ...(maintenance ? { maintenance } : {}),
     interrupted: () => {
       signals ??= stopSignals(Date.now)
       return signals.stop

@@ -2,6 +2,7 @@ import { type AdminClient, openAdminClient, readOperatorProfile } from '#shared/
 import { isMusterError, MusterError } from '#shared/errors'
 import { layout } from '#shared/layout'
 import { EXIT, type ExitCode } from './exit-codes.ts'
+import { type Maintenance, noMaintenance } from './maintenance.ts'
 import type { Terminal } from './terminal.ts'
 
 /** Version of every `--json` document. */
@@ -27,6 +28,8 @@ export interface Context {
   interrupted(): AbortSignal
   /** The admin API, opened at first use. @throws MusterError unreachable when no plane is known here */
   plane(): AdminClient
+  /** Work on the data directory itself. @throws MusterError unsupported */
+  maintenance(): Promise<Maintenance>
   /** The result: one document with `--json`, the text otherwise; on stdout. */
   answer(document: object, text: () => string): ExitCode
   /** A sentence for the person at the terminal; not the result. */
@@ -39,6 +42,7 @@ export interface ContextParts {
   readonly terminal: Terminal
   readonly now: () => number
   readonly interrupted: () => AbortSignal
+  readonly maintenance?: () => Promise<Maintenance>
 }
 
 export function openContext(parts: ContextParts): Context {
@@ -46,6 +50,7 @@ export function openContext(parts: ContextParts): Context {
   let client: AdminClient | undefined
   return {
     ...parts,
+    maintenance: parts.maintenance ?? noMaintenance,
     plane() {
       client ??= findPlane(options)
       return client

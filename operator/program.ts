@@ -1,6 +1,7 @@
 import { Command } from 'commander'
 import { addBatchCommands } from './commands/batch.ts'
 import { addBrokerCommands } from './commands/broker.ts'
+import { addCaFileCommands } from './commands/ca-files.ts'
 import { addDemoCommands } from './commands/demo.ts'
 import { addDeviceCommands } from './commands/device.ts'
 import { addExplainCommand } from './commands/explain.ts'
@@ -42,6 +43,7 @@ const OPERATOR_COMMANDS = [
   addRevokeCommand,
   addPlanCommands,
   addExplainCommand,
+  addCaFileCommands,
   addDemoCommands,
   addOperatorCommands,
   addVersionCommand,

@@ -8,7 +8,7 @@ const SERVICES = ['broker', 'enrollment', 'device-sim', 'operator']
 export const WRAPPED = ['aedes', 'mqtt', 'better-sqlite3', '@peculiar/x509']
 
 /** Files of enrollment that put everything together, and so know everything. */
-const WIRING = ['main.ts', 'plane.ts', 'http']
+const WIRING = ['main.ts', 'plane.ts', 'maintenance.ts', 'http']
 
 /** Where HTTP begins; a use case has no business there. */
 const HTTP = ['node:http', 'node:https', 'fastify']

@@ -1,0 +1,71 @@
+import type { Command } from 'commander'
+import type { Context } from '../context.ts'
+import { type Invocation, noun, type Use } from '../verb.ts'
+
+/** Commands about the files of the CA and the registry: for the machine that the plane is on. */
+export function addCaFileCommands(program: Command, use: Use): void {
+  const ca =
+    program.commands.find((command) => command.name() === 'ca') ?? noun(program, 'ca', 'the CAs: their files')
+  ca.command('backup')
+    .description('registry, CA certificates and encrypted keys in one file; the plane may run')
+    .requiredOption('--out <file>', 'tar file to write, mode 0600')
+    .option('--journal <directory>', 'where the journal lies, when not in the data directory')
+    .action(use(backup))
+  ca.command('restore')
+    .description('put a backup and the journal back into a data directory whose plane is stopped')
+    .argument('<file>')
+    .option(
+      '--journal <directory>',
+      'the journal that goes on from the backup, when not in the data directory',
+    )
+    .option(
+      '--accept-loss',
+      'restore although the journal is missing, and name the serials that are known to be lost',
+    )
+    .action(use(restore))
+}
+
+interface Options {
+  readonly out: string
+  readonly journal?: string
+  readonly acceptLoss?: boolean
+}
+
+async function backup(context: Context, { options }: Invocation<Options>) {
+  const { data } = context.options
+  const maintenance = await context.maintenance()
+  const made = maintenance.backup({ data, out: options.out, journal: options.journal ?? null })
+  for (const path of made.leftOut) context.say(`Left out, because it is not encrypted: ${path}`)
+  context.say(
+    'The passphrase of the CA keys is not in it: keep it elsewhere. The journal goes on from here: keep it too.',
+  )
+  return context.answer(
+    { ...made, out: options.out },
+    () => `${options.out}  ${made.files.length} files, up to commit ${made.commit}`,
+  )
+}
+
+async function restore(context: Context, { args, options }: Invocation<Options>) {
+  const [file = ''] = args
+  const { data } = context.options
+  const maintenance = await context.maintenance()
+  const restored = await maintenance.restore({
+    data,
+    backup: file,
+    journal: options.journal ?? null,
+    acceptLoss: options.acceptLoss ?? false,
+  })
+  const { lost, revokedAgain, replayed, madeAt } = restored
+  if (options.acceptLoss) {
+    context.say('Make a new backup now: the older ones no longer go on to this registry.')
+  }
+  return context.answer(restored, () =>
+    [
+      `Restored the backup of ${new Date(madeAt).toISOString()} and ${replayed} commit(s) of the journal into ${data}.`,
+      ...lost.map(
+        (serial) => `lost     ${serial}  brokers refuse it; the device needs \`muster device reissue\``,
+      ),
+      ...revokedAgain.map((serial) => `revoked  ${serial}  on no record, and revoked again`),
+    ].join('\n'),
+  )
+}

@@ -1,0 +1,35 @@
+import { MusterError } from '#shared/errors'
+
+/** A backup that was made. */
+export interface BackupResult {
+  readonly madeAt: number
+  readonly commit: number
+  readonly files: readonly { readonly name: string; readonly octets: number; readonly sha256: string }[]
+  readonly leftOut: readonly string[]
+}
+
+/** What a restore found and did. */
+export interface RestoreResult {
+  readonly madeAt: number
+  readonly replayed: number
+  readonly lost: readonly string[]
+  readonly revokedAgain: readonly string[]
+}
+
+/**
+ * Work on the data directory of a plane on this machine, which its admin API cannot do: it needs the CA's files, or a
+ * plane that is stopped. Handed in by `bin/muster.mjs`, because the operator's tools know nothing of the services.
+ */
+export interface Maintenance {
+  backup(request: { data: string; out: string; journal: string | null }): BackupResult
+  restore(request: {
+    data: string
+    backup: string
+    journal: string | null
+    acceptLoss: boolean
+  }): Promise<RestoreResult>
+}
+
+export function noMaintenance(): never {
+  throw new MusterError('unsupported', 'Cannot do it here: this program works on no data directory')
+}
