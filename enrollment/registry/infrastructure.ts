@@ -27,6 +27,9 @@ function prepare(db: Sqlite) {
       'INSERT INTO infrastructure (fingerprint, serial, kind, owner, not_before, not_after) VALUES (?, ?, ?, ?, ?, ?)',
     ),
     find: db.prepare<[string], InfrastructureRow>('SELECT * FROM infrastructure WHERE fingerprint = ?'),
+    isBroker: db.prepare<[string], unknown>(
+      'SELECT 1 FROM brokers WHERE id = ? AND accepted_at IS NOT NULL AND forgotten_at IS NULL',
+    ),
     insertToken: db.prepare<[string, string, number, number | null]>(
       'INSERT INTO api_tokens (name, hash, created_at, expires_at) VALUES (?, ?, ?, ?)',
     ),
@@ -52,6 +55,13 @@ export function openInfrastructure(
   return {
     recordInfrastructure: ({ fingerprint, serial, kind, owner, notBefore, notAfter }, act) =>
       store.write(act, (log) => {
+        // It may have been forgotten since it asked: what is recorded now would outlive the revocation of the others.
+        if (kind === 'broker' && statements.isBroker.get(owner) === undefined) {
+          throw new MusterError(
+            'not_found',
+            `Cannot record a certificate of the broker "${owner}": it is not known`,
+          )
+        }
         statements.insert.run(fingerprint, serial, kind, owner, notBefore, notAfter)
         log.audit({ action: `issue.${kind}`, subject: `${kind}:${owner} certificate:${serial}` })
       }),

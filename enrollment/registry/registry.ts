@@ -187,7 +187,10 @@ export interface Registry extends RolloverIntents {
   invite(invitation: { id: string; hash: string; expiresAt: number } & Act): Promise<void>
   /** Spends the invitation for this key (idempotent) and returns the broker's id. @throws MusterError token_unknown, token_spent, token_expired */
   acceptInvitation(request: { hash: string; spkiHash: string; now: number }): Promise<string>
-  /** A new certificate of the same owner does not end the older ones; they expire. */
+  /**
+   * A new certificate of the same owner does not end the older ones; they expire.
+   * @throws MusterError not_found when its owner is a broker that has been forgotten
+   */
   recordInfrastructure(certificate: Omit<InfrastructureCertificate, 'revokedAt'>, act: Act): Promise<void>
   findInfrastructure(fingerprint: string): Promise<InfrastructureCertificate | null>
   listBrokers(now: number): Promise<BrokerView[]>

@@ -91,6 +91,9 @@ export async function brokersContract(t: Test, fresh: Fresh): Promise<void> {
     const again = { hash: hex('invitation of b1'), spkiHash: hex('key of b1'), now: plane.now() }
     await t.rejects(registry.acceptInvitation(again), { code: 'token_unknown' })
     await t.rejects(registry.forgetBroker('b1', plane.act()), { code: 'not_found' })
+    const late = { ...owned, serial: '02', fingerprint: hex('c2') }
+    await t.rejects(registry.recordInfrastructure(late, plane.act()), { code: 'not_found' })
+    t.equal(await registry.findInfrastructure(hex('c2')), null, 'what was being signed goes nowhere')
     await plane.broker()
     t.match(await registry.listBrokers(plane.now()), [{ id: 'b1', state: 'down', sessions: 0, url: null }])
     t.match(

@@ -1,4 +1,6 @@
+import { once } from 'node:events'
 import type { IncomingMessage } from 'node:http'
+import { request } from 'node:https'
 import { createInterface } from 'node:readline'
 import { type Readable, Writable } from 'node:stream'
 import t from 'tap'
@@ -276,4 +278,24 @@ t.test('a broker enrolls by invitation, once per invitation, and renews itself',
   t.match(await own.send('POST', '/v1/brokers/renew', { json: { csr, hosts: ['localhost'] } }), {
     status: 403,
   })
+})
+
+t.test('a broker that is forgotten while it asks for a renewal gets none', async (t) => {
+  const service = await startEnrollment(t)
+  const { certificate: cert, key } = await enrollBroker(service, 'edge-7')
+  const body = JSON.stringify({ csr: (await newRequest()).csr, hosts: ['localhost'] })
+  const asking = request(new URL('/v1/brokers/renew', service.whereabouts.admin), {
+    method: 'POST',
+    agent: false,
+    signal: AbortSignal.timeout(10_000),
+    headers: { 'content-type': 'application/json', expect: '100-continue' },
+    ...{ ca: service.root, cert, key },
+  })
+  asking.flushHeaders()
+  await once(asking, 'continue') // it knows who asks, and waits for the body
+  await service.admin.forgetBroker('edge-7')
+  asking.end(body)
+  const [reply] = await once(asking, 'response')
+  reply.resume()
+  t.equal(reply.statusCode, 404)
 })
