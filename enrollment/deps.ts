@@ -1,6 +1,7 @@
 import type { Log } from '#shared/log'
 import type { Bell } from './bell.ts'
 import type { Generations } from './generations.ts'
+import type { OcspService } from './ocsp.ts'
 import type { Registry } from './registry/registry.ts'
 import type { RevocationLists } from './revocation-lists.ts'
 import type { SigningClock } from './signing-clock.ts'
@@ -17,6 +18,7 @@ export interface Deps {
   readonly caKeys: ReadonlySet<string>
   readonly signingClock: SigningClock
   readonly revocationLists: RevocationLists
+  readonly ocsp: OcspService
   readonly log: Log
   /** Public URL of the admin listener, for invitations. */
   readonly adminUrl: string

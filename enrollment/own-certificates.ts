@@ -17,7 +17,7 @@ const RENEW_AT = 2 / 3
 type IssueDeps = Pick<Deps, 'registry' | 'authority' | 'signingClock' | 'now' | 'random'>
 
 export interface OwnRequest {
-  readonly kind: InfrastructureKind
+  readonly kind: Exclude<InfrastructureKind, 'responder'>
   readonly owner: string
   readonly spki: Buffer
   /** DNS names and addresses for the SAN; none for an operator. */

@@ -17,11 +17,13 @@ import { Generations } from './generations.ts'
 import { startListeners } from './http/listeners.ts'
 import { Job } from './job.ts'
 import { namesFor } from './names.ts'
+import { OcspService } from './ocsp.ts'
 import { keepOwn, type OwnPair } from './own-certificates.ts'
 import { readPassphrase } from './passphrase.ts'
 import { finaliseDue } from './plans.ts'
 import { openRegistry } from './registry/open.ts'
 import type { Registry } from './registry/registry.ts'
+import { keepResponders } from './responder.ts'
 import { RevocationLists } from './revocation-lists.ts'
 import { newestNotBefore, openSigningClock } from './signing-clock.ts'
 import { caKeysOf, openAlarms } from './trust.ts'
@@ -71,6 +73,7 @@ export async function startPlane(config: Config, runtime: Runtime): Promise<Plan
 
   const listeners = await startListeners(deps, { config, lifecycle, pair: server })
   const renewOwn = async () => {
+    deps.ocsp.renew(await keepResponders(deps, config.layout.enrollment))
     listeners.reload(await keepServerPair(deps, config))
     await keepOperator(deps, { config, whereabouts })
   }
@@ -159,12 +162,17 @@ async function openDeps(config: Config, runtime: Runtime): Promise<Deps> {
   authority.onChange(async () => {
     for (const key of caKeysOf(authority)) caKeys.add(key)
   })
+  const responders = await keepResponders(
+    { registry, authority, signingClock, now, random },
+    layout.enrollment,
+  )
   return {
     registry,
     authority,
     caKeys,
     signingClock,
     revocationLists: new RevocationLists({ registry, authority, directory: join(layout.ca, 'crl') }),
+    ocsp: new OcspService({ registry, responders, signingClock, now }),
     log,
     adminUrl: urls.admin,
     now,

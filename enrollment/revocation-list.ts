@@ -52,6 +52,7 @@ export class RevocationList {
   /** Of the newest revocation that was read, and of the newest on the full list. */
   #mark = 0
   #publishedMark = 0
+  #refreshing: Promise<void> = Promise.resolve()
 
   constructor(options: RevocationListOptions) {
     this.#options = options
@@ -95,7 +96,14 @@ export class RevocationList {
    * Signs the lists to which something was added, and those that are half through their lives. Other work gets its
    * turn after every slice of revocations and every signature.
    */
-  async refresh(now: number): Promise<void> {
+  refresh(now: number): Promise<void> {
+    // one after the other: two at a time would read the same revocations
+    const refreshed = this.#refreshing.then(() => this.#refresh(now))
+    this.#refreshing = refreshed.catch(() => {}) // the caller hears of it
+    return refreshed
+  }
+
+  async #refresh(now: number): Promise<void> {
     await this.#readOn()
     const toSign = this.#shards.filter(isToSign(now))
     const full = this.#published

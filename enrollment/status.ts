@@ -5,7 +5,7 @@ import type { Deps } from './deps.ts'
 /** The plane at a glance. */
 export async function status(deps: Deps): Promise<StatusView> {
   const now = deps.now()
-  const { registry, authority, revocationLists } = deps
+  const { registry, authority, revocationLists, ocsp } = deps
   const { holds, refusedLastHour, ...devices } = await registry.counts(now)
   const revocationList = revocationLists.current
   const crl = revocationList.published
@@ -22,7 +22,10 @@ export async function status(deps: Deps): Promise<StatusView> {
       nextUpdate: crl?.nextUpdate ?? 0,
       entries: crl?.entries ?? 0,
       url: revocationList.url,
+      shards: revocationList.shards,
+      earliestNextUpdate: revocationList.nextUpdate ?? 0,
     },
+    ocsp: { url: authority.device.ocspUrl ?? '', notAfter: ocsp.notAfter, presigned: ocsp.presigned },
     certificates: [
       { name: 'device CA', notAfter: authority.device.notAfter },
       { name: 'infrastructure CA', notAfter: authority.infrastructure.notAfter },

@@ -8,7 +8,7 @@ import { isDeviceId } from '#shared/identity/device'
 import { type PeerKind, spiffeUri } from '#shared/identity/peer'
 import { readTbs, serialHex, type Tbs } from '#shared/pki/certificate'
 import { textOf } from '#shared/pki/der'
-import { sequence } from '#shared/pki/der-write'
+import { NULL, sequence } from '#shared/pki/der-write'
 import { addressOctets, type GeneralName } from '#shared/pki/extensions'
 import { nameAttributes } from '#shared/pki/name'
 import { OID } from '#shared/pki/oid'
@@ -127,6 +127,33 @@ const LEAF_EXTENSIONS = [
   OID.authorityInfoAccess,
 ]
 
+export interface ResponderContext {
+  readonly signing: Signing
+  readonly order: Pick<LeafOrder, 'spki' | 'serial' | 'notBefore' | 'notAfter'>
+}
+
+/** Rules of a certificate that signs OCSP responses (RFC 6960 section 4.2.2.2): no identity, no other purpose. */
+const RESPONDER: Rules<ResponderContext> = {
+  ca_key: isPlainKey,
+  order_serial: (tbs, { order }) => serialHex(tbs.serial) === order.serial,
+  order_dates: (tbs, { order }) => tbs.notBefore === order.notBefore && tbs.notAfter === order.notAfter,
+  order_key: (tbs, { order }) => tbs.spki.raw.equals(order.spki),
+  extension_set: (tbs) => hasExactly(tbs, RESPONDER_EXTENSIONS),
+  basic_constraints: (tbs) => !read.readBasicConstraints(critical(tbs, OID.basicConstraints)).isCa,
+  key_usage: (tbs) => isSame(read.readKeyUsage(critical(tbs, OID.keyUsage)), ['digitalSignature']),
+  ext_key_usage: (tbs) => isSame(read.readExtKeyUsage(optional(tbs, OID.extKeyUsage)), [OID.ocspSigning]),
+  ocsp_no_check: (tbs) => optional(tbs, OID.ocspNoCheck).value.equals(NULL),
+}
+
+const RESPONDER_EXTENSIONS = [
+  OID.authorityKeyIdentifier,
+  OID.subjectKeyIdentifier,
+  OID.basicConstraints,
+  OID.keyUsage,
+  OID.extKeyUsage,
+  OID.ocspNoCheck,
+]
+
 export interface CaContext {
   readonly signing: Signing
   readonly pathLength: number
@@ -152,6 +179,13 @@ export function lintLeaf(tbs: Uint8Array, context: LeafContext): void {
   const parsed = parse(tbs)
   check(COMMON, { tbs: parsed, context })
   check(LEAF, { tbs: parsed, context })
+}
+
+/** @throws MusterError lint_failed (evidence: rule) */
+export function lintResponder(tbs: Uint8Array, context: ResponderContext): void {
+  const parsed = parse(tbs)
+  check(COMMON, { tbs: parsed, context })
+  check(RESPONDER, { tbs: parsed, context })
 }
 
 /** @throws MusterError lint_failed (evidence: rule) */

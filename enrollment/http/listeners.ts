@@ -12,6 +12,7 @@ import { downloads } from './downloads.ts'
 import { serveEst } from './est.ts'
 import { FEED_ROUTES } from './feed.ts'
 import { createLimits } from './limits.ts'
+import { serveOcsp } from './ocsp.ts'
 import { STATUS } from './problem.ts'
 import { serveRoutes } from './routes.ts'
 import { openListener, type TlsMaterial } from './server.ts'
@@ -52,7 +53,13 @@ export async function startListeners(
     return listener
   }
 
-  await start('http', { tls: null, register: (app) => downloads(app, deps) })
+  await start('http', {
+    tls: null,
+    register: (app) => {
+      downloads(app, deps)
+      serveOcsp(app, deps)
+    },
+  })
   const enrollment = await start('enrollment', {
     tls: trust('devices', pair),
     register: (app) => {

@@ -168,7 +168,7 @@ export interface Finalised {
 
 // ---- the plane's own certificates ----
 
-export type InfrastructureKind = 'server' | 'broker' | 'operator'
+export type InfrastructureKind = 'server' | 'broker' | 'operator' | 'responder'
 
 export interface InfrastructureCertificate {
   readonly fingerprint: string

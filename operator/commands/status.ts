@@ -41,9 +41,14 @@ async function watch(context: Context) {
   return EXIT.ok
 }
 
+function crlText(crl: StatusView['crl'], now: number): string {
+  const lists = crl.shards === 0 ? '' : ` in ${crl.shards} shards`
+  return `number ${crl.number}, ${crl.entries} entries${lists}, oldest expires ${formatWhen(crl.earliestNextUpdate, now)}`
+}
+
 /** The fleet in one screen. */
 export function statusText(view: StatusView, now: number): string {
-  const { devices, crl } = view
+  const { devices, crl, ocsp } = view
   const head = pairs([
     ['Trust domain', view.trustDomain],
     [
@@ -54,7 +59,8 @@ export function statusText(view: StatusView, now: number): string {
     ['Online', devices.online],
     ['Holds', view.holds],
     ['Refused', `${view.refusedLastHour} in the last hour`],
-    ['CRL', `number ${crl.number}, ${crl.entries} entries, next ${formatWhen(crl.nextUpdate, now)}`],
+    ['CRL', crlText(crl, now)],
+    ['OCSP', `${ocsp.url}, responder expires ${formatWhen(ocsp.notAfter, now)}`],
     ...view.certificates.map(({ name, notAfter }) => [name, `expires ${formatWhen(notAfter, now)}`] as const),
   ])
   const brokers = table(

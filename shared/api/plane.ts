@@ -80,7 +80,17 @@ export const StatusView = Type.Object({
   holds: Type.Integer(),
   refusedLastHour: Type.Integer(),
   brokers: Type.Array(BrokerView),
-  crl: Type.Object({ number: Type.Integer(), nextUpdate: Time, entries: Type.Integer(), url: Type.String() }),
+  /** The full list; `earliestNextUpdate` is that of the oldest of all lists, shards included. */
+  crl: Type.Object({
+    number: Type.Integer(),
+    nextUpdate: Time,
+    entries: Type.Integer(),
+    url: Type.String(),
+    shards: Type.Integer(),
+    earliestNextUpdate: Time,
+  }),
+  /** `notAfter`: of the certificate that signs the answers; `presigned`: how many of them are kept. */
+  ocsp: Type.Object({ url: Type.String(), notAfter: Time, presigned: Type.Integer() }),
   certificates: Type.Array(Type.Object({ name: Type.String(), notAfter: Time })),
 })
 export type StatusView = Static<typeof StatusView>

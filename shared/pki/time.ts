@@ -14,6 +14,14 @@ export function encodeTime(at: number): Buffer {
   return element(TAG.generalizedTime, Buffer.from(digits, 'latin1'))
 }
 
+/** GeneralizedTime whatever the year, as OCSP writes its dates (RFC 6960 section 4.2.2.1). `at`: ms since 1970, a whole second. */
+export function encodeGeneralizedTime(at: number): Buffer {
+  const time = encodeTime(at)
+  return time[0] === TAG.generalizedTime
+    ? time
+    : element(TAG.generalizedTime, Buffer.from(digitsOf(at), 'latin1'))
+}
+
 const UTC_TIME = /^(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)Z$/
 const GENERALIZED_TIME = /^(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)Z$/
 

@@ -12,6 +12,7 @@ import { plansContract } from './registry/plans.ts'
 import { racesContract } from './registry/races.ts'
 import { renewalContract } from './registry/renewal.ts'
 import { reportsContract } from './registry/reports.ts'
+import { revocationContract } from './registry/revocation.ts'
 import { rolloversContract } from './registry/rollovers.ts'
 import { streamContract } from './registry/stream.ts'
 import { tokensContract } from './registry/tokens.ts'
@@ -45,6 +46,7 @@ export async function registryContract(t: Test, create: (t: Test) => Promise<Sto
     keys: keysContract,
     plans: plansContract,
     finalising: finalisingContract,
+    'revocation data': revocationContract,
     'what brokers saw': reportsContract,
     'brokers, operators, issuers': brokersContract,
     rollovers: rolloversContract,

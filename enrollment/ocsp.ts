@@ -1,0 +1,216 @@
+import { createHash } from 'node:crypto'
+import { serialHex } from '#shared/pki/certificate'
+import {
+  type CertId,
+  type CertStatus,
+  encodeOcspFailure,
+  type OcspFailure,
+  type OcspRequest,
+  readOcspRequest,
+} from '#shared/pki/ocsp'
+import type { Issuer } from './ca/issue.ts'
+import { issuerMatcher, type Responder, signOcspResponse } from './ca/ocsp.ts'
+import { REASON_CODES } from './ca/revoked-entries.ts'
+import type { Registry, RevocationStatus } from './registry/registry.ts'
+import type { SigningClock } from './signing-clock.ts'
+
+/** Time from thisUpdate to nextUpdate, ms. */
+const VALIDITY_MS = 3_600_000
+/** An answer that was signed longer ago is signed anew when it is asked for, ms. */
+const RENEW_AFTER_MS = VALIDITY_MS / 2
+/** Answers that are kept, some 1 KiB each; those that were signed first go first. */
+const MAX_PRESIGNED = 20_000
+
+/** RFC 5280 section 5.3.1; only OCSP says it, CRLs list final revocations. */
+const CERTIFICATE_HOLD = 6
+
+export interface OcspReply {
+  /** DER of the OCSPResponse. */
+  readonly der: Buffer
+  /** How long others may keep it; null for what is made for one client, or may change at any time. */
+  readonly freshness: Freshness | null
+}
+
+export interface Freshness {
+  /** SHA-256 of the response, hex. */
+  readonly tag: string
+  /** Ms since 1970, whole seconds. */
+  readonly thisUpdate: number
+  readonly nextUpdate: number
+}
+
+/** Who answers for an issuer. */
+export interface IssuerResponder {
+  readonly issuer: Issuer
+  readonly responder: Responder
+}
+
+export interface OcspOptions {
+  readonly registry: Pick<Registry, 'revocationStatus'>
+  readonly responders: readonly IssuerResponder[]
+  readonly signingClock: Pick<SigningClock, 'check'>
+  now(): number
+}
+
+interface Presigned {
+  /** What it says; when the registry says something else, it is of no use. */
+  readonly says: string
+  readonly signedAt: number
+  readonly reply: OcspReply
+}
+
+interface Answer {
+  readonly certId: CertId
+  readonly status: CertStatus
+}
+
+interface Owner extends IssuerResponder {
+  isOurs(id: CertId): boolean
+}
+
+interface Asked {
+  readonly owner: Owner
+  readonly certIds: readonly CertId[]
+  readonly nonce: Buffer | null
+}
+
+/**
+ * Answers OCSP requests for the certificates of all device CAs (RFC 6960, RFC 9919). The registry, with its holds, is
+ * read before the cache: an answer that was signed before a hold is not given after it.
+ */
+export class OcspService {
+  readonly #options: OcspOptions
+  readonly #presigned = new Map<string, Presigned>()
+  #owners: readonly Owner[] = []
+
+  constructor(options: OcspOptions) {
+    this.#options = options
+    this.renew(options.responders)
+  }
+
+  /** Ms since 1970: the last valid second of the responder's certificate that ends first. */
+  get notAfter(): number {
+    return Math.min(...this.#owners.map(({ responder }) => responder.notAfter))
+  }
+
+  get presigned(): number {
+    return this.#presigned.size
+  }
+
+  /** Signs with these certificates from now on; what older ones signed stays valid with them. */
+  renew(responders: readonly IssuerResponder[]): void {
+    const certificates = (some: readonly IssuerResponder[]) =>
+      some.map(({ responder }) => responder.certificate.toString('base64')).join()
+    if (certificates(responders) !== certificates(this.#owners)) this.#presigned.clear()
+    this.#owners = responders.map((one) => ({ ...one, isOurs: issuerMatcher(one.issuer) }))
+  }
+
+  /**
+   * Answers the first of the readings of a request that makes sense: one that was damaged on its way may have several.
+   * @throws MusterError unavailable, clock_wrong
+   */
+  async answer(readings: readonly Uint8Array[]): Promise<OcspReply> {
+    const requests = readings.map(readOrNull).filter((request) => request !== null)
+    if (requests.length === 0) return ocspFailure('malformedRequest')
+    const ours = requests.flatMap(({ certIds, nonce }) => {
+      const owner = this.#owners.find(({ isOurs }) => certIds.every(isOurs))
+      return owner ? [{ owner, certIds, nonce }] : []
+    })
+    const [first] = ours
+    if (first === undefined) return ocspFailure('unauthorized')
+    const known = ours.length === 1 ? first : ((await this.#firstKnown(ours)) ?? first)
+    return this.#reply(known)
+  }
+
+  async #firstKnown(requests: readonly Asked[]): Promise<Asked | null> {
+    for (const request of requests) {
+      const statuses = await this.#look(request)
+      if (statuses.every((status) => status !== null)) return request
+    }
+    return null
+  }
+
+  #look({ owner, certIds }: Asked): Promise<(RevocationStatus | null)[]> {
+    const { registry } = this.#options
+    return Promise.all(
+      certIds.map(({ serial }) => registry.revocationStatus(owner.issuer.id, serialHex(serial))),
+    )
+  }
+
+  async #reply(request: Asked): Promise<OcspReply> {
+    const statuses = (await this.#look(request)).map(certStatus)
+    const [certId, ...others] = request.certIds
+    const [status] = statuses
+    const isCommon = request.nonce === null && others.length === 0
+    // an unknown certificate may be issued in the next moment, and there is no end to them
+    if (!isCommon || certId === undefined || status === undefined || status.state === 'unknown') {
+      const answers = request.certIds.map((id, index) => ({
+        certId: id,
+        status: statuses[index] ?? ({ state: 'unknown' } as const),
+      }))
+      return { der: await this.#sign(request, answers), freshness: null }
+    }
+    return this.#common(request, { certId, status })
+  }
+
+  /** The answer that is the same for everybody who asks about this certificate. */
+  async #common(request: Asked, answer: Answer): Promise<OcspReply> {
+    const { certId, status } = answer
+    const key = certId.raw.toString('latin1')
+    const says = status.state === 'revoked' ? `${status.since} ${status.reason}` : status.state
+    const now = this.#options.now()
+    const found = this.#presigned.get(key)
+    const isFresh = found !== undefined && now >= found.signedAt && now < found.signedAt + RENEW_AFTER_MS
+    if (isFresh && found.says === says) return found.reply
+    const der = await this.#sign(request, [answer])
+    const thisUpdate = Math.floor(now / 1000) * 1000
+    const tag = createHash('sha256').update(der).digest('hex')
+    const reply = { der, freshness: { tag, thisUpdate, nextUpdate: nextUpdateOf(request.owner, thisUpdate) } }
+    this.#keep(key, { says, signedAt: now, reply })
+    return reply
+  }
+
+  #keep(key: string, presigned: Presigned): void {
+    this.#presigned.delete(key)
+    this.#presigned.set(key, presigned)
+    const [oldest] = this.#presigned.keys()
+    if (this.#presigned.size > MAX_PRESIGNED && oldest !== undefined) this.#presigned.delete(oldest)
+  }
+
+  #sign({ owner, nonce }: Asked, answers: readonly Answer[]): Promise<Buffer> {
+    const now = this.#options.now()
+    this.#options.signingClock.check(now)
+    const nextUpdate = nextUpdateOf(owner, now)
+    return signOcspResponse(owner.responder, { answers, nonce, thisUpdate: now, nextUpdate })
+  }
+}
+
+/** Not after the certificate of the responder. */
+function nextUpdateOf({ responder }: IssuerResponder, thisUpdate: number): number {
+  return Math.min(thisUpdate + VALIDITY_MS, responder.notAfter)
+}
+
+export function ocspFailure(failure: OcspFailure): OcspReply {
+  return { der: encodeOcspFailure(failure), freshness: null }
+}
+
+function readOrNull(der: Uint8Array): OcspRequest | null {
+  try {
+    return readOcspRequest(der)
+  } catch (error) {
+    if (error instanceof SyntaxError) return null
+    throw error
+  }
+}
+
+function certStatus(status: RevocationStatus | null): CertStatus {
+  if (status === null) return { state: 'unknown' }
+  switch (status.state) {
+    case 'good':
+      return status
+    case 'held':
+      return { state: 'revoked', since: status.since, reason: CERTIFICATE_HOLD }
+    case 'revoked':
+      return { state: 'revoked', since: status.since, reason: REASON_CODES[status.reason] }
+  }
+}

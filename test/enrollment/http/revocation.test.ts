@@ -1,0 +1,211 @@
+import { randomBytes, X509Certificate } from 'node:crypto'
+import { readFileSync, statSync, writeFileSync } from 'node:fs'
+import { request as send } from 'node:http'
+import { join } from 'node:path'
+import { gunzipSync } from 'node:zlib'
+import t from 'tap'
+import { readCertificate } from '#shared/pki/certificate'
+import { OID } from '#shared/pki/oid'
+import { pemToDer } from '#shared/pki/pem'
+import { readDistributionPoint, readInfoAccesses } from '#shared/pki/read-extensions'
+import { enrollDevice, type RunningEnrollment, startEnrollment } from '../../support/enrollment.ts'
+import { ocspRequest, readOcspResponse } from '../../support/ocsp.ts'
+
+const DAY_MS = 86_400_000
+
+interface Reply {
+  readonly status: number
+  readonly headers: Readonly<Record<string, string | string[] | undefined>>
+  readonly body: Buffer
+}
+
+/** Plain node:http: fetch would unpack gzip and tidy paths. */
+async function http(
+  service: RunningEnrollment,
+  method: string,
+  path: string,
+  content: { headers?: Record<string, string>; body?: Buffer } = {},
+): Promise<Reply> {
+  const { promise, resolve, reject } = Promise.withResolvers<Reply>()
+  const url = new URL(service.whereabouts.http)
+  const signal = AbortSignal.timeout(10_000)
+  const options = { host: url.hostname, port: url.port, method, path, headers: content.headers ?? {}, signal }
+  const outgoing = send(options, async (reply) => {
+    const body = Buffer.concat(await reply.toArray())
+    resolve({ status: reply.statusCode ?? 0, headers: reply.headers, body })
+  })
+  outgoing.once('error', reject).end(content.body)
+  return promise
+}
+
+const TYPE = { 'content-type': 'application/ocsp-request' }
+
+t.test('what a certificate points to is served', async (t) => {
+  const service = await startEnrollment(t)
+  const issuer = service.deps.authority.device.pem
+  const device = await enrollDevice(service, { id: 'probe-1' })
+  const request = (nonce?: Buffer) =>
+    ocspRequest({ issuer, serials: [device.serial], ...(nonce && { nonce }) })
+  const { extensions } = readCertificate(pemToDer(device.certificate, 'CERTIFICATE')).tbs
+  const read = <T>(type: string, reader: (value: { isCritical: boolean; value: Buffer }) => T) => {
+    const found = extensions.get(type)
+    if (!found) throw new Error(`no ${type}`)
+    return reader(found)
+  }
+  const [ocsp] = read(OID.authorityInfoAccess, readInfoAccesses)
+  const crl = new URL(read(OID.crlDistributionPoints, readDistributionPoint)).pathname
+
+  t.test('OCSP by POST and by GET, with the headers that caches need', async (t) => {
+    t.match(ocsp, { method: OID.ocsp, uri: `${service.whereabouts.http}/ocsp` })
+    const posted = await http(service, 'POST', '/ocsp', { headers: TYPE, body: request() })
+    t.match(readOcspResponse(posted.body, issuer), { status: 0, statuses: ['good'] })
+    const path = `/ocsp/${encodeURIComponent(request().toString('base64'))}`
+    const got = await http(service, 'GET', path)
+    t.same(got.body, posted.body)
+    t.match(got, {
+      status: 200,
+      headers: {
+        'content-type': 'application/ocsp-response',
+        'cache-control': 'max-age=300, public, no-transform, must-revalidate',
+        etag: /^"[0-9a-f]{64}"$/,
+      },
+    })
+    const at = (header: string) => Date.parse(String(got.headers[header]))
+    t.equal(at('expires') - at('last-modified'), 3_600_000)
+    const again = await http(service, 'GET', path, { headers: { 'if-none-match': String(got.headers.etag) } })
+    t.match(again, { status: 304, body: { length: 0 } })
+  })
+
+  t.test('a nonce comes back in an answer that nobody keeps', async (t) => {
+    const nonce = randomBytes(32)
+    const reply = await http(service, 'POST', '/ocsp/', { headers: TYPE, body: request(nonce) })
+    t.match(readOcspResponse(reply.body, issuer), { nonce })
+    t.equal(reply.headers['cache-control'], 'no-store')
+    t.equal(reply.headers.etag, undefined)
+  })
+
+  t.test('a hold is seen by the next request', async (t) => {
+    const ask = async () =>
+      readOcspResponse(
+        (await http(service, 'POST', '/ocsp', { headers: TYPE, body: request() })).body,
+        issuer,
+      )
+    t.match(await ask(), { statuses: ['good'] })
+    const plan = await service.admin.proposePlan({ action: 'hold', scope: { kind: 'batch', id: 'lab' } })
+    await service.admin.applyPlan(plan.id, 1)
+    t.match(await ask(), { statuses: ['revoked 6'] })
+    await service.admin.undoPlan(plan.id)
+    t.match(await ask(), { statuses: ['good'] })
+  })
+
+  t.test('what is no OCSP request is told so, and never fails inside', async (t) => {
+    const post = (body: Buffer, headers: Record<string, string> = TYPE) =>
+      http(service, 'POST', '/ocsp', { headers, body })
+    for (const body of [Buffer.alloc(0), randomBytes(200), Buffer.alloc(8_000, 0x30)]) {
+      const reply = await post(body)
+      t.match(readOcspResponse(reply.body, issuer), { status: 1 })
+      t.match(reply, { status: 200, headers: { 'cache-control': 'no-store' } })
+    }
+    t.equal((await post(Buffer.alloc(9_000, 0x30))).status, 413)
+    for (const type of ['text/plain', 'application/json', 'application/x-www-form-urlencoded']) {
+      const { status } = await post(Buffer.from('{}'), { 'content-type': type })
+      t.equal(status, 415, type)
+    }
+    for (const path of ['/ocsp/', '/ocsp/MEYw', '/ocsp/%00', `/ocsp/${'A'.repeat(5_000)}`]) {
+      t.match(
+        readOcspResponse((await http(service, 'GET', path)).body, issuer),
+        { status: 1 },
+        path.slice(0, 20),
+      )
+    }
+    for (const [method, path] of [
+      ['GET', '/ocsp'],
+      ['PUT', '/ocsp'],
+      ['GET', '/ocsp/%'],
+      ['GET', '/ocsp/%ff%fe'],
+    ] as const) {
+      const { status } = await http(service, method, path)
+      t.ok(status === 200 || (status >= 400 && status < 500), `${method} ${path}: ${status}`)
+    }
+  })
+
+  t.test('the shard, and the full list, plain and packed', async (t) => {
+    const full = new URL((await service.admin.status()).crl.url).pathname
+    t.match(crl, /^\/crl\/[0-9a-f]{64}\/\d+\.crl$/)
+    for (const path of [crl, full]) {
+      const plain = await http(service, 'GET', path)
+      t.match(plain, {
+        status: 200,
+        headers: { 'content-type': 'application/pkix-crl', vary: 'accept-encoding' },
+      })
+      t.equal(plain.headers['content-encoding'], undefined)
+      for (const accepted of ['gzip', 'br, gzip;q=0.5', '*']) {
+        const packed = await http(service, 'GET', path, { headers: { 'accept-encoding': accepted } })
+        t.equal(packed.headers['content-encoding'], 'gzip', accepted)
+        t.same(gunzipSync(packed.body), plain.body)
+        t.not(packed.headers.etag, plain.headers.etag, 'a strong tag names octets')
+        const headers = { 'accept-encoding': accepted, 'if-none-match': String(packed.headers.etag) }
+        t.equal((await http(service, 'GET', path, { headers })).status, 304)
+      }
+      for (const accepted of ['br', 'gzip;q=0', 'identity', 'x-gzip-like']) {
+        const reply = await http(service, 'GET', path, { headers: { 'accept-encoding': accepted } })
+        t.equal(reply.headers['content-encoding'], undefined, accepted)
+      }
+    }
+    const { id } = service.deps.authority.device
+    for (const file of ['64.crl', '-1.crl', '01.crl', '1e1.crl', 'x.crl', '0', '..%2fauthority.json']) {
+      t.equal((await http(service, 'GET', `/crl/${id}/${file}`)).status, 404, file)
+    }
+    t.equal((await http(service, 'GET', `/crl/${'0'.repeat(64)}/0.crl`)).status, 404)
+  })
+
+  t.test('the status says how fresh both are', async (t) => {
+    const { crl, ocsp } = await service.admin.status()
+    t.match(crl, { shards: 64, entries: 0 })
+    t.ok(crl.earliestNextUpdate > Date.now() + DAY_MS / 3)
+    t.equal(ocsp.url, `${service.whereabouts.http}/ocsp`)
+    t.ok(ocsp.notAfter > Date.now() + 6 * DAY_MS)
+    t.ok(ocsp.presigned > 0)
+  })
+})
+
+t.test('the responder has a certificate of its own, which is renewed', async (t) => {
+  const clock = { offsetMs: 0 }
+  const data = t.testdir()
+  const service = await startEnrollment(t, { data, clock })
+  const { enrollment } = service.config.layout
+  const file = (end: string) =>
+    join(enrollment, `ocsp-${service.deps.authority.device.id.slice(0, 16)}.${end}`)
+  const shown = () => new X509Certificate(readFileSync(file('crt'))).fingerprint256
+  const first = shown()
+  t.equal(statSync(file('key')).mode & 0o777, 0o600)
+  const entries = await service.admin.listAudit({ limit: 100 })
+  t.ok(entries.some(({ action, subject }) => action === 'issue.responder' && subject.includes('ocsp')))
+  await service.renewOwn()
+  t.equal(shown(), first, 'not before it is due')
+  clock.offsetMs = 5 * DAY_MS
+  await service.renewOwn()
+  const second = shown()
+  t.not(second, first)
+  await service.stop()
+  const again = await startEnrollment(t, { data, clock })
+  t.equal(shown(), second, 'it survives a restart')
+  await again.stop()
+  writeFileSync(file('crt'), 'damaged')
+  await startEnrollment(t, { data, clock })
+  t.not(shown(), second)
+})
+
+t.test('an authority from before there were shards goes on with the full list', async (t) => {
+  const data = t.testdir()
+  const before = await startEnrollment(t, { data })
+  await before.stop()
+  const path = join(before.config.layout.ca, 'authority.json')
+  const { crlShards, ...old } = JSON.parse(readFileSync(path, 'utf8'))
+  t.equal(crlShards, 64)
+  writeFileSync(path, JSON.stringify(old))
+  const after = await startEnrollment(t, { data })
+  t.same(JSON.parse(readFileSync(path, 'utf8')), { ...old, crlShards: 64 })
+  t.equal((await http(after, 'GET', `/crl/${after.deps.authority.device.id}.crl`)).status, 200)
+  t.equal((await http(after, 'GET', `/crl/${after.deps.authority.device.id}/63.crl`)).status, 200)
+})
