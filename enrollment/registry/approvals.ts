@@ -1,6 +1,7 @@
 import { MusterError } from '#shared/errors'
 import type { DeviceId } from '#shared/identity/device'
 import type { Sqlite } from '#shared/sqlite'
+import { newestFirst } from './rows.ts'
 
 /** Who may enroll with which key: asked for with a token, or said beforehand by an operator. */
 export interface ApprovalRow {
@@ -23,10 +24,10 @@ function prepare(db: Sqlite) {
   return {
     ofDevice: db.prepare<[number], ApprovalRow>('SELECT * FROM approvals WHERE device = ?'),
     ofRequest: db.prepare<[string, number], ApprovalRow>(
-      'SELECT * FROM approvals WHERE spki = ? AND token = ? ORDER BY row DESC LIMIT 1',
+      'SELECT * FROM approvals WHERE spki = ? AND token = ?',
     ),
     ofKey: db.prepare<[string], { id: DeviceId; batch: string | null }>(
-      'SELECT d.id, d.batch FROM approvals a JOIN devices d ON d.row = a.device WHERE a.spki = ?',
+      'SELECT id, batch FROM devices WHERE row IN (SELECT device FROM approvals WHERE spki = ?)',
     ),
     insert: db.prepare<[NewApproval]>(
       `INSERT INTO approvals (device, token, spki, state, made, created_at)
@@ -47,7 +48,7 @@ export function openApprovals(db: Sqlite) {
     /** What is known about a device that has not enrolled: at most one. */
     ofDevice: (device: number) => statements.ofDevice.get(device),
     /** The application that was made with this key and token. */
-    ofRequest: (spki: string, token: number) => statements.ofRequest.get(spki, token),
+    ofRequest: (spki: string, token: number) => newestFirst(statements.ofRequest.all(spki, token))[0],
     /** The device of the batch that is waited for with this key. */
     expectedWith: (spki: string, batch: string) =>
       statements.ofKey.all(spki).find((found) => found.batch === batch)?.id ?? null,

@@ -1,6 +1,6 @@
 import { MusterError } from '#shared/errors'
 import type { Sqlite } from '#shared/sqlite'
-import { CERTIFICATE_COLUMNS, CERTIFICATES, type CertificateRow } from './rows.ts'
+import { CERTIFICATE_COLUMNS, CERTIFICATES, type CertificateRow, newestFirst } from './rows.ts'
 import { isExpired } from './validity.ts'
 
 function prepare(db: Sqlite) {
@@ -9,9 +9,9 @@ function prepare(db: Sqlite) {
   return {
     byFingerprint: find<[string]>('c.fingerprint = ?'),
     bySerial: find<[string]>('c.serial = ?'),
-    ofToken: find<[string, number]>('c.spki = ? AND c.token = ? ORDER BY c.row DESC LIMIT 1'),
-    successor: find<[string, number]>('c.spki = ? AND c.predecessor = ? ORDER BY c.row DESC LIMIT 1'),
-    ofDevice: find<[number]>('c.device = ? ORDER BY c.row DESC'),
+    ofToken: find<[string, number]>('c.spki = ? AND c.token = ?'),
+    successor: find<[string, number]>('c.spki = ? AND c.predecessor = ?'),
+    ofDevice: find<[number]>('c.device = ?'),
     byKey: find<[string]>('c.spki = ?'),
     compromised: db.prepare<[string], { one: 1 }>('SELECT 1 AS one FROM compromised_keys WHERE spki = ?'),
     der: db.prepare<[number], { der: Buffer | null }>('SELECT der FROM certificates WHERE row = ?'),
@@ -30,11 +30,11 @@ export function openCertificates(db: Sqlite) {
     byFingerprint: (fingerprint: string) => statements.byFingerprint.get(fingerprint),
     bySerial: (serial: string) => statements.bySerial.get(serial),
     /** The newest certificate for this key that the token was used for. */
-    ofToken: (spki: string, token: number) => statements.ofToken.get(spki, token),
+    ofToken: (spki: string, token: number) => newestFirst(statements.ofToken.all(spki, token))[0],
     /** The newest certificate for this key that the presented one asked for. */
-    successor: (spki: string, presented: number) => statements.successor.get(spki, presented),
+    successor: (spki: string, presented: number) => newestFirst(statements.successor.all(spki, presented))[0],
     /** Newest first. */
-    ofDevice: (device: number) => statements.ofDevice.all(device),
+    ofDevice: (device: number) => newestFirst(statements.ofDevice.all(device)),
     /** The signed certificate; null while it is only reserved. */
     der: (row: number) => statements.der.get(row)?.der ?? null,
     refuseCompromised,

@@ -42,8 +42,11 @@ type Statements = ReturnType<typeof prepare>
 function prepare(db: Sqlite) {
   return {
     token: db.prepare<[string], TokenRow>(
-      `SELECT t.row, t.id, t.batch, b.fleet, b.naming, t.uses, t.used, t.expires_at, t.cancelled_at, t.device, t.listed,
-         t.approval OR b.approval AS approval FROM tokens t JOIN batches b ON b.id = t.batch WHERE t.hash = ?`,
+      `SELECT t.row, t.id, t.batch, t.uses, t.used, t.expires_at, t.cancelled_at, t.device, t.listed,
+         (SELECT b.fleet FROM batches b WHERE b.id = t.batch) AS fleet,
+         (SELECT b.naming FROM batches b WHERE b.id = t.batch) AS naming,
+         t.approval OR (SELECT b.approval FROM batches b WHERE b.id = t.batch) AS approval
+       FROM tokens t WHERE t.hash = ?`,
     ),
     spend: db.prepare<[number]>('UPDATE tokens SET used = used + 1 WHERE row = ?'),
     /** Two are enough to know that there is not exactly one. */

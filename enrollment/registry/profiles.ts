@@ -26,6 +26,21 @@ export function profileOf(row: ProfileColumns): FleetProfile {
   return { ...DEFAULT_PROFILE, ...stored, lifetimeMs: row.lifetime_ms }
 }
 
+/** Reads each profile once: every enrollment asks for that of its fleet, and few are different. */
+function remembered(): typeof profileOf {
+  const known = new Map<string, FleetProfile>()
+  return (row) => {
+    const text = `${row.lifetime_ms} ${row.profile}`
+    const profile = known.get(text) ?? profileOf(row)
+    if (known.size >= MAX_REMEMBERED) known.clear()
+    known.set(text, profile)
+    return profile
+  }
+}
+
+/** Versions of profiles, not fleets. */
+const MAX_REMEMBERED = 256
+
 export function profileColumns(profile: ProfileRequest): ProfileColumns {
   const { lifetimeMs = DEFAULT_LIFETIME_MS, ...rest } = profile
   return { lifetime_ms: lifetimeMs, profile: JSON.stringify(rest) }
@@ -34,10 +49,11 @@ export function profileColumns(profile: ProfileRequest): ProfileColumns {
 /** Applies the profile of a fleet to what is about to be recorded. */
 export function openProfiles(db: Sqlite) {
   const find = db.prepare<[string], ProfileColumns>('SELECT lifetime_ms, profile FROM fleets WHERE id = ?')
+  const profileIn = remembered()
   const require = (fleet: string) => {
     const row = find.get(fleet)
     if (row === undefined) throw new Error(`no fleet ${fleet}`) // a foreign key keeps this from happening
-    return profileOf(row)
+    return profileIn(row)
   }
   return {
     /** @throws MusterError csr_key, csr_subject */

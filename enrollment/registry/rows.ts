@@ -40,11 +40,20 @@ export interface CertificateRow {
   readonly created_at: number
 }
 
-export const CERTIFICATE_COLUMNS = `c.row, c.serial, c.fingerprint, c.issuer, c.device AS device_row, d.id AS device, c.spki,
-  c.state, c.not_before, c.not_after, c.renew_after, c.renew_before, c.superseded_from, c.revoked_at, c.reason, c.first_seen_at, c.predecessor, c.line,
-  c.activates, c.created_at`
+/**
+ * The id of the device is looked up in a query of its own: a join with a bound value makes SQLite prepare the statement
+ * anew at every call (better-sqlite3 clears what is bound, and the plan of a join may depend on it), for ten times the price.
+ */
+export const CERTIFICATE_COLUMNS = `c.row, c.serial, c.fingerprint, c.issuer, c.device AS device_row,
+  (SELECT d.id FROM devices d WHERE d.row = c.device) AS device, c.spki, c.state, c.not_before, c.not_after, c.renew_after,
+  c.renew_before, c.superseded_from, c.revoked_at, c.reason, c.first_seen_at, c.predecessor, c.line, c.activates, c.created_at`
 
-export const CERTIFICATES = 'certificates c JOIN devices d ON d.row = c.device'
+export const CERTIFICATES = 'certificates c'
+
+/** What `ORDER BY row DESC` says; with a bound value that too would make SQLite prepare the statement at every call. */
+export function newestFirst<Row extends { readonly row: number }>(rows: readonly Row[]): Row[] {
+  return rows.toSorted((a, b) => b.row - a.row)
+}
 
 export function deviceRecord(row: DeviceRow): DeviceRecord {
   return { id: row.id, kind: row.kind, fleet: row.fleet, batch: row.batch, state: row.state }
@@ -61,6 +70,8 @@ export function certificateRecord(row: CertificateRow): CertificateRecord | null
     state: row.state,
     notBefore: row.not_before,
     notAfter: row.not_after,
+    renewAfter: row.renew_after,
+    renewBefore: row.renew_before,
     supersededFrom: row.superseded_from,
     revokedAt: row.revoked_at,
     reason: row.reason,
@@ -76,6 +87,8 @@ export function certificateView(row: CertificateRow): CertificateView {
     state: row.state,
     notBefore: row.not_before,
     notAfter: row.not_after,
+    renewAfter: row.renew_after,
+    renewBefore: row.renew_before,
     supersededFrom: row.superseded_from,
     revokedAt: row.revoked_at,
     reason: row.reason,
