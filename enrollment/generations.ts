@@ -5,7 +5,7 @@ import type { Issuer } from './ca/issue.ts'
 import { checkClock } from './ca/load-ca.ts'
 import type { GenerationKeys } from './ca/open-generation.ts'
 import type { IssuerKind } from './ca/profile.ts'
-import type { CaRole, RolloverRecord } from './registry/registry.ts'
+import type { CaRole, NewRollover, RolloverRecord } from './registry/registry.ts'
 
 /** What a device needs to check the plane, and what the plane itself needs to check devices. */
 export interface TrustBundle {
@@ -55,6 +55,7 @@ export class Generations implements Authority {
   readonly #opened = new Map<string, Issuer>()
   readonly #listeners: TrustListener[] = []
   #view: View
+  #turn: Promise<void> = Promise.resolve()
 
   constructor(
     base: Authority,
@@ -127,10 +128,27 @@ export class Generations implements Authority {
     this.#listeners.push(listener)
   }
 
-  /** Takes up what the registry has recorded. */
-  async follow(rollovers: readonly RolloverRecord[], now: number): Promise<void> {
-    this.#view = this.#look(rollovers, now)
-    for (const listener of this.#listeners) await listener()
+  /** Takes up what the registry has recorded, one reader after the other: the last one has read last. */
+  follow(read: () => Promise<readonly RolloverRecord[]>, now: number): Promise<void> {
+    const turn = this.#turn.then(async () => {
+      this.#view = this.#look(await read(), now)
+      for (const listener of this.#listeners) await listener()
+    })
+    this.#turn = turn.catch(() => {}) // whoever waits for the turn hears of it
+    return turn
+  }
+
+  /** The CAs that are to follow those that sign. @throws MusterError conflict (the key of the root is not here) */
+  async prepare(
+    kind: 'issuing' | 'root',
+    of: { now: number; lifetimeMs?: number },
+  ): Promise<Pick<NewRollover, 'from' | 'to' | 'certificates'>> {
+    const from = this.current
+    const certificates = await this.#keys.next(kind, { root: { id: this.rootId, pem: this.rootPem }, ...of })
+    const idOf = (role: 'root' | IssuerKind) =>
+      certificates.find((one) => one.role === role)?.id ?? from[role]
+    const to = { root: idOf('root'), device: idOf('device'), infrastructure: idOf('infrastructure') }
+    return { from, to, certificates }
   }
 
   /** @throws MusterError clock_wrong */

@@ -10,7 +10,7 @@ import type { Actor, InfrastructureKind } from './registry/registry.ts'
 import { BACKDATE_MS } from './signing-clock.ts'
 
 /** Life of server, broker and operator certificates, ms. */
-const LIFETIME_MS = 30 * 86_400_000
+export const OWN_LIFETIME_MS = 30 * 86_400_000
 /** From this share of its life on a certificate of the plane is renewed. */
 const RENEW_AT = 2 / 3
 
@@ -35,7 +35,7 @@ export async function issueOwn(
   const issuer = deps.authority.infrastructure
   const serial = newSerial(deps)
   const notBefore = now - BACKDATE_MS
-  const notAfter = Math.min(now + LIFETIME_MS, issuer.notAfter)
+  const notAfter = Math.min(now + OWN_LIFETIME_MS, issuer.notAfter)
   const { der, fingerprint } = await issueCertificate(issuer, {
     profile: request.kind,
     id: request.owner,

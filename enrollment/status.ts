@@ -1,6 +1,7 @@
 import type { StatusView } from '#shared/api'
 import { VERSION } from './config.ts'
 import type { Deps } from './deps.ts'
+import { caAlarms } from './trust.ts'
 
 /** The plane at a glance. */
 export async function status(deps: Deps): Promise<StatusView> {
@@ -30,5 +31,6 @@ export async function status(deps: Deps): Promise<StatusView> {
       { name: 'device CA', notAfter: authority.device.notAfter },
       { name: 'infrastructure CA', notAfter: authority.infrastructure.notAfter },
     ],
+    alarms: caAlarms(authority.cas, now),
   }
 }

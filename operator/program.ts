@@ -1,6 +1,7 @@
 import { Command } from 'commander'
 import { addBatchCommands } from './commands/batch.ts'
 import { addBrokerCommands } from './commands/broker.ts'
+import { addCaCommands } from './commands/ca.ts'
 import { addCaFileCommands } from './commands/ca-files.ts'
 import { addDemoCommands } from './commands/demo.ts'
 import { addDeviceCommands } from './commands/device.ts'
@@ -43,6 +44,7 @@ const OPERATOR_COMMANDS = [
   addRevokeCommand,
   addPlanCommands,
   addExplainCommand,
+  addCaCommands,
   addCaFileCommands,
   addDemoCommands,
   addOperatorCommands,

@@ -1,11 +1,12 @@
 import { existsSync } from 'node:fs'
+import { MusterError } from '#shared/errors'
 import { readCertificate } from '#shared/pki/certificate'
 import { sha256Hex } from '#shared/pki/keys'
 import { pemToDer } from '#shared/pki/pem'
 import { type AuthorityFile, type CaDirectory, readAuthority, unusable } from './ca-directory.ts'
 import type { Issuer } from './issue.ts'
 import { issuerOf } from './load-ca.ts'
-import type { SigningRoot } from './next-generation.ts'
+import { type NextCertificate, nextDeviceCa, nextRoot, type SigningRoot } from './next-generation.ts'
 import type { IssuerKind } from './profile.ts'
 import { fileSigner, type Signer } from './signer.ts'
 
@@ -21,6 +22,11 @@ export interface GenerationKeys {
   issuer(kind: IssuerKind, of: Named): Issuer
   /** Null when the key of the root is not kept here. @throws MusterError directory_unusable, key_file_insecure, passphrase_wrong */
   root(of: Named): SigningRoot | null
+  /** Makes the CAs that follow; their keys are on disk when the promise resolves. @throws MusterError conflict (no key of the root) */
+  next(
+    kind: 'issuing' | 'root',
+    of: { root: Named; now: number; lifetimeMs?: number },
+  ): Promise<NextCertificate[]>
 }
 
 export function openGenerationKeys(directory: CaDirectory, passphrase: string): GenerationKeys {
@@ -34,11 +40,21 @@ export function openGenerationKeys(directory: CaDirectory, passphrase: string): 
     if (signer.spki.equals(readCertificate(der).tbs.spki.raw)) return { der, signer }
     throw unusable(directory, `the key in "${path}" is another one's`)
   }
+  const rootOf = (of: Named): SigningRoot | null => {
+    const path = of.id === authority.root ? directory.key('root') : directory.generationKey(of.id)
+    return existsSync(path) ? open(path, of) : null
+  }
   return {
     issuer: (kind, of) => issuerOf(kind, { ...open(directory.generationKey(of.id), of), authority }),
-    root(of) {
-      const path = of.id === authority.root ? directory.key('root') : directory.generationKey(of.id)
-      return existsSync(path) ? open(path, of) : null
+    root: rootOf,
+    async next(kind, { root: named, ...of }) {
+      const root = rootOf(named)
+      if (!root) {
+        throw new MusterError('conflict', 'Cannot make a CA: the key of the root is not kept here')
+      }
+      const { trustDomain, httpBase } = authority
+      const options = { directory, passphrase, trustDomain, httpBase, root, ...of }
+      return kind === 'root' ? nextRoot(options) : nextDeviceCa(options)
     },
   }
 }

@@ -14,6 +14,7 @@ import { FEED_ROUTES } from './feed.ts'
 import { createLimits } from './limits.ts'
 import { serveOcsp } from './ocsp.ts'
 import { STATUS } from './problem.ts'
+import { CA_ROUTES } from './rollover.ts'
 import { serveRoutes } from './routes.ts'
 import { openListener, type TlsMaterial } from './server.ts'
 
@@ -78,7 +79,7 @@ export async function startListeners(
     register: (app) =>
       serveRoutes(app, {
         ...at,
-        routes: [...ADMIN_ROUTES, ...BROKER_ROUTES, ...FEED_ROUTES],
+        routes: [...ADMIN_ROUTES, ...CA_ROUTES, ...BROKER_ROUTES, ...FEED_ROUTES],
         stopping: stopping.signal,
         identify: identifyAdmin,
         onFailure: async (error, { request }) => logRefusedAdmin(deps, { error, request }),

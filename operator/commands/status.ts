@@ -73,5 +73,11 @@ export function statusText(view: StatusView, now: number): string {
       formatWhen(lastHeardAt, now),
     ]),
   )
-  return `${head}\n\n${brokers}`
+  return [head, ...view.alarms.map((alarm) => alarmLine(alarm, now)), '', brokers].join('\n')
+}
+
+/** One line for a CA that ends soon, with what to do. */
+export function alarmLine({ name, withinDays, notAfter }: StatusView['alarms'][number], now: number): string {
+  const when = withinDays === 0 ? 'has ended' : `ends ${formatWhen(notAfter, now)}`
+  return `ALARM  the ${name} ${when}: muster ca rollover start`
 }

@@ -1,6 +1,7 @@
 import { type Static, Type } from 'typebox'
 import { RefusalView } from './devices.ts'
 import { Csr, Id, orNull, Time } from './fields.ts'
+import { CaAlarm } from './rollover.ts'
 
 // ---- brokers ----
 
@@ -92,6 +93,8 @@ export const StatusView = Type.Object({
   /** `notAfter`: of the certificate that signs the answers; `presigned`: how many of them are kept. */
   ocsp: Type.Object({ url: Type.String(), notAfter: Time, presigned: Type.Integer() }),
   certificates: Type.Array(Type.Object({ name: Type.String(), notAfter: Time })),
+  /** CAs that end soon; `muster ca rollover start` is what to do. */
+  alarms: Type.Array(CaAlarm),
 })
 export type StatusView = Static<typeof StatusView>
 

@@ -6,6 +6,7 @@ import { API_ROUTES } from '../../../enrollment/http/api.ts'
 import { BROKER_ROUTES } from '../../../enrollment/http/brokers.ts'
 import type { Role } from '../../../enrollment/http/caller.ts'
 import { FEED_ROUTES } from '../../../enrollment/http/feed.ts'
+import { CA_ROUTES } from '../../../enrollment/http/rollover.ts'
 import type { Route } from '../../../enrollment/http/routes.ts'
 import {
   enrollBroker,
@@ -73,7 +74,7 @@ t.test('every route is open to its role and to nobody else', async (t) => {
   const other = await startEnrollment(t, { data: join(directory, 'other') })
   const everyone = await visitors(service, other)
   const listeners = {
-    admin: [...ADMIN_ROUTES, ...BROKER_ROUTES, ...FEED_ROUTES],
+    admin: [...ADMIN_ROUTES, ...CA_ROUTES, ...BROKER_ROUTES, ...FEED_ROUTES],
     enrollment: API_ROUTES,
   } as const
   for (const visitor of everyone) {

@@ -1,0 +1,173 @@
+import { setImmediate } from 'node:timers/promises'
+import type { Adoption, CaTree, RolloverStatus, RolloverView } from '#shared/api/rollover'
+import { MusterError } from '#shared/errors'
+import type { Deps } from './deps.ts'
+import { OWN_LIFETIME_MS } from './own-certificates.ts'
+import type { Actor, RolloverRecord } from './registry/registry.ts'
+
+/** Share of the devices that must have the new bundle before the new CAs sign, unless the operator says otherwise. */
+const THRESHOLD = 0.99
+/** Devices that are counted in one turn of the event loop. */
+const SLICE = 5_000
+/** Devices that are named when they keep a rollover from going on. */
+const NAMED = 20
+/** A request that has begun before the step may still reserve a certificate of the CA that signed then, ms. */
+const SETTLE_MS = 60_000
+
+export interface RolloverStart {
+  readonly root?: boolean
+  readonly lifetimeMs?: number
+  readonly by: Actor
+}
+
+/**
+ * Makes the CAs that are to follow and publishes them; the old ones go on signing. See docs/rollover.md.
+ * @throws MusterError conflict (one is under way; the key of the root is not here), clock_wrong
+ */
+export async function startRollover(deps: Deps, request: RolloverStart): Promise<RolloverView> {
+  const now = deps.now()
+  deps.signingClock.check(now)
+  const newest = (await deps.registry.listRollovers()).at(-1)
+  if (newest && newest.endedAt === null) throw underWay(newest)
+
+  // 1 keys and certificates on disk: they count for nothing until the registry names them
+  const kind = request.root ? 'root' : 'issuing'
+  const { lifetimeMs } = request
+  const next = await deps.authority.prepare(kind, {
+    now,
+    ...(lifetimeMs === undefined ? {} : { lifetimeMs }),
+  })
+  deps.reached('rollover-start.1')
+
+  // 2 one intent: recorded, audited, brokers trust them, the bundle has a new version
+  const id = `rollover-${deps.random(4).toString('hex')}`
+  const rollover = await deps.registry.startRollover({ id, kind, ...next, now, by: request.by })
+  deps.reached('rollover-start.2')
+
+  // 3 listeners, lists and bundle
+  await follow(deps)
+  return rolloverView(rollover)
+}
+
+/**
+ * The new CAs sign from now on, when enough devices have the bundle that names them.
+ * @throws MusterError conflict (too few; none is published), clock_wrong
+ */
+export async function cutOver(deps: Deps, request: { threshold?: number; by: Actor }): Promise<RolloverView> {
+  const { threshold = THRESHOLD, by } = request
+  const { id } = await openRollover(deps)
+  const adoption = await countAdoption(deps, id)
+  if (adoption.adopted < adoption.devices * threshold) throw tooFew(adoption, threshold)
+  deps.reached('rollover-cut-over.1')
+  const rollover = await deps.registry.cutOverRollover(id, adoption, { now: deps.now(), by })
+  deps.reached('rollover-cut-over.2')
+  await follow(deps)
+  return rolloverView(rollover)
+}
+
+/** The old CAs sign again, or go on signing. What the new ones signed stays good until it is finished. @throws MusterError conflict */
+export async function abortRollover(deps: Deps, { by }: { by: Actor }): Promise<RolloverView> {
+  const { id } = await openRollover(deps)
+  deps.reached('rollover-abort.1')
+  const rollover = await deps.registry.abortRollover(id, { now: deps.now(), by })
+  deps.reached('rollover-abort.2')
+  await follow(deps)
+  return rolloverView(rollover)
+}
+
+/** Ends the trust in the CAs that no longer sign, when nothing good is left of them. @throws MusterError conflict */
+export async function finishRollover(deps: Deps, { by }: { by: Actor }): Promise<RolloverView> {
+  const open = await openRollover(deps)
+  const notBefore = finishNotBefore(open)
+  const now = deps.now()
+  if (notBefore !== null && now < notBefore) {
+    throw new MusterError(
+      'conflict',
+      `Cannot finish the rollover "${open.id}" before ${new Date(notBefore).toISOString()}: certificates of the CAs that go are still in use`,
+    )
+  }
+  deps.reached('rollover-finish.1')
+  const rollover = await deps.registry.finishRollover(open.id, { now, by })
+  deps.reached('rollover-finish.2')
+  await follow(deps)
+  return rolloverView(rollover)
+}
+
+/** How far the newest rollover is, and what it waits for. */
+export async function rolloverStatus(deps: Deps): Promise<RolloverStatus> {
+  const rollover = (await deps.registry.listRollovers()).at(-1)
+  const bundleVersion = deps.authority.bundle.version
+  if (!rollover) return { bundleVersion, rollover: null, adoption: null, retiring: null }
+  const view = rolloverView(rollover)
+  if (rollover.endedAt !== null) return { bundleVersion, rollover: view, adoption: null, retiring: null }
+  const issuer = rollover.state === 'aborting' ? rollover.to.device : rollover.from.device
+  const live = await deps.registry.liveUnder(issuer, deps.now())
+  return {
+    bundleVersion,
+    rollover: view,
+    adoption: await countAdoption(deps, rollover.id),
+    retiring: { issuer, live, notBefore: finishNotBefore(rollover) },
+  }
+}
+
+/** Every CA that there ever was, the first ones first. */
+export function caTree({ authority }: Deps): CaTree {
+  return { bundleVersion: authority.bundle.version, cas: [...authority.cas] }
+}
+
+/** Other work gets its turn between slices: there may be a million devices. */
+async function countAdoption(deps: Deps, id: string): Promise<Adoption> {
+  const now = deps.now()
+  const sum = { devices: 0, adopted: 0, waiting: [] as string[] }
+  for (let after: number | null = 0; after !== null; ) {
+    const page = await deps.registry.adoptionAfter(id, { after, limit: SLICE, now })
+    sum.devices += page.devices
+    sum.adopted += page.adopted
+    sum.waiting.push(...page.waiting.slice(0, NAMED - sum.waiting.length))
+    after = page.next
+    if (after !== null) await setImmediate()
+  }
+  return sum
+}
+
+function follow({ authority, registry, now }: Deps): Promise<void> {
+  return authority.follow(() => registry.listRollovers(), now())
+}
+
+/** Null while the CAs that are to go still sign. After a change of the root the plane's own certificates have to go first. */
+function finishNotBefore({ state, kind, cutOverAt, abortedAt }: RolloverRecord): number | null {
+  const turnedAt = state === 'cut-over' ? cutOverAt : abortedAt
+  if (turnedAt === null) return null
+  return turnedAt + (kind === 'root' ? OWN_LIFETIME_MS : SETTLE_MS)
+}
+
+/** @throws MusterError conflict */
+async function openRollover({ registry }: Deps): Promise<RolloverRecord> {
+  const newest = (await registry.listRollovers()).at(-1)
+  if (newest && newest.endedAt === null) return newest
+  throw new MusterError(
+    'conflict',
+    'Cannot go on with a rollover: none is under way; fix: muster ca rollover start',
+  )
+}
+
+function underWay({ id, state }: RolloverRecord): MusterError {
+  return new MusterError(
+    'conflict',
+    `Cannot start a rollover: "${id}" is under way (${state}); fix: finish it, or muster ca rollover abort`,
+  )
+}
+
+function tooFew({ devices, adopted, waiting }: Adoption, threshold: number): MusterError {
+  const percent = (share: number) => `${Math.floor(share * 1000) / 10} %`
+  const shown = waiting.slice(0, 5).join(', ')
+  return new MusterError(
+    'conflict',
+    `Cannot cut over: ${adopted} of ${devices} devices (${percent(adopted / devices)}) have the new trust bundle, ${percent(threshold)} are needed; missing: ${shown}`,
+  )
+}
+
+function rolloverView(record: RolloverRecord): RolloverView {
+  const { version: _version, certificates: _certificates, ...view } = record
+  return view
+}
