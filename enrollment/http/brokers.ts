@@ -57,7 +57,8 @@ export const BROKER_ROUTES: readonly Route[] = [
 ]
 
 /** The caller of a route whose role is `broker`. */
-export function brokerOf(caller: Caller): { readonly id: string; readonly until: number } {
-  if (caller.kind === 'broker') return caller
+export function brokerOf(caller: Caller): { readonly id: string; readonly fingerprint: string } {
+  if (caller.kind === 'broker' && caller.fingerprint !== null)
+    return { ...caller, fingerprint: caller.fingerprint }
   throw new TypeError(`a route for brokers was run for ${caller.kind}`)
 }

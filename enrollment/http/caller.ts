@@ -14,8 +14,8 @@ export type Caller =
   | {
       readonly kind: 'operator' | 'broker' | 'server'
       readonly id: string
-      /** notAfter of the certificate: what is open then ends. Never, for a token. */
-      readonly until: number
+      /** Of the certificate, by which a long reply asks again whether it is still good; null for a token. */
+      readonly fingerprint: string | null
     }
 
 /** Whom a route is for. */
@@ -95,7 +95,7 @@ async function byToken(
     address: from.address,
     find: (hash) => deps.registry.findApiToken(hash, deps.now()),
   })
-  return { kind: 'operator', id, until: Number.POSITIVE_INFINITY }
+  return { kind: 'operator', id, fingerprint: null }
 }
 
 async function byCertificate(deps: Deps, request: FastifyRequest): Promise<Caller> {
@@ -118,7 +118,7 @@ async function byCertificate(deps: Deps, request: FastifyRequest): Promise<Calle
       },
     )
   }
-  return { kind: row.kind, id: row.owner, until: row.notAfter }
+  return { kind: row.kind, id: row.owner, fingerprint: row.fingerprint }
 }
 
 /**

@@ -45,7 +45,7 @@ export const FEED_ROUTES: readonly Route[] = [
 ]
 
 interface Reader {
-  readonly broker: { readonly id: string; readonly until: number }
+  readonly broker: { readonly id: string; readonly fingerprint: string }
   readonly from: Cursor | null
   readonly signal: AbortSignal
 }
@@ -54,6 +54,7 @@ async function* lines(deps: Deps, reader: Reader): AsyncGenerator<string> {
   await deps.registry.streamOf(reader.broker.id, true, deps.now())
   try {
     for await (const slice of messages(deps, reader)) {
+      if (!(await isWelcome(deps, reader.broker))) return
       yield slice.map((message) => `${JSON.stringify(message)}\n`).join('')
     }
   } catch (error) {
@@ -81,7 +82,6 @@ async function* messages(deps: Deps, { from, signal, broker }: Reader): AsyncGen
         position = changes.at(-1)?.position ?? position
         continue
       }
-      if (!(await isWelcome(deps, broker))) return
       yield [{ type: 'alive', epoch, position, at: deps.now() }]
       await commits.wait({ ms: ALIVE_EVERY_MS, signal })
     }
@@ -90,12 +90,10 @@ async function* messages(deps: Deps, { from, signal, broker }: Reader): AsyncGen
   }
 }
 
-/** Not forgotten since its stream was opened, and its certificate has not expired. */
+/** Asked before every slice: the certificate has not expired, nor has the broker been forgotten since, however far behind it is. */
 async function isWelcome(deps: Deps, broker: Reader['broker']): Promise<boolean> {
-  return (
-    deps.now() <= broker.until &&
-    (await deps.registry.listBrokers(deps.now())).some(({ id }) => id === broker.id)
-  )
+  const certificate = await deps.registry.findInfrastructure(broker.fingerprint)
+  return certificate !== null && certificate.revokedAt === null && deps.now() <= certificate.notAfter
 }
 
 /** Returns the position from which the changes go on. */

@@ -217,31 +217,52 @@ t.test('a receipt no longer waits for a broker that was forgotten, and its strea
   t.equal((await service.adminClient(broker).send('GET', '/v1/feed')).status, 403)
 })
 
-t.test('a reader that does not read is not read for', async (t) => {
-  let reads = 0
-  const ended = Promise.withResolvers<boolean>()
+/** The stream of a broker that is always behind: there are more changes whenever it asks. */
+async function endlessFeed(infrastructure: { revokedAt: number | null }) {
+  const seen = { reads: 0, ended: Promise.withResolvers<boolean>() }
   const change = { kind: 'forgotten', device: 'x'.repeat(60) } as const
   const registry = {
     cursor: async () => ({ epoch: 'e', position: 1_000_000 }),
     changesAfter: async (position: number, limit: number) => {
-      reads += 1
+      seen.reads += 1
       return Array.from({ length: limit }, (_, n) => ({ position: position + n + 1, at: 0, change }))
     },
-    streamOf: async (_broker: string, isOpen: boolean) => void (isOpen || ended.resolve(true)),
+    streamOf: async (_broker: string, isOpen: boolean) => void (isOpen || seen.ended.resolve(true)),
+    findInfrastructure: async () => Object.assign(infrastructure, { notAfter: Number.POSITIVE_INFINITY }),
   }
   const { signal } = new AbortController()
   const deps = { registry, changed: new Bell(), now: Date.now, log: openLog('test', 'silent') }
-  const call = { deps, caller: { kind: 'broker', id: 'edge-1', until: Infinity }, signal: () => signal }
-  const feed = FEED_ROUTES.find(({ path }) => path === '/v1/feed')
+  const caller = { kind: 'broker', id: 'edge-1', fingerprint: 'f' }
   const query = { epoch: 'e', position: '0' }
-  const stream = (await feed?.run({ ...call, query } as unknown as Call)) as Readable // only what the route uses
+  const call = { deps, caller, query, signal: () => signal } as unknown as Call // only what the route uses
+  const feed = FEED_ROUTES.find(({ path }) => path === '/v1/feed')
+  return { seen, stream: (await feed?.run(call)) as Readable } // what the route answers with
+}
+
+t.test('a reader that does not read is not read for', async (t) => {
+  const { seen, stream } = await endlessFeed({ revokedAt: null })
   const stuck = new Writable({ write: () => {} })
   stream.pipe(stuck)
   for (let turn = 0; turn < 100; turn++) await new Promise(setImmediate)
-  t.ok(reads > 0 && reads < 5, `${reads} slices were read while none was taken`)
+  t.ok(seen.reads > 0 && seen.reads < 5, `${seen.reads} slices were read while none was taken`)
   stream.destroy()
-  t.ok(await ended.promise, 'and its end is told')
+  t.ok(await seen.ended.promise, 'and its end is told')
 })
+
+t.test(
+  'a broker that is forgotten while it is behind gets no more, even when it is invited anew',
+  async (t) => {
+    const infrastructure: { revokedAt: number | null } = { revokedAt: null }
+    const { stream } = await endlessFeed(infrastructure)
+    let slices = 0
+    for await (const _ of stream) {
+      slices += 1
+      if (slices === 3) infrastructure.revokedAt = 1
+      if (slices > 10) break
+    }
+    t.ok(slices >= 3 && slices <= 5, `${slices} slices`)
+  },
+)
 
 t.test('a stream ends with the certificate that opened it', async (t) => {
   const clock = { offsetMs: 0 }
