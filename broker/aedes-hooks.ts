@@ -19,6 +19,7 @@ import {
 } from './aedes-callbacks.ts'
 import type { Inside } from './gate.ts'
 import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
+import { hintFor } from './renewal-hints.ts'
 import type { AdmissionRecord } from './replica.ts'
 import { SessionStore } from './session-store.ts'
 import type { Connection } from './sessions.ts'
@@ -28,6 +29,8 @@ export interface Mqtt extends Inside {
   handle(connection: Connection): void
   /** Forgets the sessions, queues and wills of identities; retained messages stay. */
   purge(identities: readonly string[]): Promise<void>
+  /** Tells a device when to ask for its next certificate; retained, so that it hears it when it subscribes. */
+  tellRenewal(connection: Connection): void
   /** Clients that are registered, by Aedes' register and by its counter: always the same. */
   registered(): { readonly ids: string[]; readonly counted: number }
   close(): Promise<void>
@@ -143,6 +146,7 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
   return {
     handle: (connection) => take(broker, deps, connection),
     purge: (identities) => store.purge(identities),
+    tellRenewal: (connection) => tellRenewal(broker, deps, connection),
     registered: () => ({ ids: Object.keys(broker.clients), counted: broker.connectedClients }),
     close: () => new Promise((resolve) => broker.close(resolve)),
   }
@@ -177,7 +181,9 @@ function observe(broker: Broker, deps: MqttDeps, store: SessionStore): void {
   }
   broker.on('clientReady', check)
   broker.on('connackSent', ({ returnCode }: { returnCode: number }, client: MqttClient) => {
-    if (returnCode === 0 && !isGone(client)) accepted(deps, client.req)
+    if (returnCode !== 0 || isGone(client)) return
+    accepted(deps, client.req)
+    tellRenewal(broker, deps, client.req.connection)
   })
   broker.on('keepaliveTimeout', (client: MqttClient) => {
     client.req.ending = 'keepalive'
@@ -210,6 +216,16 @@ function accepted(deps: MqttDeps, link: Link): void {
   link.isAccepted = true
   const resumed = socket instanceof TLSSocket && socket.isSessionReused()
   deps.report({ type: 'connected', at: deps.now(), fingerprint, device, address, connection: id, resumed })
+}
+
+/** From the broker itself: the reserved topic is open to nobody else. */
+function tellRenewal(broker: Broker, deps: MqttDeps, { fingerprint }: Connection): void {
+  const hint = orDeny(deps, 'renewal hint', () => hintFor(deps.replica.record(fingerprint)), null)
+  if (hint === null) return
+  const packet = { cmd: 'publish', dup: false, qos: 1, retain: true, ...hint } as const
+  broker.publish(packet, (error) => {
+    if (error) deps.log.error({ err: error }, 'renewal hint not published')
+  })
 }
 
 /** Two clients with one identity may be a clone; a device that comes with its newer certificate is rotating. */

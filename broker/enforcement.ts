@@ -12,6 +12,8 @@ export interface EnforcementDeps {
   report(report: Report): void
   /** Forgets the MQTT sessions, queues and wills of devices. */
   purge(devices: readonly string[]): Promise<void>
+  /** The record of a certificate with an open session has changed, and perhaps the window for its successor. */
+  renewalMoved?(connection: Connection): void
   /** The set of trusted issuers may have changed. */
   trustChanged(): void
   now(): number
@@ -61,12 +63,13 @@ export class Enforcement {
     switch (change.kind) {
       case 'hold':
         return change.hold.state === 'active' ? this.#applyHold(change.hold, since) : undefined
-      case 'certificate':
-        return this.#stop(
-          { kind: 'certificate', id: change.certificate.fingerprint },
-          since,
-          this.#judgeOrRefuse,
-        )
+      case 'certificate': {
+        const selector = { kind: 'certificate', id: change.certificate.fingerprint } as const
+        const stopped = this.#stop(selector, since, this.#judgeOrRefuse)
+        const staying = this.#deps.sessions.select(selector).find(({ refused }) => refused === null)
+        if (staying !== undefined) this.#deps.renewalMoved?.(staying)
+        return stopped
+      }
       case 'device':
         return this.#stop({ kind: 'device', id: change.device.id }, since, this.#judgeOrRefuse)
       case 'forgotten':

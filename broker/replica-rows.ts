@@ -16,7 +16,7 @@ export function prepareWriter(db: Sqlite): WriteChange {
   const fleet = db.prepare('INSERT OR REPLACE INTO fleets VALUES (?, ?, ?, ?)')
   const device = db.prepare('INSERT OR REPLACE INTO devices VALUES (?, ?, ?, ?, ?, ?)')
   const certificate = db.prepare(
-    'INSERT OR REPLACE INTO certificates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
+    'INSERT OR REPLACE INTO certificates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
   )
   const member = db.prepare('INSERT OR IGNORE INTO members VALUES (?, ?, ?)')
   // An upsert, because a hold that is delivered again keeps its `reported`.
@@ -66,8 +66,8 @@ export function prepareWriter(db: Sqlite): WriteChange {
 
 function certificateColumns(record: CertificateRecord) {
   const { fingerprint, serial, issuer, device, state, notBefore, notAfter } = record
-  const { supersededFrom, revokedAt, reason } = record
-  const life = [state, notBefore, notAfter, supersededFrom, revokedAt, reason]
+  const { supersededFrom, revokedAt, reason, renewAfter = null, renewBefore = null } = record
+  const life = [state, notBefore, notAfter, supersededFrom, revokedAt, reason, renewAfter, renewBefore]
   return [fingerprint, serial, issuer, device, ...life]
 }
 
@@ -92,7 +92,7 @@ export interface ReplicaReader {
 type CertificateColumns = [
   ...[serial: string, issuer: string, device: string, state: CertificateRecord['state']],
   ...[notBefore: number, notAfter: number, supersededFrom: number | null, revokedAt: number | null],
-  reason: string | null,
+  ...[reason: string | null, renewAfter: number | null, renewBefore: number | null],
 ]
 type DeviceColumns = [
   ...[kind: DeviceRecord['kind'], fleet: string, batch: string | null],
@@ -103,8 +103,8 @@ export function prepareReader(db: Sqlite): ReplicaReader {
   // Two point reads: a join of the two costs three times as much.
   const certificate = db
     .prepare<[number, string], CertificateColumns>(
-      `SELECT serial, issuer, device, state, not_before, not_after, superseded_from, revoked_at, reason
-       FROM certificates WHERE generation = ? AND fingerprint = ?`,
+      `SELECT serial, issuer, device, state, not_before, not_after, superseded_from, revoked_at, reason,
+         renew_after, renew_before FROM certificates WHERE generation = ? AND fingerprint = ?`,
     )
     .raw()
   const device = db
@@ -151,10 +151,12 @@ export function prepareReader(db: Sqlite): ReplicaReader {
 
 function toCredential(fingerprint: string, row: CertificateColumns, owner: DeviceColumns): CredentialRow {
   const [serial, issuer, id, certificateState, notBefore, notAfter, supersededFrom, revokedAt, reason] = row
+  const [renewAfter, renewBefore] = [row[9], row[10]]
+  const window = renewAfter === null || renewBefore === null ? {} : { renewAfter, renewBefore }
   const [kind, fleet, batch, state] = owner
   const life = { notBefore, notAfter, supersededFrom, revokedAt, reason }
   return {
-    certificate: { fingerprint, serial, issuer, device: id, state: certificateState, ...life },
+    certificate: { fingerprint, serial, issuer, device: id, state: certificateState, ...life, ...window },
     device: { id, kind, fleet, batch, state },
   }
 }

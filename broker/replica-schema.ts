@@ -63,6 +63,10 @@ export const MIGRATIONS = [
   ) STRICT;
   CREATE INDEX spool_by_type ON spool (type, id);
   `,
+  `
+  ALTER TABLE certificates ADD COLUMN renew_after INTEGER;
+  ALTER TABLE certificates ADD COLUMN renew_before INTEGER;
+  `,
 ] as const
 
 /** How long a statement waits for another process, ms. Only this broker writes here, so waiting helps nobody. */

@@ -119,6 +119,7 @@ function openFollower(parts: Parts, reporter: Reporter): Follower {
     open: (path, signal) => link.open(path, signal),
     report: (report) => reporter.report(report),
     purge: async (devices) => wiring.mqtt?.purge(devices),
+    renewalMoved: (connection) => wiring.mqtt?.tellRenewal(connection),
     trustChanged: () => wiring.listener?.reload(credentialsOf(parts)),
     moved: () => reporter.changed(),
   })

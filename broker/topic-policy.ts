@@ -26,7 +26,7 @@ export function compilePolicy(policy: Policy, device: { id: string; fleet: strin
   const subscribe = compileRules(policy.subscribe, device)
   const deepest = Math.max(0, ...policy.subscribe.map(levelsOf))
   return {
-    mayPublish: (topic) => isGranted(publish, topic),
+    mayPublish: (topic) => !isOfThePlane(topic) && isGranted(publish, topic),
     mayReceive: (topic) => isGranted(subscribe, topic),
     maySubscribe: (filter) =>
       isTopicFilter(filter) && probes(filter, deepest).every((topic) => isGranted(subscribe, topic)),
@@ -79,6 +79,18 @@ function probes(filter: string, deepest: number): string[] {
     topics.push(levels.join('/'))
   } while (levels.length <= deepest)
   return topics
+}
+
+const DEVICES = 'devices/'
+const OWN_LEVEL = '/muster'
+
+/** `devices/<id>/muster` and below: what the broker itself tells a device. Nobody else publishes there, whatever a policy says. */
+function isOfThePlane(topic: string): boolean {
+  if (!topic.startsWith(DEVICES)) return false
+  const at = topic.indexOf(SLASH, DEVICES.length)
+  if (at === -1 || !topic.startsWith(OWN_LEVEL, at)) return false
+  const end = at + OWN_LEVEL.length
+  return topic.length === end || topic.startsWith(SLASH, end)
 }
 
 const DOLLAR = 36

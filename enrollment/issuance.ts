@@ -60,6 +60,8 @@ export function certificateReply(deps: Deps, issued: Issued): CertificateReply {
     device: issued.issuance.device,
     serial: issued.issuance.serial,
     notAfter: issued.issuance.notAfter,
+    renewAfter: issued.issuance.renewAfter,
+    renewBefore: issued.issuance.renewBefore,
     certificate: derToPem(issued.certificate, 'CERTIFICATE'),
     chain: deps.authority.deviceChain(issued.issuance.issuer),
     trustVersion: deps.authority.bundle.version,

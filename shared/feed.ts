@@ -73,6 +73,9 @@ export const CertificateRecord = Type.Object({
   ]),
   notBefore: Time,
   notAfter: Time,
+  /** The window in which the device is to ask for the next one; left out by a registry that knows none. */
+  renewAfter: Type.Optional(Time),
+  renewBefore: Type.Optional(Time),
   /** End of the overlap: from then on the certificate counts as superseded, whether or not a change says so. */
   supersededFrom: orNull(Time),
   revokedAt: orNull(Time),

@@ -1,5 +1,5 @@
 import type { FastifyRequest } from 'fastify'
-import { EnrollRequest, type PendingReply, RenewRequest } from '#shared/api'
+import { EnrollRequest, type PendingReply, type RenewalReply, RenewRequest } from '#shared/api'
 import { isMusterError, MusterError } from '#shared/errors'
 import { decodeCsr } from '../ca/check-csr.ts'
 import { enroll } from '../enroll.ts'
@@ -33,6 +33,12 @@ export const API_ROUTES: readonly Route[] = [
       const request = { csr: () => decodeCsr(call.body.csr), names: 'optional' } as const
       return certificateReply(call.deps, await renewWith(call, request))
     },
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/renewal',
+    role: 'device',
+    handle: async ({ caller }) => renewalReply(credentialOf(caller)),
   }),
   route({
     method: 'GET',
@@ -92,6 +98,11 @@ export async function renewWith(
     if (isMusterError(error)) await limits.failed(key)
     throw error
   }
+}
+
+function renewalReply({ certificate }: Credential): RenewalReply {
+  const { device, serial, renewAfter, renewBefore, notAfter } = certificate
+  return { device, serial, renewAfter, renewBefore, notAfter }
 }
 
 /** The credential of a caller whose role is `device`. */

@@ -2,6 +2,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { MusterError } from '#shared/errors'
 import { type EstOperation, isBatchId } from '#shared/identity/device'
 import { pemToDer } from '#shared/pki/pem'
+import type { Issued } from '../issuance.ts'
 import type { Application } from '../registry/registry.ts'
 import { caCertificates, noteAdoption } from '../trust.ts'
 import { APPROVAL_RETRY_S, enrollWith, rememberFailure, renewWith } from './api.ts'
@@ -98,7 +99,7 @@ async function simpleenroll(est: EstRequest): Promise<EstReply> {
   checkType(request)
   const at = { deps, limits, address: request.ip }
   const enrolled = await enrollWith(at, { token, csr: () => readBody(request.body), label })
-  return 'waitsFor' in enrolled ? waiting(enrolled) : certificates([enrolled.certificate], request)
+  return 'waitsFor' in enrolled ? waiting(enrolled) : issued(enrolled, request)
 }
 
 /** RFC 7030 section 4.2.2: the identity is that of the TLS client certificate, whatever the request says. */
@@ -107,11 +108,19 @@ async function simplereenroll(est: EstRequest): Promise<EstReply> {
   const caller = await identifyDevice(est, request)
   est.caller = caller
   checkType(request)
-  const { certificate } = await renewWith(
+  const renewed = await renewWith(
     { ...est, caller, address: request.ip },
     { csr: () => readBody(request.body), names: 'equal' },
   )
-  return certificates([certificate], request)
+  return issued(renewed, request)
+}
+
+/** With the window for the next certificate, which RFC 7030 has no place for. */
+function issued({ certificate, issuance }: Issued, request: FastifyRequest): EstReply {
+  const shown = (at: number) => new Date(at).toISOString()
+  const window = `after=${shown(issuance.renewAfter)}, before=${shown(issuance.renewBefore)}`
+  const reply = certificates([certificate], request)
+  return { ...reply, headers: { ...reply.headers, 'Muster-Renewal': window } }
 }
 
 /** RFC 7030 section 4.2.3: the client repeats its request after Retry-After. */

@@ -16,6 +16,9 @@ export const CertificateReply = Type.Object({
   device: Id,
   serial: Type.String(),
   notAfter: Time,
+  /** The window in which to ask for the next one; the plane chooses it, and may move it. */
+  renewAfter: Time,
+  renewBefore: Time,
   certificate: Type.String(),
   /** Issuing CA and root, in this order. */
   chain: Type.Array(Type.String()),
@@ -34,6 +37,16 @@ export const PendingReply = Type.Object({
   retryAfterS: Type.Integer(),
 })
 export type PendingReply = Static<typeof PendingReply>
+
+/** Of the certificate that was presented. */
+export const RenewalReply = Type.Object({
+  device: Id,
+  serial: Type.String(),
+  renewAfter: Time,
+  renewBefore: Time,
+  notAfter: Time,
+})
+export type RenewalReply = Static<typeof RenewalReply>
 
 export const CaReply = Type.Object({
   trustDomain: Type.String(),
@@ -75,6 +88,8 @@ export const CertificateView = Type.Object({
   state: Type.String(),
   notBefore: Time,
   notAfter: Time,
+  renewAfter: Time,
+  renewBefore: Time,
   supersededFrom: orNull(Time),
   revokedAt: orNull(Time),
   reason: orNull(Type.String()),

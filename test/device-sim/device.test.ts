@@ -48,6 +48,8 @@ function fakeEnrollment() {
       device: request.id,
       serial: '',
       notAfter: 0,
+      renewAfter: 0,
+      renewBefore: 0,
       certificate,
       chain: [authority.device.pem, authority.rootPem],
     }
