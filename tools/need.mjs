@@ -7,6 +7,10 @@ const PACKAGES = {
   mosquitto_sub: 'mosquitto-clients',
   mosquitto_pub: 'mosquitto-clients',
   base64: 'coreutils',
+  sha256sum: 'coreutils',
+  pki: 'strongswan-pki libstrongswan-standard-plugins',
+  'softhsm2-util': 'softhsm2',
+  'pkcs11-tool': 'opensc libengine-pkcs11-openssl',
 }
 
 const missing = process.argv.slice(2).filter((command) => !isInstalled(command))

@@ -1,23 +1,10 @@
-import { execFileSync } from 'node:child_process'
 import { mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { ports } from '#shared/layout'
 import { startPlane } from '../support/plane.ts'
-
-/** Runs a script with bash in `cwd` and returns what it printed. */
-function sh(cwd: string, script: string, env: Record<string, string> = {}): string {
-  return execFileSync('bash', ['-euo', 'pipefail', '-c', script], {
-    cwd,
-    encoding: 'utf8',
-    env: { ...process.env, ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
-    timeout: 30_000,
-  })
-}
-
-const muster = `${process.execPath} ${join(import.meta.dirname, '../../bin/muster.mjs')}`
+import { MUSTER_COMMAND as muster, sh } from '../support/sh.ts'
 
 t.test('curl and openssl alone', async (t) => {
   const cwd = mkdtempSync(join(tmpdir(), 'muster-est-'))
