@@ -1,6 +1,6 @@
 import type { Reason } from '#shared/api'
 import type { Sqlite } from '#shared/sqlite'
-import type { Holds } from './holds.ts'
+import { type Holds, IN_FORCE } from './holds.ts'
 import type { Registry, RevocationStatus } from './registry.ts'
 import type { Store } from './store.ts'
 
@@ -11,8 +11,20 @@ interface IssuedRow {
   readonly fleet: string
 }
 
+/** What most answers need, in one statement; with a hold in force anywhere it is not enough. */
+interface AtOnceRow {
+  readonly issuer: string | null
+  readonly any_hold: 0 | 1
+  readonly revoked: 0 | 1
+}
+
 function prepare(db: Sqlite) {
   return {
+    atOnce: db.prepare<[string, string], AtOnceRow>(
+      `SELECT (SELECT c.issuer FROM certificates c WHERE c.serial = ? AND c.fingerprint IS NOT NULL) AS issuer,
+         EXISTS (SELECT 1 FROM revocations WHERE serial = ?) AS revoked,
+         EXISTS (SELECT 1 FROM plans WHERE ${IN_FORCE}) AS any_hold`,
+    ),
     revoked: db.prepare<[string], { issuer: string; revoked_at: number; reason: Reason }>(
       'SELECT issuer, revoked_at, reason FROM revocations WHERE serial = ?',
     ),
@@ -44,5 +56,12 @@ export function openRevocationStatus({
     return hold === undefined ? { state: 'good' } : { state: 'held', since: hold.since }
   }
 
-  return { revocationStatus: (issuer, serial) => store.read(() => statusOf(issuer, serial)) }
+  return {
+    async revocationStatus(issuer, serial) {
+      const found = await store.readOne(() => statements.atOnce.get(serial, serial))
+      const isPlain = found?.revoked === 0 && found.any_hold === 0
+      if (isPlain) return found.issuer === issuer ? { state: 'good' } : null
+      return store.read(() => statusOf(issuer, serial))
+    },
+  }
 }

@@ -83,6 +83,11 @@ export class Store {
     return retrying(() => this.#inDeferred(work) as T) // what it was given
   }
 
+  /** Runs one statement, which reads one state of the database without a transaction. @throws as `read` */
+  async readOne<T>(work: () => T): Promise<T> {
+    return retrying(work)
+  }
+
   /** Calls back after each commit that added changes, with the position of the last. */
   onCommit(listener: (position: number) => void): () => void {
     this.#listeners.add(listener)
