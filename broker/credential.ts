@@ -8,6 +8,7 @@ import { MusterError } from '#shared/errors'
 import { readSecretFile, syncDirectory, writeFileDurably, writeSecretFile } from '#shared/files'
 import type { JsonClient } from '#shared/json-client'
 import { generateKey, privateKeyPem, readPrivateKey } from '#shared/pki/keys'
+import { splitPem } from '#shared/pki/pem'
 import { createCsr } from '#shared/pki/x509'
 
 /** What a broker is: its certificate serves its clients and opens the admin listener of the registry. */
@@ -16,9 +17,9 @@ export interface Credential {
   readonly trustDomain: string
   /** Base URL of the admin listener. */
   readonly url: string
-  /** Root certificate, PEM. */
+  /** Root certificates, PEM: two while one root follows another. */
   readonly ca: string
-  /** Leaf and infrastructure CA, PEM. */
+  /** Leaf, infrastructure CA, and what links a new root to the one before it, PEM. */
   readonly certificate: string
   /** PKCS#8 PEM. */
   readonly key: string
@@ -133,9 +134,9 @@ export async function enrollBroker(request: EnrollmentRequest): Promise<Credenti
     csr,
     hosts,
   })
-  const certificate = checkedPair(reply, { key, root: invitation.root })
+  const certificate = checkedPair(reply, { key, roots: invitation.root })
   const { broker, trustDomain } = reply
-  writeFileDurably(paths.ca, invitation.root)
+  writeFileDurably(paths.ca, rootsOf(reply, invitation.root))
   writeFileDurably(
     paths.names,
     `${JSON.stringify({ broker, trustDomain, url: invitation.url } satisfies Names)}\n`,
@@ -156,7 +157,9 @@ export async function renewCredential(request: {
   const key = keptKey(paths.nextKey)
   const { pem: csr } = await createCsr({ key: readPrivateKey(key) })
   const reply = await client.send<BrokerCertificateReply>('POST', '/v1/brokers/renew', { csr, hosts })
-  writeFileDurably(paths.certificate, checkedPair(reply, { key, root: credential.ca }))
+  const certificate = checkedPair(reply, { key, roots: credential.ca })
+  writeFileDurably(paths.ca, rootsOf(reply, credential.ca))
+  writeFileDurably(paths.certificate, certificate)
   takeNextKey(paths)
   return reread(directory)
 }
@@ -182,22 +185,43 @@ function keptKey(path: string): string {
   return key
 }
 
-/** Leaf and infrastructure CA, when they chain to the root that was handed over and belong to the key. */
-function checkedPair(reply: BrokerCertificateReply, { key, root }: { key: string; root: string }): string {
+/** Leaf and what is above it, when they chain to a root that was handed over and belong to the key. */
+function checkedPair(reply: BrokerCertificateReply, { key, roots }: { key: string; roots: string }): string {
   const leaf = new X509Certificate(reply.certificate)
-  const issuer = new X509Certificate(reply.chain[0] ?? '')
-  const anchor = new X509Certificate(root)
-  const isOurs =
-    leaf.checkPrivateKey(readPrivateKey(key)) &&
-    leaf.verify(issuer.publicKey) &&
-    issuer.verify(anchor.publicKey)
+  const above = reply.chain.filter((pem) => !isSelfSigned(new X509Certificate(pem)))
+  const anchors = splitPem(roots).map((pem) => new X509Certificate(pem))
+  const chain = above.map((pem) => new X509Certificate(pem))
+  const isOurs = leaf.checkPrivateKey(readPrivateKey(key)) && reachesAnchor([leaf, ...chain], anchors)
   if (!isOurs) {
     throw new MusterError(
       'check_failed',
       'Cannot use the certificate that the registry sent: it does not chain to the root of the invitation, or is for another key',
     )
   }
-  return `${reply.certificate.trimEnd()}\n${reply.chain[0]}`
+  return [reply.certificate, ...above].map((pem) => `${pem.trimEnd()}\n`).join('')
+}
+
+/** Each is signed by the next one, up to one that an anchor has signed; of the CAs at least one is needed. */
+function reachesAnchor(
+  [leaf, ...cas]: readonly X509Certificate[],
+  anchors: readonly X509Certificate[],
+): boolean {
+  let below = leaf
+  for (const ca of cas) {
+    if (below?.verify(ca.publicKey) !== true) return false
+    if (anchors.some((anchor) => ca.verify(anchor.publicKey))) return true
+    below = ca
+  }
+  return false
+}
+
+function isSelfSigned(certificate: X509Certificate): boolean {
+  return certificate.checkIssued(certificate) && certificate.verify(certificate.publicKey)
+}
+
+/** The registry says which roots are trusted now, over a connection that one of the known ones vouches for. */
+function rootsOf({ roots }: BrokerCertificateReply, known: string): string {
+  return roots === undefined || roots.length === 0 ? known : roots.join('')
 }
 
 function reread(directory: string): Credential {

@@ -14,6 +14,7 @@ import t, { type Test } from 'tap'
 import { type JsonClient, openJsonClient } from '#shared/json-client'
 import { openLog } from '#shared/log'
 import { generateKey, privateKeyPem } from '#shared/pki/keys'
+import { splitPem } from '#shared/pki/pem'
 import {
   type Credential,
   enrollBroker,
@@ -182,6 +183,24 @@ t.test('with a real registry', async (t) => {
     writeFileSync(path, JSON.stringify(invitation))
     t.same(readInvitation(path), invitation)
   })
+
+  t.test(
+    'a renewal after a change of the root leads from the root that is known to the new one',
+    async (t) => {
+      const { directory, credential } = await enrolled(t, service)
+      await service.admin.startRollover({ root: true })
+      await service.admin.cutOverRollover({ threshold: 0 })
+      const { url, ca, certificate, key } = credential
+      const client = clientOf(t, { url, ca, certificate, key })
+      const renewed = await renewCredential({ directory, credential, hosts: HOSTS, client })
+      t.equal(splitPem(renewed.ca).length, 2, 'it trusts both roots')
+      t.ok(renewed.ca.includes(ca.trim()))
+      t.equal(splitPem(renewed.certificate).length, 3, 'it sends the link to the old root')
+      const again = clientOf(t, { url, ca: renewed.ca, certificate: renewed.certificate, key: renewed.key })
+      const twice = await renewCredential({ directory, credential: renewed, hosts: HOSTS, client: again })
+      t.same(readCredential(directory), twice)
+    },
+  )
 })
 
 t.test('a certificate of another root, or for another key, is not stored', async (t) => {
