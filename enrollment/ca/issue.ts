@@ -13,6 +13,7 @@ import {
 } from '#shared/pki/extensions'
 import { sha256Hex } from '#shared/pki/keys'
 import { encodeName } from '#shared/pki/name'
+import { fromTemplate, type NamedRequest } from './leaf-template.ts'
 import { lintLeaf } from './lint.ts'
 import { type IssuerKind, PROFILES } from './profile.ts'
 import { distributionPoint } from './shard.ts'
@@ -76,22 +77,30 @@ export async function issueCertificate(
   issuer: Issuer,
   request: CertificateRequest,
 ): Promise<SignedCertificate> {
+  const named = { ...request, crlUrl: distributionPoint(issuer, request.serial) }
+  const general = () => lintedLeaf(issuer, named)
+  const tbs = fromTemplate(issuer, named, general) ?? general()
+  const signature = await issuer.signer.sign(tbs)
+  const der = assemble({ tbs, algorithm: issuer.signer.algorithm, signature })
+  return { der, fingerprint: sha256Hex(der) }
+}
+
+/** @throws MusterError lint_failed (evidence: rule) */
+function lintedLeaf(issuer: Issuer, request: NamedRequest): Buffer {
   const tbs = encodeLeaf(issuer, request)
   lintLeaf(tbs, {
     signing: issuer,
     order: { ...request, hosts: request.hosts ?? [] },
     issuerKind: issuer.kind,
     trustDomain: issuer.trustDomain,
-    crlUrl: distributionPoint(issuer, request.serial),
+    crlUrl: request.crlUrl,
     caUrl: issuer.caUrl,
     ocspUrl: issuer.ocspUrl,
   })
-  const signature = await issuer.signer.sign(tbs)
-  const der = assemble({ tbs, algorithm: issuer.signer.algorithm, signature })
-  return { der, fingerprint: sha256Hex(der) }
+  return tbs
 }
 
-function encodeLeaf(issuer: Issuer, request: CertificateRequest): Buffer {
+function encodeLeaf(issuer: Issuer, request: NamedRequest): Buffer {
   const { keyUsage: usages, purposes } = PROFILES[request.profile]
   const hosts = request.hosts ?? []
   const { caUrl, ocspUrl } = issuer
@@ -114,7 +123,7 @@ function encodeLeaf(issuer: Issuer, request: CertificateRequest): Buffer {
         ...hosts.map((host) => ({ host })),
         ...(request.names ?? []),
       ]),
-      crlDistributionPoint(distributionPoint(issuer, request.serial)),
+      crlDistributionPoint(request.crlUrl),
       ocspUrl === null ? caIssuers(caUrl) : ocspAndCaIssuers({ ocspUrl, caUrl }),
     ],
   })
