@@ -78,7 +78,7 @@ export async function abortRollover(deps: Deps, { by }: { by: Actor }): Promise<
 /** Ends the trust in the CAs that no longer sign, when nothing good is left of them. @throws MusterError conflict */
 export async function finishRollover(deps: Deps, { by }: { by: Actor }): Promise<RolloverView> {
   const open = await openRollover(deps)
-  const notBefore = finishNotBefore(open)
+  const notBefore = finishNotBefore(deps, open)
   const now = deps.now()
   if (notBefore !== null && now < notBefore) {
     throw new MusterError(
@@ -106,7 +106,7 @@ export async function rolloverStatus(deps: Deps): Promise<RolloverStatus> {
     bundleVersion,
     rollover: view,
     adoption: await countAdoption(deps, rollover.id),
-    retiring: { issuer, live, notBefore: finishNotBefore(rollover) },
+    retiring: { issuer, live, notBefore: finishNotBefore(deps, rollover) },
   }
 }
 
@@ -134,11 +134,14 @@ function follow({ authority, registry, now }: Deps): Promise<void> {
   return authority.follow(() => registry.listRollovers(), now())
 }
 
-/** Null while the CAs that are to go still sign. After a change of the root the plane's own certificates have to go first. */
-function finishNotBefore({ state, kind, cutOverAt, abortedAt }: RolloverRecord): number | null {
+/** Null while the CAs that are to go still sign. The plane's own certificates have to go first: nobody counts them. */
+function finishNotBefore({ authority }: Deps, rollover: RolloverRecord): number | null {
+  const { state, from, to, cutOverAt, abortedAt } = rollover
   const turnedAt = state === 'cut-over' ? cutOverAt : abortedAt
   if (turnedAt === null) return null
-  return turnedAt + (kind === 'root' ? OWN_LIFETIME_MS : SETTLE_MS)
+  const { infrastructure } = state === 'cut-over' ? from : to
+  const end = authority.cas.find(({ id }) => id === infrastructure)?.notAfter ?? Number.POSITIVE_INFINITY
+  return Math.max(turnedAt + SETTLE_MS, Math.min(turnedAt + OWN_LIFETIME_MS, end))
 }
 
 /** @throws MusterError conflict */

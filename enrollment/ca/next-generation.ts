@@ -33,9 +33,9 @@ export interface NextCertificate {
   readonly pem: string
 }
 
-/** A new device CA under the root that there is. Its key is on disk when the promise resolves. @throws MusterError lint_failed */
-export async function nextDeviceCa(options: NextOptions): Promise<NextCertificate[]> {
-  return [await issuing('device', options)]
+/** Both issuing CAs anew, under the root that there is. Their keys are on disk when the promise resolves. @throws MusterError lint_failed */
+export async function nextIssuing(options: NextOptions): Promise<NextCertificate[]> {
+  return [await issuing('device', options), await issuing('infrastructure', options)]
 }
 
 /**

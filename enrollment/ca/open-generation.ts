@@ -6,7 +6,7 @@ import { pemToDer } from '#shared/pki/pem'
 import { type AuthorityFile, type CaDirectory, readAuthority, unusable } from './ca-directory.ts'
 import type { Issuer } from './issue.ts'
 import { issuerOf } from './load-ca.ts'
-import { type NextCertificate, nextDeviceCa, nextRoot, type SigningRoot } from './next-generation.ts'
+import { type NextCertificate, nextIssuing, nextRoot, type SigningRoot } from './next-generation.ts'
 import type { IssuerKind } from './profile.ts'
 import { fileSigner, type Signer } from './signer.ts'
 
@@ -54,7 +54,7 @@ export function openGenerationKeys(directory: CaDirectory, passphrase: string): 
       }
       const { trustDomain, httpBase } = authority
       const options = { directory, passphrase, trustDomain, httpBase, root, ...of }
-      return kind === 'root' ? nextRoot(options) : nextDeviceCa(options)
+      return kind === 'root' ? nextRoot(options) : nextIssuing(options)
     },
   }
 }
