@@ -13,6 +13,18 @@ export type PassphraseSource =
   | { readonly from: 'file'; readonly path: string }
   | { readonly from: 'made'; readonly path: string }
 
+/** How long things are kept, ms. */
+export interface Retention {
+  /** Certificates, after they have expired. */
+  readonly expiredMs: number
+  /** Changes: a broker that was away for longer takes a snapshot. */
+  readonly changesMs: number
+  /** Audit entries; never shorter than changes. */
+  readonly auditMs: number
+  /** Backups that can be restored with the journal. */
+  readonly journalMs: number
+}
+
 export interface Config {
   readonly layout: Layout
   /** Address to bind. */
@@ -27,6 +39,7 @@ export interface Config {
   readonly logLevel: string
   /** Directory of the registry's journal. */
   readonly journal: string
+  readonly retention: Retention
   readonly passphrase: PassphraseSource
   /** Ends the process by SIGKILL after this step of a recipe (tests, docs/issuance-cycle.md). */
   readonly crashAt: string | null
@@ -42,6 +55,10 @@ const OPTIONS = {
   'trust-domain': { type: 'string' },
   'log-level': { type: 'string', default: 'info' },
   journal: { type: 'string' },
+  'keep-expired': { type: 'string' },
+  'keep-changes': { type: 'string' },
+  'keep-audit': { type: 'string' },
+  'keep-journal': { type: 'string' },
 } as const satisfies ParseArgsOptionsConfig
 
 /** Always in the server certificate, so that tools on this machine need no configuration. */
@@ -52,6 +69,14 @@ const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'
 const HOST = /^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$/
 /** SPIFFE trust domain: at most 64 lower-case letters, digits, dots, dashes, underscores. */
 const TRUST_DOMAIN = /^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$/
+const DAY_MS = 86_400_000
+/** Option, default in days, and where it goes. */
+const KEEP = [
+  ['keep-expired', 90, 'expiredMs'],
+  ['keep-changes', 7, 'changesMs'],
+  ['keep-audit', 400, 'auditMs'],
+  ['keep-journal', 35, 'journalMs'],
+] as const
 /** The highest port is base + 883. */
 const PORT_BASE_MAX = 65_535 - 883
 
@@ -61,7 +86,10 @@ const PORT_BASE_MAX = 65_535 - 883
  */
 export function readConfig(argv: readonly string[], env: Environment): Config {
   const faults: string[] = []
-  const { data, portBase, listen, logLevel, trustDomain, hosts, journal } = readOptions(argv, faults)
+  const { data, portBase, listen, logLevel, trustDomain, hosts, journal, retention } = readOptions(
+    argv,
+    faults,
+  )
   const base = Number(portBase)
   if (!Number.isInteger(base) || base < 1 || base > PORT_BASE_MAX) {
     faults.push(`--port-base must be a number from 1 to ${PORT_BASE_MAX}, not "${portBase}"`)
@@ -90,6 +118,7 @@ export function readConfig(argv: readonly string[], env: Environment): Config {
     trustDomain,
     logLevel,
     journal: journal === null ? directories.journal : resolve(journal),
+    retention,
     passphrase: passphraseSource(env, directories.ca),
     crashAt: env.MUSTER_CRASH_AT ?? null,
   })
@@ -115,8 +144,20 @@ function readOptions(argv: readonly string[], faults: string[]) {
     logLevel: text('log-level') ?? OPTIONS['log-level'].default,
     trustDomain: text('trust-domain'),
     journal: text('journal'),
+    retention: readRetention(text, faults),
     hosts: (values.host ?? []).filter((host) => typeof host === 'string'),
   }
+}
+
+/** Each is a number of days or hours: `90d`, `36h`. */
+function readRetention(text: (name: (typeof KEEP)[number][0]) => string | null, faults: string[]): Retention {
+  const entries = KEEP.map(([option, days, name]) => {
+    const value = text(option) ?? `${days}d`
+    const [, count = '', unit] = /^([1-9]\d{0,5})([dh])$/.exec(value) ?? []
+    if (count === '') faults.push(`--${option} must be days or hours, such as 90d or 36h, not "${value}"`)
+    return [name, (Number(count) * DAY_MS) / (unit === 'h' ? 24 : 1)]
+  })
+  return Object.freeze(Object.fromEntries(entries)) as Retention // the names are those of KEEP
 }
 
 function passphraseSource(env: Environment, ca: string): PassphraseSource {

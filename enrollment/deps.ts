@@ -22,6 +22,8 @@ export interface Deps {
   readonly revocationLists: RevocationLists
   readonly ocsp: OcspService
   readonly log: Log
+  /** File with the newest audit entry, signed. */
+  readonly auditHead: string
   /** Public URL of the admin listener, for invitations. */
   readonly adminUrl: string
   /** Milliseconds since 1970 UTC. */

@@ -21,9 +21,11 @@ import { OcspService } from './ocsp.ts'
 import { keepOwn, type OwnPair } from './own-certificates.ts'
 import { readPassphrase } from './passphrase.ts'
 import { finaliseDue } from './plans.ts'
+import { pruneJournal } from './registry/journal-retention.ts'
 import { openRegistry } from './registry/open.ts'
 import type { Registry } from './registry/registry.ts'
 import { keepResponders } from './responder.ts'
+import { startRetention } from './retention.ts'
 import { RevocationLists } from './revocation-lists.ts'
 import { newestNotBefore, openSigningClock } from './signing-clock.ts'
 import { caKeysOf, openAlarms } from './trust.ts'
@@ -82,6 +84,7 @@ export async function startPlane(config: Config, runtime: Runtime): Promise<Plan
     await deps.revocationLists.refresh(deps.now())
   })
   lifecycle.started('jobs', startJobs(deps, { renewOwn }))
+  lifecycle.started('retention', await startRetention(deps, retentionOf(config)))
   return { whereabouts, deps, renewOwn }
 }
 
@@ -99,6 +102,10 @@ function openDirectories({ layout }: Config): void {
       { cause },
     )
   }
+}
+
+function retentionOf({ layout, journal, retention }: Config): Parameters<typeof startRetention>[1] {
+  return { retention, auditHead: layout.auditHead, pruneJournal: (before) => pruneJournal(journal, before) }
 }
 
 /** One writer per data directory. @throws MusterError directory_in_use */
@@ -174,6 +181,7 @@ async function openDeps(config: Config, runtime: Runtime): Promise<Deps> {
     revocationLists: new RevocationLists({ registry, authority, directory: join(layout.ca, 'crl') }),
     ocsp: new OcspService({ registry, responders, signingClock, now }),
     log,
+    auditHead: layout.auditHead,
     adminUrl: urls.admin,
     now,
     random,

@@ -1,4 +1,5 @@
 import { Command } from 'commander'
+import { addAuditCommands } from './commands/audit.ts'
 import { addBatchCommands } from './commands/batch.ts'
 import { addBrokerCommands } from './commands/broker.ts'
 import { addCaCommands } from './commands/ca.ts'
@@ -45,6 +46,7 @@ const OPERATOR_COMMANDS = [
   addPlanCommands,
   addExplainCommand,
   addCaCommands,
+  addAuditCommands,
   addCaFileCommands,
   addDemoCommands,
   addOperatorCommands,

@@ -12,6 +12,8 @@ export function layout(dataDirectory: string) {
     rootCertificate: join(root, 'ca', 'root.crt'),
     enrollment: join(root, 'enrollment'),
     registry: join(root, 'enrollment', 'registry.db'),
+    /** The newest audit entry, signed: outside the database, so that entries cannot be cut off its end. */
+    auditHead: join(root, 'enrollment', 'audit-head.json'),
     /** What every commit of the registry wrote; may lie on another disk. */
     journal: join(root, 'journal'),
     operator: join(root, 'operator'),

@@ -10,6 +10,7 @@ import {
   TokenRequest,
 } from '#shared/api'
 import { decodeCsr } from '../ca/check-csr.ts'
+import { checkAudit } from '../audit-head.ts'
 import { explain } from '../explain.ts'
 import { certificateReply } from '../issuance.ts'
 import { applyPlan, awaitReceipt, proposePlan, undoPlan } from '../plans.ts'
@@ -234,10 +235,7 @@ const plane = [
     method: 'GET',
     path: '/v1/audit/verify',
     role: 'operator',
-    handle: async ({ deps }) => {
-      const firstBad = await deps.registry.verifyAudit()
-      return { ok: firstBad === null, firstBad }
-    },
+    handle: async ({ deps }) => checkAudit(deps, deps.auditHead),
   }),
 ]
 

@@ -65,19 +65,28 @@ async function* lines(deps: Deps, reader: Reader): AsyncGenerator<string> {
   }
 }
 
-/** The state as a snapshot, unless the reader is on this epoch and not ahead of it; then every change, as it happens. */
+/** The state as a snapshot, unless the reader is on this epoch, not ahead of it, and not further back than the log; then every change, as it happens. */
 async function* messages(deps: Deps, { from, signal, broker }: Reader): AsyncGenerator<FeedMessage[]> {
   const { registry } = deps
   const commits = deps.changed.listen()
   try {
     const cursor = await registry.cursor()
-    const canResume = from !== null && from.epoch === cursor.epoch && from.position <= cursor.position
+    const oldest = await registry.oldestPosition()
+    const canResume =
+      from !== null &&
+      from.epoch === cursor.epoch &&
+      from.position <= cursor.position &&
+      from.position >= oldest
     deps.log.info({ broker: broker.id, from, canResume }, 'feed opened')
     let position = canResume ? from.position : yield* snapshot(deps)
     const { epoch } = cursor
     while (!signal.aborted) {
       const changes = await registry.changesAfter(position, SLICE)
       if (changes.length > 0) {
+        if (changes[0]?.position !== position + 1) {
+          position = yield* snapshot(deps) // what comes next has been pruned meanwhile
+          continue
+        }
         yield changes.map((change) => ({ type: 'change', ...change }))
         position = changes.at(-1)?.position ?? position
         continue

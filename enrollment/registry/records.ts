@@ -223,6 +223,9 @@ export interface AuditEntry {
   readonly hash: string
 }
 
+/** An audit entry by its number and hash. */
+export type AuditMark = Pick<AuditEntry, 'sequence' | 'hash'>
+
 export interface StatusCounts {
   readonly expected: number
   readonly pending: number

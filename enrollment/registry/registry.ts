@@ -32,6 +32,7 @@ import type {
   Act,
   Application,
   AuditEntry,
+  AuditMark,
   Credential,
   EnrollmentIntent,
   Finalised,
@@ -224,8 +225,32 @@ export interface Registry extends RolloverIntents {
 
   // audit
   listAudit(after: number, limit: number): Promise<AuditEntry[]>
-  /** Recomputes the chain; the sequence of the first entry that does not fit, or null when whole. */
-  verifyAudit(): Promise<number | null>
+  /**
+   * Recomputes the chain from where it was pruned on; the sequence of the first entry that does not fit, or null when
+   * whole. With a head it must also reach that entry, with that hash.
+   */
+  verifyAudit(head?: AuditMark | null): Promise<number | null>
+  /** The newest entry; null before the first. */
+  auditHead(): Promise<AuditMark | null>
+  /** Whether the log has this entry, or has had it: it may have been pruned. */
+  hasAudit(mark: AuditMark): Promise<boolean>
+
+  // retention
+  /** The newest change that has been pruned: a reader that has not got so far needs a snapshot. */
+  oldestPosition(): Promise<number>
+  /**
+   * Drops changes and audit entries older than these times, at most `limit` entries' worth, never the newest; the
+   * chain stays verifiable. Returns how many went: 0 when there is nothing left to do.
+   */
+  pruneLogs(of: { changesBefore: number; auditBefore: number; limit: number }, act: Act): Promise<number>
+  /**
+   * Looks at `limit` certificates after row `from` and drops those that expired before a time, but not revoked ones nor
+   * the newest of a device. `next` is where to go on, null at the end.
+   */
+  pruneCertificates(
+    of: { from: number; expiredBefore: number; limit: number },
+    act: Act,
+  ): Promise<{ next: number | null; pruned: number }>
 
   counts(now: number): Promise<StatusCounts>
   close(): Promise<void>

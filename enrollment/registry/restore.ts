@@ -83,12 +83,14 @@ async function restoreRegistry(archive: Archive, request: RestoreRequest): Promi
   const lost = lostSerials(db, known)
   const forgotten = forgottenRevocations(db, known)
   const { madeAt } = archive.manifest
+  const isShort = isShorterThanHead(db, layout)
   const loss = { gap, lost, forgotten, madeAt }
-  if (!request.acceptLoss && (gap !== null || lost.length > 0 || forgotten.length > 0)) {
+  if (!request.acceptLoss && (gap !== null || isShort || lost.length > 0 || forgotten.length > 0)) {
     db.close()
     throw lossError(loss)
   }
   if (gap !== null) setJournalAside(journal, epoch)
+  if (isShort) renameSync(layout.auditHead, `${layout.auditHead}.before-${epoch}`)
   const store = new Store(db, new Journal(db, journal))
   try {
     await store.write({ now, by: 'plane' }, (log) => {
@@ -119,6 +121,21 @@ function replay(path: string, { journal }: RestoreRequest): string | null {
   } catch (error) {
     if (!isMusterError(error, 'directory_unusable')) throw error
     return error.message
+  }
+}
+
+/** The signed head of the audit log remembers how long it was. */
+function isShorterThanHead(db: Sqlite, { auditHead }: Layout): boolean {
+  if (!existsSync(auditHead)) return false
+  try {
+    const { sequence, hash } = JSON.parse(readFileSync(auditHead, 'utf8')) as {
+      sequence: number
+      hash: string
+    } // audit-head.ts
+    const has = db.prepare<[number, string], unknown>('SELECT 1 FROM audit WHERE sequence = ? AND hash = ?')
+    return has.get(sequence, hash) === undefined
+  } catch {
+    return false // a damaged head says nothing here; `muster audit verify` reports it
   }
 }
 

@@ -22,6 +22,7 @@ import { openProfileIntents, openProfiles } from './profiles.ts'
 import { openProposals } from './proposals.ts'
 import { openReceiptBook, openReceipts } from './receipts.ts'
 import { openRefusalLog, openRefusals } from './refusals.ts'
+import { openPruning } from './pruning.ts'
 import type { Registry } from './registry.ts'
 import { openRenewal } from './renewal.ts'
 import { openReports } from './reports.ts'
@@ -93,6 +94,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     ...openAdoption(store),
     ...openRevocationStatus(parts),
     ...openAudit(store),
+    ...openPruning(store),
     ...openCounts(parts),
     async close() {
       for (const snapshot of parts.snapshots) snapshot.close()

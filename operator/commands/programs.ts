@@ -31,6 +31,10 @@ export function addProgramCommands(program: Command): void {
     .command('enrollment')
     .description('run the enrollment service alone: CA, registry, EST and admin API')
     .option('--trust-domain <name>', 'name in every certificate, fixed at the first start')
+    .option('--keep-expired <duration>', 'certificates, after they have expired', '90d')
+    .option('--keep-changes <duration>', 'changes; a broker that was away for longer takes a snapshot', '7d')
+    .option('--keep-audit <duration>', 'entries of the audit log', '400d')
+    .option('--keep-journal <duration>', 'backups that the journal still goes on from', '35d')
     .option(
       '--journal <directory>',
       'where the journal of the registry lies; journal/ in the data directory when not given',

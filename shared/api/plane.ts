@@ -145,7 +145,17 @@ export const AuditView = Type.Object({
 export type AuditView = Static<typeof AuditView>
 
 /** `firstBad`: sequence of the first entry that does not fit the chain; null when it is whole. */
-export const AuditVerdict = Type.Object({ ok: Type.Boolean(), firstBad: orNull(Type.Integer()) })
+export const AuditVerdict = Type.Object({
+  ok: Type.Boolean(),
+  /** Sequence of the first entry that does not fit, or is missing; null when the chain is whole. */
+  firstBad: orNull(Type.Integer()),
+  /** The entry that was signed last, outside the database; a log without it cannot be vouched for. */
+  head: Type.Object({
+    state: Type.Union([Type.Literal('good'), Type.Literal('missing'), Type.Literal('forged')]),
+    sequence: orNull(Type.Integer()),
+    at: orNull(Type.Integer()),
+  }),
+})
 export type AuditVerdict = Static<typeof AuditVerdict>
 
 /** The only reply that holds the secret. */

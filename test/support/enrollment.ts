@@ -16,6 +16,8 @@ import type { Deps, Step } from '../../enrollment/deps.ts'
 import { startPlane, type Whereabouts } from '../../enrollment/plane.ts'
 import { openTestClient, type TestClient } from './https.ts'
 
+const DAY_MS = 86_400_000
+
 export interface EnrollmentOptions {
   /** An existing data directory; a new one otherwise. */
   readonly data?: string
@@ -162,6 +164,12 @@ export async function freeConfig(data: string, hosts: readonly string[] = []): P
     trustDomain: null,
     logLevel: 'silent',
     journal: join(data, 'plane', 'journal'),
+    retention: {
+      expiredMs: 90 * DAY_MS,
+      changesMs: 7 * DAY_MS,
+      auditMs: 400 * DAY_MS,
+      journalMs: 35 * DAY_MS,
+    },
     passphrase: { from: 'made', path: join(data, 'plane', 'ca', 'passphrase') },
     crashAt: null,
   }
