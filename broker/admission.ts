@@ -54,7 +54,7 @@ export function stillLive(record: AdmissionRecord | null, now: number): RefusalE
   if (certificate.supersededFrom !== null && now >= certificate.supersededFrom) return 'superseded'
   if (now >= certificate.notAfter + 1000) return 'expired'
   if (now < certificate.notBefore) return 'notyet'
-  return null
+  return certificate.state === 'issued' || certificate.state === 'active' ? null : 'unrecorded'
 }
 
 /** When the record ends a session by itself, ms since 1970, unless a change does so before. */

@@ -57,6 +57,13 @@ t.test(
   },
 )
 
+t.test('a state that this broker does not know lets nobody in', async (t) => {
+  const state = 'suspect' as 'active' // from a newer registry, or a damaged replica
+  t.equal(stillLive(withCertificate({ state }), NOW), 'unrecorded')
+  t.match(admit({ ...request, record: withCertificate({ state }) }), { admitted: false, code: 'unrecorded' })
+  t.equal(stillLive(withDevice({ state }), NOW), 'pending')
+})
+
 t.test('what the registry has no record of is refused', async (t) => {
   t.match(admit({ ...request, record: null }), {
     admitted: false,
