@@ -84,7 +84,15 @@ function tooMany(address: string, waitMs: number): MusterError {
   })
 }
 
-/** One subscriber of IPv6 has 2^64 addresses: they count as one. */
+/** One subscriber of IPv6 has 2^64 addresses: they count as one. An IPv4 address in IPv6 form (`::ffff:…`) is itself. */
 function network(address: string): string {
-  return isIPv6(address) ? address.split(':').slice(0, 4).join(':') : address
+  if (!isIPv6(address) || address.includes('.')) return address
+  const [before = '', after = ''] = address.split('::')
+  const [left, right] = [groupsOf(before), groupsOf(after)]
+  const zeros = Array.from({ length: 8 - left.length - right.length }, () => '0') // what `::` stands for
+  return [...left, ...zeros, ...right].slice(0, 4).join(':')
+}
+
+function groupsOf(text: string): string[] {
+  return text === '' ? [] : text.split(':')
 }

@@ -5,6 +5,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { openLog } from '#shared/log'
 import { newToken } from '#shared/token'
+import { createLimits, type Limits } from '../../../enrollment/http/limits.ts'
 import { LIMITS, openListener } from '../../../enrollment/http/server.ts'
 import {
   enrollDevice,
@@ -280,4 +281,17 @@ t.test('slow and silent clients', async (t) => {
     )
     t.match(await everythingFrom(socket), /^HTTP\/1\.1 200 /)
   })
+})
+
+t.test('guesses from the addresses of one subscriber count together, however they are written', async (t) => {
+  const guess = (limits: Limits, address: string) => limits.unknown(address).catch(({ code }) => code)
+  for (const network of ['fe80::', '2001:db8::', '2001:db8:0:7:', '2001:db8:0:0:']) {
+    const limits = createLimits()
+    const codes: string[] = []
+    for (let n = 1; n <= 40; n++) codes.push(await guess(limits, `${network}${n.toString(16)}:2:3:4`))
+    t.equal(codes.at(-1), 'rate', network)
+    t.equal(await guess(limits, '2001:db9::1'), 'token_unknown', 'others are not told to wait')
+  }
+  const limits = createLimits()
+  for (let n = 1; n <= 40; n++) t.equal(await guess(limits, `::ffff:192.0.2.${n}`), 'token_unknown')
 })
