@@ -43,6 +43,9 @@ interface View {
 /** What has to be done when the CAs have changed: listeners, certificates of the plane, CRLs. */
 export type TrustListener = () => Promise<void>
 
+/** Chains by the issuer's id, as long as the view that they are of: every reply to an enrollment carries one. */
+const CHAINS = new WeakMap<View, Map<string, string[]>>()
+
 /**
  * The CAs of all generations: those of the first start, and those that rollovers brought. `device` and
  * `infrastructure` are the ones that sign now; a use case reads them once and then goes by what the registry recorded.
@@ -117,6 +120,14 @@ export class Generations implements Authority {
 
   /** The CA that issued, and the root above it, PEM. @throws RangeError as `deviceIssuer` */
   deviceChain(id: string): string[] {
+    const chains = CHAINS.get(this.#view) ?? new Map<string, string[]>()
+    CHAINS.set(this.#view, chains)
+    const chain = chains.get(id) ?? this.#deviceChain(id)
+    chains.set(id, chain)
+    return chain
+  }
+
+  #deviceChain(id: string): string[] {
     const { pem } = this.deviceIssuer(id)
     const issuer = new X509Certificate(pem)
     const root = this.cas.find((ca) => ca.role === 'root' && issuer.checkIssued(new X509Certificate(ca.pem)))

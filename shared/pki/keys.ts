@@ -1,9 +1,9 @@
 import {
   createCipheriv,
-  createHash,
   createPrivateKey,
   createPublicKey,
   generateKeyPairSync,
+  hash,
   type KeyObject,
   randomBytes,
   scryptSync,
@@ -69,5 +69,5 @@ export function spkiDer(key: KeyObject): Buffer {
 
 /** Lower-case hex. */
 export function sha256Hex(data: Uint8Array | string): string {
-  return createHash('sha256').update(data).digest('hex')
+  return hash('sha256', data) // in one call, which takes half the time of an object for it
 }

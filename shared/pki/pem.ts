@@ -1,6 +1,11 @@
 /** PEM armour (RFC 7468), read strictly: a block, white space around it, nothing else. */
 
-export type PemLabel = 'CERTIFICATE' | 'CERTIFICATE REQUEST' | 'X509 CRL' | 'ENCRYPTED PRIVATE KEY'
+export type PemLabel =
+  | 'CERTIFICATE'
+  | 'CERTIFICATE REQUEST'
+  | 'X509 CRL'
+  | 'PUBLIC KEY'
+  | 'ENCRYPTED PRIVATE KEY'
 
 /** Lines of 64 columns, with a final line break. */
 export function derToPem(der: Uint8Array, label: PemLabel): string {
