@@ -222,6 +222,7 @@ async function endlessFeed(infrastructure: { revokedAt: number | null }) {
   const seen = { reads: 0, ended: Promise.withResolvers<boolean>() }
   const change = { kind: 'forgotten', device: 'x'.repeat(60) } as const
   const registry = {
+    oldestPosition: async () => 0,
     cursor: async () => ({ epoch: 'e', position: 1_000_000 }),
     changesAfter: async (position: number, limit: number) => {
       seen.reads += 1
