@@ -53,6 +53,8 @@ export interface OcspOptions {
 }
 
 interface Presigned {
+  readonly issuer: string
+  readonly serial: string
   /** What it says; when the registry says something else, it is of no use. */
   readonly says: string
   readonly signedAt: number
@@ -68,10 +70,9 @@ interface Owner extends IssuerResponder {
   isOurs(id: CertId): boolean
 }
 
-interface Asked {
+interface Asked extends OcspRequest {
   readonly owner: Owner
-  readonly certIds: readonly CertId[]
-  readonly nonce: Buffer | null
+  readonly key: string
 }
 
 /**
@@ -110,11 +111,29 @@ export class OcspService {
    * @throws MusterError unavailable, clock_wrong
    */
   async answer(readings: readonly Uint8Array[]): Promise<OcspReply> {
-    const requests = readings.map(readOrNull).filter((request) => request !== null)
+    const [only, ...others] = readings
+    const kept = only !== undefined && others.length === 0 ? await this.#kept(keyOf(only)) : null
+    return kept ?? this.#answerAnew(readings)
+  }
+
+  /** What was signed for this request, while it is fresh and the registry still says the same. */
+  async #kept(key: string): Promise<OcspReply | null> {
+    const found = this.#presigned.get(key)
+    const now = this.#options.now()
+    if (found === undefined || now < found.signedAt || now >= found.signedAt + RENEW_AFTER_MS) return null
+    const status = await this.#options.registry.revocationStatus(found.issuer, found.serial)
+    return saysOf(certStatus(status)) === found.says ? found.reply : null
+  }
+
+  async #answerAnew(readings: readonly Uint8Array[]): Promise<OcspReply> {
+    const requests = readings.flatMap((der) => {
+      const request = readOrNull(der)
+      return request ? [{ ...request, key: keyOf(der) }] : []
+    })
     if (requests.length === 0) return ocspFailure('malformedRequest')
-    const ours = requests.flatMap(({ certIds, nonce }) => {
-      const owner = this.#owners.find(({ isOurs }) => certIds.every(isOurs))
-      return owner ? [{ owner, certIds, nonce }] : []
+    const ours = requests.flatMap((request) => {
+      const owner = this.#owners.find(({ isOurs }) => request.certIds.every(isOurs))
+      return owner ? [{ ...request, owner }] : []
     })
     const [first] = ours
     if (first === undefined) return ocspFailure('unauthorized')
@@ -153,20 +172,20 @@ export class OcspService {
     return this.#common(request, { certId, status })
   }
 
-  /** The answer that is the same for everybody who asks about this certificate. */
+  /** The answer that is the same for everybody who asks the same; it is kept. */
   async #common(request: Asked, answer: Answer): Promise<OcspReply> {
-    const { certId, status } = answer
-    const key = certId.raw.toString('latin1')
-    const says = status.state === 'revoked' ? `${status.since} ${status.reason}` : status.state
     const now = this.#options.now()
-    const found = this.#presigned.get(key)
-    const isFresh = found !== undefined && now >= found.signedAt && now < found.signedAt + RENEW_AFTER_MS
-    if (isFresh && found.says === says) return found.reply
     const der = await this.#sign(request, [answer])
     const thisUpdate = Math.floor(now / 1000) * 1000
     const tag = createHash('sha256').update(der).digest('hex')
     const reply = { der, freshness: { tag, thisUpdate, nextUpdate: nextUpdateOf(request.owner, thisUpdate) } }
-    this.#keep(key, { says, signedAt: now, reply })
+    this.#keep(request.key, {
+      issuer: request.owner.issuer.id,
+      serial: serialHex(answer.certId.serial),
+      says: saysOf(answer.status),
+      signedAt: now,
+      reply,
+    })
     return reply
   }
 
@@ -192,6 +211,15 @@ function nextUpdateOf({ responder }: IssuerResponder, thisUpdate: number): numbe
 
 export function ocspFailure(failure: OcspFailure): OcspReply {
   return { der: encodeOcspFailure(failure), freshness: null }
+}
+
+/** The octets of a request, as a text that a map can hold. */
+function keyOf(der: Uint8Array): string {
+  return Buffer.from(der.buffer, der.byteOffset, der.byteLength).toString('latin1')
+}
+
+function saysOf(status: CertStatus): string {
+  return status.state === 'revoked' ? `${status.since} ${status.reason}` : status.state
 }
 
 function readOrNull(der: Uint8Array): OcspRequest | null {

@@ -10,6 +10,7 @@ const BODY_OCTETS = 8 * 1024
 const MAX_AGE_S = 300
 
 const PATH = '/ocsp'
+const TYPE = 'application/ocsp-response'
 
 /** The OCSP responder over plain HTTP (RFC 6960 appendix A, RFC 9919): responses are signed, and tell no secret. */
 export function serveOcsp(app: FastifyInstance, deps: Deps): void {
@@ -45,15 +46,36 @@ async function answer(
   }
 }
 
-function send(
-  reply: FastifyReply,
-  { request, answer: { der, freshness } }: { request: FastifyRequest; answer: OcspReply },
-) {
-  reply.headers(freshness === null ? { 'cache-control': 'no-store' } : cachingHeaders(freshness))
-  if (freshness && request.method === 'GET' && request.headers['if-none-match'] === `"${freshness.tag}"`) {
-    return reply.code(304).send()
+function send(reply: FastifyReply, { request, answer }: { request: FastifyRequest; answer: OcspReply }) {
+  const { der, freshness } = answer
+  if (freshness === null) {
+    return reply.header('cache-control', 'no-store').type(TYPE).send(der)
   }
-  return reply.type('application/ocsp-response').send(der)
+  if (request.method === 'GET' && request.headers['if-none-match'] === `"${freshness.tag}"`) {
+    return reply.code(304).headers(cachingHeaders(freshness)).send()
+  }
+  const { headers, text } = wireFormOf(answer, freshness)
+  reply.hijack()
+  reply.raw.writeHead(200, headers).end(text, 'latin1')
+  return reply
+}
+
+interface WireForm {
+  readonly headers: Record<string, string>
+  readonly text: string
+}
+
+/** Of answers that are kept. */
+const WIRE_FORMS = new WeakMap<OcspReply, WireForm>()
+
+/** A body that is text goes out in one write with the headers: a second one would cost as much as all the rest. */
+function wireFormOf(reply: OcspReply, freshness: Freshness): WireForm {
+  const known = WIRE_FORMS.get(reply)
+  if (known) return known
+  const type = { 'content-type': TYPE, 'content-length': String(reply.der.length) }
+  const form = { headers: { ...type, ...cachingHeaders(freshness) }, text: reply.der.toString('latin1') }
+  WIRE_FORMS.set(reply, form)
+  return form
 }
 
 /** RFC 9919 section 6.2 asks for these. */
