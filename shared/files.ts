@@ -1,4 +1,13 @@
-import { closeSync, fsyncSync, openSync, readFileSync, renameSync, statSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs'
 import { dirname } from 'node:path'
 import { MusterError } from './errors.ts'
 
@@ -8,7 +17,8 @@ import { MusterError } from './errors.ts'
  */
 export function writeFileDurably(path: string, content: string | Uint8Array, mode = 0o644): void {
   const beside = `${path}.${process.pid}.new`
-  const file = openSync(beside, 'w', mode)
+  rmSync(beside, { force: true }) // left by a crash, or put there by somebody else
+  const file = openSync(beside, 'wx', mode) // never through a link, never with the mode of what was there
   try {
     const bytes = Buffer.from(content)
     for (let offset = 0; offset < bytes.length; ) offset += writeSync(file, bytes, offset)
