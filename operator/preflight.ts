@@ -1,4 +1,4 @@
-import { accessSync, constants, mkdirSync } from 'node:fs'
+import { accessSync, constants, mkdirSync, statSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { MusterError } from '#shared/errors'
 import { ports } from '#shared/layout'
@@ -15,7 +15,8 @@ const USES = {
 const PRIVATE = { recursive: true, mode: 0o700 } as const
 
 /**
- * Makes the directory where it is missing, and makes sure that it can be written to.
+ * Makes the directory where it is missing, and makes sure that it can be written to, but not by everybody: who may
+ * write to it can put other directories in the place of those in it.
  * @throws MusterError directory_unusable
  */
 export function prepareDirectory(path: string): void {
@@ -34,6 +35,12 @@ export function prepareDirectory(path: string): void {
       'directory_unusable',
       `Cannot use "${path}": ${reason}; choose another with --data`,
       { cause },
+    )
+  }
+  if (process.platform !== 'win32' && (statSync(path).mode & 0o002) !== 0) {
+    throw new MusterError(
+      'directory_unusable',
+      `Cannot use "${path}": everybody may write to it; fix: chmod o-w ${path}`,
     )
   }
 }
