@@ -27,6 +27,7 @@ import type { Registry } from './registry/registry.ts'
 import { keepResponders } from './responder.ts'
 import { startRetention } from './retention.ts'
 import { RevocationLists } from './revocation-lists.ts'
+import { paceDue } from './rotations.ts'
 import { newestNotBefore, openSigningClock } from './signing-clock.ts'
 import { caKeysOf, openAlarms } from './trust.ts'
 
@@ -262,9 +263,15 @@ function startJobs(deps: Deps, own: { renewOwn(): Promise<void> }): () => Promis
     },
   })
   alarm()
+  const pacing = new Job({
+    name: 'rotations',
+    everyMs: SECOND_MS,
+    log,
+    run: (signal) => paceDue(deps, signal),
+  })
   finalising.wake()
   superseding.wake()
   return async () => {
-    await Promise.all([finalising.stop(), superseding.stop(), renewing.stop()])
+    await Promise.all([finalising.stop(), superseding.stop(), pacing.stop(), renewing.stop()])
   }
 }

@@ -9,8 +9,8 @@ import {
   ServiceRequest,
   TokenRequest,
 } from '#shared/api'
-import { decodeCsr } from '../ca/check-csr.ts'
 import { checkAudit } from '../audit-head.ts'
+import { decodeCsr } from '../ca/check-csr.ts'
 import { explain } from '../explain.ts'
 import { certificateReply } from '../issuance.ts'
 import { applyPlan, awaitReceipt, proposePlan, undoPlan } from '../plans.ts'
@@ -19,6 +19,7 @@ import { status } from '../status.ts'
 import { checkedId, createApiToken, createToken, reissueDevice } from '../tokens.ts'
 import { FLEET_ROUTES } from './fleets.ts'
 import { KEY_ROUTES } from './keys.ts'
+import { ROTATION_ROUTES } from './rotations.ts'
 import { type Route, route } from './routes.ts'
 
 const text = Type.Optional(Type.String({ maxLength: 128 }))
@@ -243,6 +244,7 @@ const plane = [
 export const ADMIN_ROUTES: readonly Route[] = [
   ...FLEET_ROUTES,
   ...KEY_ROUTES,
+  ...ROTATION_ROUTES,
   ...batches,
   ...tokens,
   ...devices,

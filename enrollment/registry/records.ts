@@ -166,6 +166,24 @@ export interface Finalised {
   readonly revoked: number
 }
 
+// ---- rotations ----
+
+export interface NewRotation extends Act {
+  readonly id: string
+  readonly target:
+    | { readonly scope: 'device' | 'batch' | 'fleet'; readonly id: string }
+    | { readonly devices: readonly DeviceId[] }
+  /** The devices are spread over so long, ms. */
+  readonly overMs: number
+}
+
+/** A certificate whose window a rotation has moved. */
+export interface RotationMember {
+  readonly row: number
+  readonly device: DeviceId
+  readonly state: 'rotated' | 'waiting' | 'late' | 'gone'
+}
+
 // ---- the plane's own certificates ----
 
 export type InfrastructureKind = 'server' | 'broker' | 'operator' | 'responder'

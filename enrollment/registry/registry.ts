@@ -25,6 +25,7 @@ import type {
   ProfileRequest,
   Receipt,
   RefusalView,
+  RotationView,
   TokenView,
 } from '#shared/api'
 import type { Change, Cursor, IssuerRecord, Policy, ReportBatch } from '#shared/feed'
@@ -42,12 +43,14 @@ import type {
   NewDevice,
   NewPlan,
   NewReissue,
+  NewRotation,
   NewToken,
   PositionedChange,
   RefusalSighting,
   RenewalIntent,
   RevocationStatus,
   RevokedEntry,
+  RotationMember,
   ServiceIntent,
   SignedCertificate,
   StatusCounts,
@@ -111,6 +114,20 @@ export interface Registry extends RolloverIntents {
   /** In one commit; at most some hundreds at a time. */
   compromiseKeys(keys: readonly string[], act: Act): Promise<CompromiseReply>
   listCompromisedKeys(page: { after?: string; limit: number }): Promise<CompromisedKeyPage>
+
+  // rotations: campaigns that move the windows of devices
+  /** Notes what is to be rotated; nothing has moved yet. @throws MusterError not_found */
+  beginRotation(rotation: NewRotation): Promise<RotationView>
+  /** Ids of those that have windows left to move. */
+  pacingRotations(): Promise<string[]>
+  /** Moves the windows of the next `limit` devices; true when there are no more. @throws MusterError not_found */
+  paceRotation(id: string, limit: number, act: Act): Promise<boolean>
+  /** @throws MusterError not_found */
+  showRotation(id: string): Promise<RotationView>
+  /** Newest first, at most 100. */
+  listRotations(): Promise<RotationView[]>
+  /** Certificates whose window it moved, from those after a row on. @throws MusterError not_found */
+  rotationMembers(id: string, page: { after: number; limit: number; now: number }): Promise<RotationMember[]>
 
   // devices
   listDevices(page: {

@@ -20,15 +20,16 @@ import { openPlanScopes } from './plan-scope.ts'
 import { openPlans } from './plans.ts'
 import { openProfileIntents, openProfiles } from './profiles.ts'
 import { openProposals } from './proposals.ts'
+import { openPruning } from './pruning.ts'
 import { openReceiptBook, openReceipts } from './receipts.ts'
 import { openRefusalLog, openRefusals } from './refusals.ts'
-import { openPruning } from './pruning.ts'
 import type { Registry } from './registry.ts'
 import { openRenewal } from './renewal.ts'
 import { openReports } from './reports.ts'
 import { openReservations } from './reservations.ts'
 import { openRevocationStatus } from './revocation-status.ts'
 import { openRollovers } from './rollovers.ts'
+import { openRotations } from './rotations.ts'
 import { openServices } from './services.ts'
 import { openSightings, openSupersession } from './sightings.ts'
 import type { Store } from './store.ts'
@@ -70,6 +71,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     ...openFleetIntents(parts),
     ...openProfileIntents(parts),
     ...openCompromisedKeys(parts),
+    ...openRotations(parts),
     ...openTokens(parts),
     ...openIssuance(parts),
     ...openRenewal(parts),

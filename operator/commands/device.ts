@@ -7,6 +7,7 @@ import { refusalLines } from '../refusal-lines.ts'
 import { pairs, table } from '../table.ts'
 import { type Invocation, noun, type Use } from '../verb.ts'
 import { addApprovalCommands, pendingTable } from './approval.ts'
+import { addRotateCommand } from './rotate.ts'
 import { answerToken } from './token.ts'
 
 interface ListOptions {
@@ -33,6 +34,7 @@ export function addDeviceCommands(program: Command, use: Use): void {
     .description('one device: certificates, holds, last refusals')
     .argument('<device>')
     .action(use(showDevice))
+  addRotateCommand(device, use)
   device
     .command('retire')
     .description('take a device out of service: it is refused, not revoked')

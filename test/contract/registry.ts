@@ -14,6 +14,7 @@ import { renewalContract } from './registry/renewal.ts'
 import { reportsContract } from './registry/reports.ts'
 import { revocationContract } from './registry/revocation.ts'
 import { rolloversContract } from './registry/rollovers.ts'
+import { rotationsContract } from './registry/rotations.ts'
 import { streamContract } from './registry/stream.ts'
 import { tokensContract } from './registry/tokens.ts'
 
@@ -44,6 +45,7 @@ export async function registryContract(t: Test, create: (t: Test) => Promise<Sto
     renewal: renewalContract,
     'devices and services': devicesContract,
     keys: keysContract,
+    rotations: rotationsContract,
     plans: plansContract,
     finalising: finalisingContract,
     'revocation data': revocationContract,
