@@ -24,7 +24,7 @@ const { device: issuer, infrastructure } = authority
 const START = Math.floor(Date.now() / 1000) * 1000
 const DAY_MS = 24 * 3600 * 1000
 const key = generateKey()
-const RSA_SPKI = spkiDer(generateKeyPairSync('rsa', { modulusLength: 2048 }).publicKey)
+const RSA_SPKI = spkiDer(generateKeyPairSync('rsa', { modulusLength: 1024 }).publicKey)
 
 function request(changes: Partial<CertificateRequest> = {}): CertificateRequest {
   return {
