@@ -22,6 +22,8 @@ import type {
   FleetProfile,
   FleetRequest,
   FleetView,
+  ImportReply,
+  ImportRequest,
   Invitation,
   InvitationRequest,
   PlanRequest,
@@ -105,6 +107,8 @@ export function openAdminClient(access: OperatorProfile | JsonClientOptions) {
 
     listDevices: (page: DeviceQuery = {}) => get<DevicePage>(`/v1/devices${query({ ...page })}`),
     showDevice: (id: string) => get<DeviceDetail>(`/v1/devices/${encodeURIComponent(id)}`),
+    /** At most `MANIFEST_SLICE` rows and 64 KiB; a refused row is no error, the reply says `applied: false`. */
+    importDevices: (manifest: ImportRequest) => post<ImportReply>('/v1/devices/import', manifest),
     addDevice: (device: DeviceRequest) => post<DeviceView>('/v1/devices', device),
     approveDevice: (id: string, decision: DeviceDecision) =>
       post<DeviceView>(`/v1/devices/${encodeURIComponent(id)}/approve`, decision),

@@ -3,6 +3,7 @@
  * that is not `/v1/enroll`, `/v1/renew` or `/v1/ca` is on the admin listener. Errors are {@link Problem} documents
  * (RFC 9457). Times are milliseconds since 1970 UTC; certificates are PEM.
  */
+export * from './api/bootstrap.ts'
 export * from './api/devices.ts'
 export * from './api/fleets.ts'
 export * from './api/keys.ts'

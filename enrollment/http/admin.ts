@@ -17,6 +17,7 @@ import { applyPlan, awaitReceipt, proposePlan, undoPlan } from '../plans.ts'
 import { createService } from '../services.ts'
 import { status } from '../status.ts'
 import { checkedId, createApiToken, createToken, reissueDevice } from '../tokens.ts'
+import { BOOTSTRAP_ROUTES } from './bootstrap.ts'
 import { FLEET_ROUTES } from './fleets.ts'
 import { KEY_ROUTES } from './keys.ts'
 import { ROTATION_ROUTES } from './rotations.ts'
@@ -245,6 +246,7 @@ export const ADMIN_ROUTES: readonly Route[] = [
   ...FLEET_ROUTES,
   ...KEY_ROUTES,
   ...ROTATION_ROUTES,
+  ...BOOTSTRAP_ROUTES,
   ...batches,
   ...tokens,
   ...devices,

@@ -10,9 +10,9 @@ import type { Act, NewDevice, Registry } from './registry.ts'
 import { DEVICE_VIEW_COLUMNS, type DeviceViewRow, deviceView } from './rows.ts'
 import type { Store } from './store.ts'
 
-type Statements = ReturnType<typeof prepare>
+type Statements = ReturnType<typeof prepareApproving>
 
-function prepare(db: Sqlite) {
+export function prepareApproving(db: Sqlite) {
   return {
     device: db.prepare<[string], DeviceViewRow>(
       `SELECT ${DEVICE_VIEW_COLUMNS} FROM devices d WHERE d.id = ?`,
@@ -27,7 +27,7 @@ function prepare(db: Sqlite) {
   }
 }
 
-interface ApprovingParts {
+export interface ApprovingParts {
   readonly store: Store
   readonly fleets: Fleets
   readonly certificates: Certificates
@@ -38,7 +38,7 @@ interface ApprovingParts {
 export function openApproving(
   parts: ApprovingParts,
 ): Pick<Registry, 'approveDevice' | 'rejectDevice' | 'addDevice'> {
-  const statements = prepare(parts.store.db)
+  const statements = prepareApproving(parts.store.db)
   const write = (act: Act, work: (of: { statements: Statements; log: Intent }) => DeviceId) =>
     parts.store.write(
       act,
@@ -48,7 +48,12 @@ export function openApproving(
     approveDevice: (decision, act) => write(act, (at) => approve(parts, { ...at, ...decision })),
     rejectDevice: (decision, act) =>
       parts.store.write(act, (log) => reject(parts, { statements, log, ...decision })),
-    addDevice: (device) => write(device, (at) => add(parts, { ...at, device })),
+    addDevice: (device) =>
+      write(device, ({ log }) => {
+        expectDevice(parts, { statements, device })
+        log.audit({ action: 'device.add', subject: `device:${device.id} batch:${device.batch}` })
+        return device.id
+      }),
   }
 }
 
@@ -102,11 +107,11 @@ function waiting(
   throw new MusterError('conflict', `Cannot ${action} "${device.id}": it waits with another key`)
 }
 
-/** @throws MusterError not_found (the batch), conflict, csr_key */
-function add(
+/** @returns the row of the device that may now enroll without approval. @throws MusterError not_found (the batch), conflict, csr_key */
+export function expectDevice(
   { fleets, certificates, approvals }: ApprovingParts,
-  { statements, log, device }: { statements: Statements; log: Intent; device: NewDevice },
-): DeviceId {
+  { statements, device }: { statements: Statements; device: NewDevice },
+): DeviceViewRow {
   const { id, batch: name, spki, now } = device
   const batch = fleets.findBatch(name)
   if (batch === undefined) throw new MusterError('not_found', `Cannot find the batch "${name}"`)
@@ -122,15 +127,6 @@ function add(
     approvals.refuseForeignKey(spki, id)
     approvals.readmit(spki)
   }
-  const approval = {
-    device: known.row,
-    token: null,
-    spki,
-    state: 'approved',
-    made: 0,
-    created_at: now,
-  } as const
-  approvals.insert(approval)
-  log.audit({ action: 'device.add', subject: `device:${id} batch:${batch.id}` })
-  return known.id
+  approvals.insert({ device: known.row, token: null, spki, state: 'approved', made: 0, created_at: now })
+  return known
 }

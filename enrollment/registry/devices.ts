@@ -2,6 +2,7 @@ import type { DeviceDetail, DevicePage } from '#shared/api'
 import { MusterError } from '#shared/errors'
 import { isAllowed } from '#shared/identity/device'
 import type { Sqlite } from '#shared/sqlite'
+import type { Attributes } from './attributes.ts'
 import type { Certificates } from './certificates.ts'
 import type { Holds } from './holds.ts'
 import type { Intent } from './ledger.ts'
@@ -54,6 +55,7 @@ function prepare(db: Sqlite) {
 
 interface DeviceParts {
   readonly store: Store
+  readonly attributes: Attributes
   readonly certificates: Certificates
   readonly holds: Holds
   readonly refusals: RefusalLog
@@ -71,6 +73,7 @@ export function openDevices(parts: DeviceParts): DeviceIntents {
         const holds = parts.holds.on(holdable(row))
         return {
           ...deviceView(row, holds.length > 0),
+          attributes: parts.attributes.of(row.row),
           certificates: parts.certificates.ofDevice(row.row).map(certificateView),
           holds,
           refusals: parts.refusals.of({ device: id }),

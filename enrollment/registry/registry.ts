@@ -29,6 +29,7 @@ import type {
   TokenView,
 } from '#shared/api'
 import type { Change, Cursor, IssuerRecord, Policy, ReportBatch } from '#shared/feed'
+import type { BootstrapIntents } from './bootstrap-records.ts'
 import type {
   Act,
   Application,
@@ -57,10 +58,11 @@ import type {
 } from './records.ts'
 import type { RolloverIntents } from './rollover-records.ts'
 
+export type * from './bootstrap-records.ts'
 export type * from './records.ts'
 export type * from './rollover-records.ts'
 
-export interface Registry extends RolloverIntents {
+export interface Registry extends RolloverIntents, BootstrapIntents {
   readonly trustDomain: string
 
   // fleets and batches

@@ -1,3 +1,4 @@
+import { BOOTSTRAP } from './schema-bootstrap.ts'
 import { PROFILES } from './schema-profiles.ts'
 
 /**
@@ -295,4 +296,5 @@ export const MIGRATIONS: readonly string[] = [
   );
   `,
   PROFILES,
+  BOOTSTRAP,
 ]

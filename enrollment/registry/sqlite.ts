@@ -2,6 +2,7 @@ import type { Sqlite } from '#shared/sqlite'
 import { openAdoption } from './adoption.ts'
 import { openApprovals } from './approvals.ts'
 import { openApproving } from './approving.ts'
+import { openAttributes } from './attributes.ts'
 import { openAudit } from './audit.ts'
 import { openBrokers } from './brokers.ts'
 import { openCertificates } from './certificates.ts'
@@ -15,6 +16,7 @@ import { openHolds } from './holds.ts'
 import { openApiTokens, openInfrastructure } from './infrastructure.ts'
 import { openIssuance } from './issuance.ts'
 import { openIssuers } from './issuers.ts'
+import { openManifests } from './manifest.ts'
 import { openPlanRows } from './plan-rows.ts'
 import { openPlanScopes } from './plan-scope.ts'
 import { openPlans } from './plans.ts'
@@ -57,6 +59,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     snapshots: new Set<Sqlite>(),
     certificates: openCertificates(db),
     approvals: openApprovals(db),
+    attributes: openAttributes(db),
     reservations: openReservations(db, openProfiles(db)),
     holds: openHolds(db),
     fleets: openFleets(db),
@@ -78,6 +81,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     ...openServices(parts),
     ...openFinish(parts),
     ...openApproving(parts),
+    ...openManifests(parts),
     ...openDevices(parts),
     ...openSynthetic(store),
     ...openProposals(parts),

@@ -7,6 +7,7 @@ import { refusalLines } from '../refusal-lines.ts'
 import { pairs, table } from '../table.ts'
 import { type Invocation, noun, type Use } from '../verb.ts'
 import { addApprovalCommands, pendingTable } from './approval.ts'
+import { addImportCommand } from './import.ts'
 import { addRotateCommand } from './rotate.ts'
 import { answerToken } from './token.ts'
 
@@ -47,6 +48,7 @@ export function addDeviceCommands(program: Command, use: Use): void {
     .option('--expires <when>', 'duration (24h) or ISO date')
     .action(use(reissueDevice))
   addApprovalCommands(device, use)
+  addImportCommand(device, use)
 }
 
 async function listDevices(context: Context, { options }: Invocation<ListOptions>) {
@@ -86,6 +88,7 @@ function describe(device: DeviceDetail, now: number): string {
     ['Batch', device.batch ?? '-'],
     ['State', device.held ? `${device.state}, held` : device.state],
     ['Online', device.online ? 'yes' : `no, last seen ${formatWhen(device.lastSeenAt, now)}`],
+    ...Object.entries(device.attributes),
   ])
   const asked = device.application && `\nWaits for approval of the key ${device.application.spki}`
   const certificates = table(

@@ -111,6 +111,8 @@ export type RefusalView = Static<typeof RefusalView>
 
 export const DeviceDetail = Type.Object({
   ...DeviceView.properties,
+  /** What the manifest said of it. */
+  attributes: Type.Record(Type.String(), Type.String()),
   certificates: Type.Array(CertificateView),
   holds: Type.Array(Type.Object({ id: Type.String(), scope: Scope, reason: Type.String(), since: Time })),
   refusals: Type.Array(RefusalView),

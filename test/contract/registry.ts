@@ -8,6 +8,7 @@ import { enrollmentContract } from './registry/enrollment.ts'
 import { finalisingContract } from './registry/finalising.ts'
 import { fleetsContract } from './registry/fleets.ts'
 import { keysContract } from './registry/keys.ts'
+import { manifestContract } from './registry/manifest.ts'
 import { plansContract } from './registry/plans.ts'
 import { racesContract } from './registry/races.ts'
 import { renewalContract } from './registry/renewal.ts'
@@ -42,6 +43,7 @@ export async function registryContract(t: Test, create: (t: Test) => Promise<Sto
     tokens: tokensContract,
     enrollment: enrollmentContract,
     approval: approvalContract,
+    manifests: manifestContract,
     renewal: renewalContract,
     'devices and services': devicesContract,
     keys: keysContract,

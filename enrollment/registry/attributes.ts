@@ -1,0 +1,19 @@
+import type { Sqlite } from '#shared/sqlite'
+
+/** What manifests say of devices beside id and key, for those parts of the registry that read or write it within an intent. */
+export function openAttributes(db: Sqlite) {
+  const select = db.prepare<[number], { name: string; value: string }>(
+    'SELECT name, value FROM device_attributes WHERE device = ? ORDER BY name',
+  )
+  const insert = db.prepare<[number, string, string]>(
+    'INSERT INTO device_attributes (device, name, value) VALUES (?, ?, ?)',
+  )
+  return {
+    of: (device: number): Record<string, string> =>
+      Object.fromEntries(select.all(device).map(({ name, value }) => [name, value])),
+    add(device: number, attributes: Readonly<Record<string, string>>): void {
+      for (const [name, value] of Object.entries(attributes)) insert.run(device, name, value)
+    },
+  }
+}
+export type Attributes = ReturnType<typeof openAttributes>

@@ -1,0 +1,52 @@
+import { type Static, Type } from 'typebox'
+import { Id, orNull } from './fields.ts'
+
+/** So many rows of a manifest go into one request at most; all of them are imported, or none. */
+export const MANIFEST_SLICE = 500
+
+/** What its columns may be called beside `id` and `spki`: 16 a device, 256 characters each, no control characters. */
+export const ATTRIBUTE_NAME = /^[A-Za-z][A-Za-z0-9_.-]{0,31}$/
+export const ATTRIBUTES_MAX = 16
+export const ATTRIBUTE_LENGTH_MAX = 256
+
+/** The form of a row is judged row by row, so this schema bounds it only. */
+const ImportRow = Type.Object(
+  {
+    id: Type.String({ maxLength: 256 }),
+    spki: Type.Optional(Type.String({ maxLength: 256 })),
+    attributes: Type.Optional(Type.Record(Type.String(), Type.String(), { maxProperties: 64 })),
+  },
+  { additionalProperties: false },
+)
+export type ImportRow = Static<typeof ImportRow>
+
+export const ImportRequest = Type.Object(
+  {
+    batch: Id,
+    rows: Type.Array(ImportRow, { minItems: 1, maxItems: MANIFEST_SLICE }),
+    /** True judges the rows and writes nothing. */
+    dryRun: Type.Optional(Type.Boolean()),
+  },
+  { additionalProperties: false },
+)
+export type ImportRequest = Static<typeof ImportRequest>
+
+export const RowVerdict = Type.Object({
+  /** Place among the rows of the request, from 1. */
+  row: Type.Integer(),
+  id: Type.String(),
+  /** `known`: imported before, word for word. */
+  verdict: Type.Union([Type.Literal('added'), Type.Literal('known'), Type.Literal('refused')]),
+  /** Error code and sentence of a row that is refused. */
+  code: orNull(Type.String()),
+  reason: orNull(Type.String()),
+})
+export type RowVerdict = Static<typeof RowVerdict>
+
+export const ImportReply = Type.Object({
+  batch: Id,
+  /** False when a row is refused, and in a dry run: then nothing was written. */
+  applied: Type.Boolean(),
+  rows: Type.Array(RowVerdict),
+})
+export type ImportReply = Static<typeof ImportReply>

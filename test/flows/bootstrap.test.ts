@@ -1,0 +1,140 @@
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import type { CertificateReply, Problem } from '#shared/api'
+import { readPrivateKey, sha256Hex, spkiDer } from '#shared/pki/keys'
+import { run as runCli } from '../../operator/cli.ts'
+import type { Terminal } from '../../operator/terminal.ts'
+import { newRequest, operatorPair, type RunningEnrollment, startEnrollment } from '../support/enrollment.ts'
+
+async function enroll(service: RunningEnrollment, request: { token: string; csr: string }) {
+  const reply = await service.client().send('POST', '/v1/enroll', { json: request })
+  const body: Partial<CertificateReply & Problem> = JSON.parse(reply.text)
+  return { status: reply.status, ...body }
+}
+
+/** `muster <words>` on the profile of the service; nobody sits at its terminal. */
+async function runOperator(service: RunningEnrollment, words: readonly string[]) {
+  const [stdout, stderr]: [string[], string[]] = [[], []]
+  const terminal: Terminal = {
+    out: (text) => void stdout.push(text),
+    err: (text) => void stderr.push(text),
+    canAsk: false,
+    isScreen: false,
+    ask: async () => '',
+    paint: (_, text) => text,
+  }
+  const other = async () => t.fail(`${words.join(' ')} is not a command of the operator`)
+  const programs = { enrollment: other, broker: other, sim: other, bench: other, bin: '', terminal }
+  const status = await runCli([...words, '--profile', service.whereabouts.operatorProfile], programs)
+  return { status, stdout: stdout.join('\n'), stderr: stderr.join('\n') }
+}
+
+const spkiOf = (request: { key: string }) => sha256Hex(spkiDer(readPrivateKey(request.key)))
+
+t.test('devices that a manifest announces', async (t) => {
+  const service = await startEnrollment(t)
+  const { admin } = service
+  const directory = service.data
+  const muster = (...words: string[]) => runOperator(service, words)
+  const file = (name: string, text: string) => {
+    writeFileSync(join(directory, name), text)
+    return join(directory, name)
+  }
+  await admin.createBatch({ id: 'line-1', approval: true })
+  const request = await newRequest('oven-1')
+
+  t.test('are judged row by row before anything is written', async (t) => {
+    const text = `id,spki,colour\noven-1,${spkiOf(request)},red\n../x,,\nconstructor,,\noven-2,zz,\noven-1,,\noven-3,,"a\tb"\n`
+    const manifest = file('bad.csv', text)
+    const tried = await muster('device', 'import', manifest, '--batch', 'line-1', '--dry-run')
+    t.equal(tried.status, 8)
+    t.match(tried.stdout, /^1 +oven-1 +added/m)
+    t.match(tried.stdout, /^2 +\.\.\/x +refused +Cannot use the device id/m)
+    t.match(tried.stderr, /1 would be added, 0 are known, 5 refused; nothing was written/)
+    const refused = await muster('device', 'import', manifest, '--batch', 'line-1', '--json')
+    t.equal(refused.status, 5)
+    t.match(JSON.parse(refused.stdout), {
+      schemaVersion: 1,
+      batch: 'line-1',
+      added: 1,
+      refused: 5,
+      written: 0,
+    })
+    t.strictSame((await admin.listDevices()).devices, [])
+    t.match(await muster('device', 'import', manifest, '--batch', 'none'), { status: 3 })
+    t.match(await muster('device', 'import', join(directory, 'none'), '--batch', 'line-1'), { status: 2 })
+    t.match(await muster('device', 'import', file('torn.csv', 'id\n"a'), '--batch', 'line-1'), {
+      status: 2,
+      stderr: /line 2/,
+    })
+  })
+
+  t.test('are in at once, in slices, and again they are known', async (t) => {
+    const others = Array.from({ length: 600 }, (_, at) => `many-${at},,\n`).join('')
+    const manifest = file('good.csv', `id,spki,colour\noven-1,${spkiOf(request)},red\n${others}`)
+    const done = await muster('device', 'import', manifest, '--batch', 'line-1', '--json')
+    t.equal(done.status, 0)
+    t.match(JSON.parse(done.stdout), { added: 601, known: 0, refused: 0, written: 601 })
+    t.strictSame(
+      JSON.parse(done.stdout).rows.map(({ row }: { row: number }) => row),
+      Array.from({ length: 601 }, (_, at) => at + 1),
+      'rows keep their numbers across slices',
+    )
+    t.match(await muster('device', 'import', manifest, '--batch', 'line-1'), {
+      status: 0,
+      stderr: /0 are written, 601/,
+    })
+    t.match((await muster('device', 'show', 'oven-1')).stdout, /colour +red/)
+    const { token } = await admin.createToken({ batch: 'line-1', uses: 5 })
+    const other = await newRequest('oven-1')
+    t.match(await enroll(service, { token, csr: other.csr }), { status: 422, code: 'R-CSR-KEY' })
+    t.match(await enroll(service, { token, csr: request.csr }), { status: 200, device: 'oven-1' })
+  })
+
+  t.test('octets without sense are 400, or a refused row', async (t) => {
+    const rows = [{ id: 'oven-9' }]
+    const bodies = [
+      {},
+      { batch: 'line-1' },
+      { batch: 'line-1', rows: [] },
+      { batch: 'line-1', rows: {} },
+      { batch: 'line-1', rows: [null] },
+      { batch: 'line-1', rows: [{ id: 7 }] },
+      { batch: 'line-1', rows: [{ id: 'a'.repeat(300) }] },
+      { batch: 'line-1', rows: [{ id: 'oven-9', attributes: { a: 7 } }] },
+      { batch: 'line-1', rows: [{ id: 'oven-9', more: 1 }] },
+      { batch: 'line-1', rows: Array.from({ length: 501 }, () => rows[0]) },
+      { batch: '../x', rows },
+      { batch: 'line-1', rows, dryRun: 'no' },
+    ]
+    const client = service.adminClient(operatorPair(service))
+    for (const json of bodies) {
+      t.equal(
+        (await client.send('POST', '/v1/devices/import', { json })).status,
+        400,
+        JSON.stringify(json).slice(0, 90),
+      )
+    }
+    const odd = [
+      { id: '' },
+      { id: '\0' },
+      { id: '__proto__' },
+      { id: 'oven-9', spki: 'A'.repeat(64) },
+      { id: 'oven-9', attributes: { 'a b': 'x' } },
+      { id: 'oven-9', attributes: { a: '\u001b[2J' } },
+      { id: 'oven-9', attributes: { a: 'x'.repeat(257) } },
+      {
+        id: 'oven-9',
+        attributes: Object.fromEntries(Array.from({ length: 17 }, (_, at) => [`a${at}`, 'x'])),
+      },
+    ]
+    const reply = await admin.importDevices({ batch: 'line-1', rows: [...odd, ...rows] })
+    t.equal(reply.applied, false)
+    t.strictSame(
+      reply.rows.map(({ verdict }) => verdict),
+      [...odd.map(() => 'refused'), 'added'],
+    )
+    await t.rejects(admin.showDevice('oven-9'), { code: 'not_found' })
+  })
+})
