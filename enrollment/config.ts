@@ -160,6 +160,11 @@ function readRetention(text: (name: (typeof KEEP)[number][0]) => string | null, 
   return Object.freeze(Object.fromEntries(entries)) as Retention // the names are those of KEEP
 }
 
+/** Where the passphrase of the CA keys in a directory comes from, by this process's environment. */
+export function ownPassphraseSource(ca: string): PassphraseSource {
+  return passphraseSource(process.env, ca)
+}
+
 function passphraseSource(env: Environment, ca: string): PassphraseSource {
   if (env.MUSTER_CA_PASSPHRASE_FILE) return { from: 'file', path: env.MUSTER_CA_PASSPHRASE_FILE }
   if (env.MUSTER_CA_PASSPHRASE) return { from: 'text', text: env.MUSTER_CA_PASSPHRASE }

@@ -28,6 +28,14 @@ export interface Maintenance {
     journal: string | null
     acceptLoss: boolean
   }): Promise<RestoreResult>
+  initOffline(request: { data: string; trustDomain: string; httpBase: string }): Promise<string[]>
+  signIssuer(request: {
+    rootDirectory: string
+    csr: string
+    trustDomain: string
+    httpBase: string
+  }): Promise<string>
+  install(request: { data: string; certificates: readonly string[] }): string
 }
 
 export function noMaintenance(): never {

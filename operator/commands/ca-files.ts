@@ -23,6 +23,50 @@ export function addCaFileCommands(program: Command, use: Use): void {
       'restore although the journal is missing, and name the serials that are known to be lost',
     )
     .action(use(restore))
+  ca.command('init')
+    .description('keys of the issuing CAs and requests for a root that is kept elsewhere')
+    .requiredOption('--offline-root', 'the root is not made here')
+    .option('--trust-domain <name>', 'name in every certificate', 'muster.local')
+    .requiredOption('--http-base <url>', 'http://host:port of CRLs and CA certificates, in every certificate')
+    .action(use(init))
+  ca.command('sign-issuer')
+    .description('where the root is: sign such a request; the first one makes the root')
+    .requiredOption('--root-dir <directory>', 'directory of the root, entered by nobody else')
+    .option('--trust-domain <name>', 'as at `ca init`', 'muster.local')
+    .requiredOption('--http-base <url>', 'as at `ca init`')
+    .argument('<csr>')
+    .action(use(signIssuer))
+  ca.command('install')
+    .description('put the signed certificates into their places; then the plane can start')
+    .argument('<certificates...>')
+    .action(use(install))
+}
+
+async function init(context: Context, { options }: Invocation<{ trustDomain: string; httpBase: string }>) {
+  const { trustDomain, httpBase } = options
+  const maintenance = await context.maintenance()
+  const requests = await maintenance.initOffline({ data: context.options.data, trustDomain, httpBase })
+  context.say(
+    `Take these to the root: muster ca sign-issuer --root-dir <directory> --trust-domain ${trustDomain} --http-base ${httpBase} <csr>`,
+  )
+  return context.answer({ requests }, () => requests.join('\n'))
+}
+
+async function signIssuer(
+  context: Context,
+  { args, options }: Invocation<{ rootDir: string; trustDomain: string; httpBase: string }>,
+) {
+  const [csr = ''] = args
+  const maintenance = await context.maintenance()
+  const chain = await maintenance.signIssuer({ ...options, rootDirectory: options.rootDir, csr })
+  context.say('Take it back to the plane: muster ca install <chain...>')
+  return context.answer({ chain }, () => chain)
+}
+
+async function install(context: Context, { args }: Invocation<object>) {
+  const maintenance = await context.maintenance()
+  const root = maintenance.install({ data: context.options.data, certificates: args })
+  return context.answer({ root }, () => `Installed. Root CA  SHA-256 ${root}`)
 }
 
 interface Options {

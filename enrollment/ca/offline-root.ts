@@ -1,0 +1,176 @@
+/** A root that is kept elsewhere: keys and requests here, signatures there, certificates back here. */
+import { X509Certificate } from 'node:crypto'
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { MusterError } from '#shared/errors'
+import { readSecretFile, writeFileDurably, writeSecretFile } from '#shared/files'
+import { readCertificate } from '#shared/pki/certificate'
+import { generateKey, privateKeyPem, readPrivateKey, sha256Hex, spkiDer } from '#shared/pki/keys'
+import { derToPem, pemToDer, splitPem } from '#shared/pki/pem'
+import { createCsr } from '#shared/pki/x509'
+import { checkOptions } from './authority.ts'
+import { issueCaCertificate } from './ca-certificate.ts'
+import { type CaDirectory, caDirectory, prepareDirectory, unusable, writeAuthority } from './ca-directory.ts'
+import { checkCsr, decodeCsr } from './check-csr.ts'
+import type { IssuerKind } from './profile.ts'
+import { DEFAULT_CRL_SHARDS } from './shard.ts'
+import { fileSigner } from './signer.ts'
+import { keyIdentifier } from './template.ts'
+
+const KINDS = ['device', 'infrastructure'] as const satisfies readonly IssuerKind[]
+/** How a request says which CA it is for. */
+const COMMON_NAME = { device: 'muster-device-ca', infrastructure: 'muster-infrastructure-ca' } as const
+
+export interface OfflineNames {
+  readonly trustDomain: string
+  readonly httpBase: string
+}
+
+/**
+ * Makes the keys of the issuing CAs, encrypted, and a request for each. Until the certificates are installed the
+ * plane does not start.
+ * @returns paths of the requests
+ * @throws MusterError config_invalid, key_file_insecure, conflict (the directory holds an authority, or keys)
+ */
+export async function requestIssuers(
+  path: string,
+  { trustDomain, httpBase, passphrase }: OfflineNames & { passphrase: string },
+): Promise<string[]> {
+  checkOptions({ directory: path, trustDomain, httpBase, passphrase, now: 0 })
+  const directory = caDirectory(path)
+  prepareDirectory(directory)
+  const isTaken =
+    existsSync(directory.authority) || KINDS.some((kind) => existsSync(directory.key(`${kind}-ca`)))
+  if (isTaken) throw new MusterError('conflict', `Cannot make CAs in "${path}": there are some`)
+  writeFileDurably(namesPath(path), `${JSON.stringify({ trustDomain, httpBase }, null, 2)}\n`)
+  const paths: string[] = []
+  for (const kind of KINDS) {
+    const key = generateKey()
+    const { pem } = await createCsr({ key, commonName: COMMON_NAME[kind] })
+    writeSecretFile(directory.key(`${kind}-ca`), privateKeyPem(key, passphrase))
+    const request = join(path, `${kind}-ca.csr`)
+    writeFileDurably(request, pem)
+    paths.push(request)
+  }
+  return paths
+}
+
+/** Where the names wait for the certificates. */
+function namesPath(path: string): string {
+  return join(path, 'offline.json')
+}
+
+export interface SignedIssuer {
+  readonly kind: IssuerKind
+  /** PEM: the issuing CA, then the root. */
+  readonly chain: string
+}
+
+/**
+ * Signs the request of an issuing CA with the root in a directory of its own, which is made at the first request.
+ * The names are said here, where the root is: from the request come the key, proven, and which CA it is for.
+ * @throws MusterError csr_*, config_invalid, key_file_insecure, passphrase_wrong
+ */
+export async function signIssuer(
+  path: string,
+  request: OfflineNames & { csr: string; passphrase: string; now: number },
+): Promise<SignedIssuer> {
+  const { trustDomain, httpBase, passphrase, now } = request
+  checkOptions({ directory: path, ...request })
+  const { spki, commonName } = await checkCsr(decodeCsr(request.csr))
+  const kind = KINDS.find((one) => COMMON_NAME[one] === commonName)
+  if (kind === undefined) {
+    throw new MusterError(
+      'csr_subject',
+      'Cannot sign the request: it is not of `muster ca init --offline-root`',
+      { evidence: { wish: commonName ?? 'none' } },
+    )
+  }
+  const root = await openRoot(caDirectory(path), { trustDomain, passphrase, now })
+  const der = await issueCaCertificate(
+    { kind, trustDomain, now, spki },
+    {
+      name: root.parsed.tbs.subject.raw,
+      keyId: keyIdentifier(root.parsed.tbs.spki.raw),
+      notAfter: root.parsed.tbs.notAfter,
+      signer: root.signer,
+      caUrl: `${httpBase}/ca/${sha256Hex(root.der)}.crt`,
+    },
+  )
+  return { kind, chain: derToPem(der, 'CERTIFICATE') + derToPem(root.der, 'CERTIFICATE') }
+}
+
+async function openRoot(
+  directory: CaDirectory,
+  { trustDomain, passphrase, now }: { trustDomain: string; passphrase: string; now: number },
+) {
+  prepareDirectory(directory)
+  const path = directory.key('root')
+  if (!existsSync(path)) writeSecretFile(path, privateKeyPem(generateKey(), passphrase))
+  const signer = fileSigner(path, passphrase)
+  if (!existsSync(directory.certificate('root'))) {
+    const der = await issueCaCertificate({ kind: 'root', trustDomain, now, spki: signer.spki }, signer)
+    writeFileDurably(directory.certificate('root'), derToPem(der, 'CERTIFICATE'))
+  }
+  const der = pemToDer(readFileSync(directory.certificate('root'), 'utf8'), 'CERTIFICATE')
+  const parsed = readCertificate(der)
+  if (!parsed.tbs.spki.raw.equals(signer.spki))
+    throw unusable(directory, 'the key of the root is another one')
+  return { der, parsed, signer }
+}
+
+/**
+ * Puts the certificates into their places: from then on there is an authority, and the plane starts without root.key.
+ * @returns SHA-256 of the root, hex
+ * @throws MusterError not_found (no request was made here), check_failed (a certificate is missing or does not fit)
+ */
+export function installCertificates(
+  path: string,
+  { pems, passphrase }: { pems: readonly string[]; passphrase: string },
+): string {
+  const directory = caDirectory(path)
+  if (existsSync(directory.authority)) {
+    throw new MusterError('conflict', `Cannot install certificates in "${path}": it holds an authority`)
+  }
+  if (!existsSync(namesPath(path))) {
+    throw new MusterError(
+      'not_found',
+      `Cannot install certificates in "${path}": make keys first, with muster ca init --offline-root`,
+    )
+  }
+  const names = JSON.parse(readFileSync(namesPath(path), 'utf8')) as OfflineNames // written by requestIssuers
+  const certificates = pems.flatMap(splitPem).map((pem) => new X509Certificate(pem))
+  const root = certificates.find((one) => one.ca && one.checkIssued(one) && one.verify(one.publicKey))
+  if (root === undefined) throw misfit('the root is not among them')
+  const issuers = KINDS.map((kind) => {
+    const key = readPrivateKey(readSecretFile(directory.key(`${kind}-ca`)).toString('utf8'), passphrase)
+    const found = certificates.find((one) => one !== root && spkiDer(one.publicKey).equals(spkiDer(key)))
+    if (found === undefined) throw misfit(`there is none for the key of the ${kind} CA`)
+    if (!found.ca || !found.checkIssued(root) || !found.verify(root.publicKey)) {
+      throw misfit(`the root has not signed the one of the ${kind} CA`)
+    }
+    const isNamed =
+      found.subjectAltName === `URI:spiffe://${names.trustDomain}` &&
+      found.infoAccess?.includes(`URI:${names.httpBase}/ca/${sha256Hex(root.raw)}.crt`)
+    if (!isNamed)
+      throw misfit(`the one of the ${kind} CA is not for ${names.trustDomain} and ${names.httpBase}`)
+    return { kind, found }
+  })
+  for (const { kind, found } of issuers)
+    writeFileDurably(directory.certificate(`${kind}-ca`), found.toString())
+  writeFileDurably(directory.certificate('root'), root.toString())
+  const [device, infrastructure] = issuers.map(({ found }) => sha256Hex(found.raw))
+  writeAuthority(directory, {
+    schemaVersion: 1,
+    ...names,
+    root: sha256Hex(root.raw),
+    device: device ?? '',
+    infrastructure: infrastructure ?? '',
+    crlShards: DEFAULT_CRL_SHARDS,
+  })
+  return sha256Hex(root.raw)
+}
+
+function misfit(why: string): MusterError {
+  return new MusterError('check_failed', `Cannot install the certificates: ${why}`)
+}
