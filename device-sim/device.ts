@@ -9,6 +9,7 @@ import type { Credentials, IssuedPair } from './credential.ts'
 import type { EnrollClient } from './enroll-client.ts'
 import type { Link, OpenLink } from './mqtt-link.ts'
 import { Outbox } from './outbox.ts'
+import { Trust } from './trust.ts'
 
 export interface DeviceDeps {
   /** `mqtts://host:port`. */
@@ -53,6 +54,7 @@ export class Device {
   readonly events = new EventEmitter<DeviceEvents>()
   readonly refusals: Refused[] = []
   readonly #deps: DeviceDeps
+  readonly #trust: Trust
   readonly #stopped = new AbortController()
   #link: Link | null = null
   /** A TLS session stands for the certificate it was made with, so it is offered with that pair only. */
@@ -66,6 +68,7 @@ export class Device {
     this.credentials = options.credentials
     this.outbox = new Outbox(`devices/${id}/telemetry`, options.deps.clock.now)
     this.#deps = options.deps
+    this.#trust = Trust.open(this.credentials.directory, options.deps.ca)
   }
 
   get isConnected(): boolean {
@@ -82,8 +85,11 @@ export class Device {
     if (this.credentials.current()) return
     const { key, certificate } = await this.credentials.begin(newKey)
     if (certificate === null) {
-      const reply = await this.#deps.enrollClient.enroll({ token, csr: await this.#csr(key) })
+      const ca = this.#trust.roots
+      const reply = await this.#deps.enrollClient.enroll({ ca, token, csr: await this.#csr(key) })
       await this.credentials.store(chainOf(reply))
+      await this.credentials.promote()
+      return this.#followTrust(reply.trustVersion)
     }
     await this.credentials.promote()
   }
@@ -117,12 +123,25 @@ export class Device {
     const candidate = await this.credentials.begin(newKey)
     reached('rotate.1') // 1. the new key is on disk, beside the old pair
     if (candidate.certificate === null) {
-      const reply = await enrollClient.renew({ pair, csr: await this.#csr(candidate.key) })
+      const ca = this.#trust.roots
+      const reply = await enrollClient.renew({ ca, pair, csr: await this.#csr(candidate.key) })
       reached('rotate.2') // 2. the registry has issued a certificate that the device has not stored
       await this.credentials.store(chainOf(reply))
       reached('rotate.3') // 3. two whole pairs; `current` names the old one
+      await this.#followTrust(reply.trustVersion)
     }
     await this.#persist(() => this.#inTurn(() => this.#switchOver()), { signal, again: ['unreachable'] })
+  }
+
+  /** Fetches the trust bundle when there is a newer one; the next renewal tells of it again when this one fails. */
+  async #followTrust(version = 1): Promise<void> {
+    if (version <= this.#trust.version) return
+    try {
+      const { enrollClient } = this.#deps
+      await this.#trust.store(await enrollClient.bundle({ ca: this.#trust.roots, pair: this.#pair() }))
+    } catch (error) {
+      if (!isMusterError(error)) throw error
+    }
   }
 
   /** Disconnects for good. */
@@ -172,7 +191,8 @@ export class Device {
   }
 
   async #open(pair: IssuedPair): Promise<Link> {
-    const { broker: url, ca, clock, openLink } = this.#deps
+    const { broker: url, clock, openLink } = this.#deps
+    const ca = this.#trust.roots
     const { certificate, key } = pair
     const session = this.#session?.pair === pair.number ? this.#session.ticket : undefined
     try {

@@ -1,4 +1,4 @@
-import type { CertificateReply, PendingReply } from '#shared/api'
+import type { CaReply, CertificateReply, PendingReply } from '#shared/api'
 import { isMusterError, MusterError } from '#shared/errors'
 import { type JsonClientOptions, openJsonClient } from '#shared/json-client'
 import { fullJitter, type Random } from './backoff.ts'
@@ -8,8 +8,6 @@ import type { IssuedPair } from './credential.ts'
 export interface EnrollClientOptions {
   /** Base URL of the enrollment listener. */
   readonly url: string
-  /** PEM of the pinned root. */
-  readonly ca: string
   readonly clock: Clock
   readonly random: Random
   readonly signal: AbortSignal
@@ -20,21 +18,26 @@ export interface EnrollClientOptions {
 /**
  * Asks for certificates, and asks again with full jitter while the service is unreachable, busy or failing.
  * The same token and key (or presented certificate and key) is the same request to the service: a lost reply
- * costs nothing. Both throw the MusterError of a refusal, and the last one when patience ends.
+ * costs nothing. All throw the MusterError of a refusal, and the last one when patience ends. `ca`: the roots that the
+ * device believes, PEM.
  */
 export interface EnrollClient {
-  enroll(request: { token: string; csr: string }): Promise<CertificateReply>
-  renew(request: { pair: IssuedPair; csr: string }): Promise<CertificateReply>
+  enroll(request: { ca: string; token: string; csr: string }): Promise<CertificateReply>
+  renew(request: { ca: string; pair: IssuedPair; csr: string }): Promise<CertificateReply>
+  /** The trust bundle; asked for with the certificate, so that the plane sees who has it. */
+  bundle(request: { ca: string; pair: IssuedPair }): Promise<CaReply>
 }
 
 const RETRY = { baseMs: 200, capMs: 10_000 }
 
 export function openEnrollClient(options: EnrollClientOptions): EnrollClient {
-  const { url, ca } = options
+  const { url } = options
   return {
-    enroll: (body) => persist(options, () => ask({ url, ca }, { path: '/v1/enroll', body })),
-    renew: ({ pair: { certificate, key }, csr }) =>
+    enroll: ({ ca, ...body }) => persist(options, () => ask({ url, ca }, { path: '/v1/enroll', body })),
+    renew: ({ ca, pair: { certificate, key }, csr }) =>
       persist(options, () => ask({ url, ca, certificate, key }, { path: '/v1/renew', body: { csr } })),
+    bundle: ({ ca, pair: { certificate, key } }) =>
+      persist(options, () => fetchBundle({ url, ca, certificate, key })),
   }
 }
 
@@ -48,6 +51,15 @@ async function ask(
     const reply = await client.send<CertificateReply | PendingReply>('POST', request.path, request.body)
     if ('state' in reply) throw waiting(reply)
     return reply
+  } finally {
+    await client.close()
+  }
+}
+
+async function fetchBundle(access: JsonClientOptions): Promise<CaReply> {
+  const client = openJsonClient(access)
+  try {
+    return await client.send<CaReply>('GET', '/v1/ca')
   } finally {
     await client.close()
   }

@@ -54,7 +54,11 @@ function fakeEnrollment() {
       chain: [authority.device.pem, authority.rootPem],
     }
   }
-  const client: EnrollClient = { enroll: ({ csr }) => sign(csr), renew: ({ csr }) => sign(csr) }
+  const client: EnrollClient = {
+    enroll: ({ csr }) => sign(csr),
+    renew: ({ csr }) => sign(csr),
+    bundle: () => Promise.reject(new MusterError('unreachable', 'down')),
+  }
   return { client, issued }
 }
 
@@ -186,6 +190,37 @@ t.test('a rotation loses no message and leaves one pair', async (t) => {
   )
   device.events.off('lost', lost)
 })
+
+t.test(
+  'a device fetches the trust bundle when a renewal names a newer one, and believes it from then on',
+  async (t) => {
+    const { open, broker, enrollment, directory } = fakes(t)
+    const device = open()
+    await device.enroll('token')
+    await device.connect(SOON())
+    const { renew } = enrollment.client
+    enrollment.client.renew = async (request) => ({ ...(await renew(request)), trustVersion: 2 })
+    await device.rotate(SOON())
+    t.equal(broker.newest()?.ca, authority.rootPem, 'it could not be fetched: the old one stays')
+    const roots = [authority.rootPem, 'another root']
+    enrollment.client.bundle = async () => ({
+      trustDomain: '',
+      version: 2,
+      root: '',
+      roots,
+      certificates: [],
+    })
+    await device.rotate(SOON())
+    t.equal(broker.newest()?.ca, roots.join(''))
+    enrollment.client.bundle = () => t.fail('it has this one') as never // never called
+    await device.rotate(SOON())
+    await device.stop()
+    const restarted = open()
+    await restarted.connect(SOON())
+    t.equal(broker.newest()?.ca, roots.join(''), 'also after a restart')
+    t.strictSame(readdirSync(directory).toSorted(), ['current', 'pairs', 'trust.json'])
+  },
+)
 
 t.test('a device whose new pair is refused goes back to the old one', async (t) => {
   const { open, broker, pair, directory } = fakes(t)

@@ -12,6 +12,7 @@ const authority = await testAuthority()
 t.teardown(() => authority.remove())
 const server = await testIdentity(authority, 'enrollment', { kind: 'server' })
 const lamp = await testIdentity(authority, 'lamp')
+const ca = authority.rootPem
 
 type Answer = { status: number; body: unknown; headers?: Record<string, string> }
 
@@ -63,7 +64,6 @@ function notedWaits(): { clock: Clock; waits: number[] } {
 function openClient(url: string, clock: Clock, signal = new AbortController().signal) {
   return openEnrollClient({
     url,
-    ca: authority.rootPem,
     clock,
     random: seededRandom('test'),
     signal,
@@ -84,7 +84,7 @@ const DONE: Answer = {
 t.test('a device that is told to come back later waits that long, and asks the same again', async (t) => {
   const service = await startService(t, [BUSY, BUSY, DONE])
   const { clock, waits } = notedWaits()
-  const reply = await openClient(service.url, clock).enroll({ token: 'mst_x', csr: 'csr' })
+  const reply = await openClient(service.url, clock).enroll({ ca, token: 'mst_x', csr: 'csr' })
   t.match(reply, { device: 'lamp' })
   t.equal(waits.length, 2)
   t.ok(waits.every((ms) => ms >= 7_000 && ms < 8_000))
@@ -97,7 +97,7 @@ t.test('a device that is told to come back later waits that long, and asks the s
 t.test('a renewal is asked for with the certificate that is to be renewed', async (t) => {
   const service = await startService(t, [DONE])
   const pair = { number: 1, directory: '', key: lamp.keyPem, certificate: lamp.chainPem }
-  await openClient(service.url, systemClock).renew({ pair, csr: 'csr' })
+  await openClient(service.url, systemClock).renew({ ca, pair, csr: 'csr' })
   t.match(service.asked, [{ path: '/v1/renew', body: { csr: 'csr' }, subject: 'lamp' }])
 })
 
@@ -107,7 +107,7 @@ t.test('a refusal is final', async (t) => {
     DONE,
   ])
   const { clock, waits } = notedWaits()
-  await t.rejects(openClient(service.url, clock).enroll({ token: 'mst_x', csr: 'csr' }), {
+  await t.rejects(openClient(service.url, clock).enroll({ ca, token: 'mst_x', csr: 'csr' }), {
     code: 'token_spent',
   })
   t.strictSame(waits, [])
@@ -116,8 +116,8 @@ t.test('a refusal is final', async (t) => {
 t.test('patience ends, and so does a device that is stopped', async (t) => {
   const { clock, waits } = notedWaits()
   const client = openClient('https://127.0.0.1:1', clock)
-  await t.rejects(client.enroll({ token: 'mst_x', csr: 'csr' }), { code: 'unreachable' })
+  await t.rejects(client.enroll({ ca, token: 'mst_x', csr: 'csr' }), { code: 'unreachable' })
   t.ok(waits.length > 3)
   const stopped = openClient('https://127.0.0.1:1', systemClock, AbortSignal.abort())
-  await t.rejects(stopped.enroll({ token: 'mst_x', csr: 'csr' }), { code: 'unreachable' })
+  await t.rejects(stopped.enroll({ ca, token: 'mst_x', csr: 'csr' }), { code: 'unreachable' })
 })
