@@ -51,8 +51,9 @@ export function openReplica(path: string): Replica {
   }
 }
 
-/** True when SQLite found the file itself to be wrong; `shared/sqlite.ts` keeps its error as the cause. */
+/** True when SQLite found the file itself to be wrong (`shared/sqlite.ts` keeps its error as the cause), or a policy in it is not JSON. */
 function isDamage(error: unknown): boolean {
+  if (error instanceof SyntaxError) return true
   const reported = error instanceof MusterError ? error.cause : error
   const code = reported instanceof Error && 'code' in reported ? String(reported.code) : ''
   return code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB'

@@ -189,6 +189,14 @@ t.test('a damaged replica is refused with the way to start again', async (t) => 
   load(replica, smallRegistry(Array.from({ length: 500 }, (_, index) => `d${index}`)))
   replica.close()
   const whole = readFileSync(path)
+  const edited = new Database(path)
+  edited.prepare("UPDATE fleets SET policy = '{{'").run()
+  edited.close()
+  t.throws(
+    () => openReplica(path),
+    { code: 'directory_unusable', message: /fix: rm / },
+    'a policy that is not JSON',
+  )
   writeFileSync(path, Buffer.alloc(whole.length, 0x55))
   t.throws(() => openReplica(path), {
     code: 'directory_unusable',
