@@ -28,7 +28,7 @@ import { keepResponders } from './responder.ts'
 import { startRetention } from './retention.ts'
 import { RevocationLists } from './revocation-lists.ts'
 import { paceDue } from './rotations.ts'
-import { newestNotBefore, openSigningClock } from './signing-clock.ts'
+import { checkMadeBefore, newestNotBefore, openSigningClock } from './signing-clock.ts'
 import { caKeysOf, openAlarms } from './trust.ts'
 
 /** What the process gives to the plane: everything that tests replace. */
@@ -151,6 +151,7 @@ async function openDeps(config: Config, runtime: Runtime): Promise<Deps> {
     trustDomain: config.trustDomain,
     httpBase: urls.http,
   })
+  checkMadeBefore(now()) // the CAs are signed, too
   const passphrase = readPassphrase(config.passphrase, random)
   const base = await openAuthority({ directory: layout.ca, passphrase, now: now(), clock: 'later', ...names })
   const registry = await openRegistry(layout.registry, {

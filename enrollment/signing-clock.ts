@@ -5,7 +5,7 @@ import type { Registry } from './registry/registry.ts'
 export const BACKDATE_MS = 3_600_000
 
 /**
- * Refuses to sign when the clock is before the newest notBefore that was issued: certificates made under a wrong
+ * Refuses to sign when the clock is before this version was made, or before the newest notBefore that was issued: certificates made under a wrong
  * clock are refused by every device and broker whose clock is right, and cannot be told from forged ones later.
  */
 export interface SigningClock {
@@ -15,11 +15,26 @@ export interface SigningClock {
   issued(notBefore: number): void
 }
 
+/** Nothing was ever signed by this version before; raised with every release. */
+const MADE_AT = Date.UTC(2026, 9, 1)
+
+/** A clock that is before this program was made is wrong, whatever has been issued. @throws MusterError clock_wrong */
+export function checkMadeBefore(now: number): void {
+  if (now >= MADE_AT) return
+  const [clock, made] = [now, MADE_AT].map((at) => new Date(at).toISOString())
+  throw new MusterError(
+    'clock_wrong',
+    `Cannot sign: the clock says ${clock}, and this version was made after ${made}; fix: set the clock`,
+    { evidence: { now, madeAt: MADE_AT } },
+  )
+}
+
 /** @param floor the newest notBefore known at start, ms */
 export function openSigningClock(floor: number): SigningClock {
   let newest = floor
   return {
     check(now) {
+      checkMadeBefore(now)
       if (now >= newest) return
       throw new MusterError(
         'clock_wrong',

@@ -70,12 +70,12 @@ t.test('every link between the pages leads to a file', async (t) => {
 
 /** The words after `muster` in a text, as far as they are command names: `token create`, `hold`. `a|b` is two commands. */
 function commandsIn(text: string): string[] {
-  return [...text.matchAll(/(?:`|npx |^|\$\(npx )muster ([a-z]+(?: [a-z]+(?:\\?\|[a-z]+)*)?)/gm)].flatMap(
-    (match) => {
-      const [noun = '', verbs = ''] = (match[1] ?? '').split(' ')
-      return verbs === '' ? [noun] : verbs.split(/\\?\|/).map((verb) => `${noun} ${verb}`)
-    },
-  )
+  return [
+    ...text.matchAll(/(?:`|npx |^|\$\(npx )muster ([a-z]+(?: [a-z][a-z-]*(?:\\?\|[a-z][a-z-]*)*)?)/gm),
+  ].flatMap((match) => {
+    const [noun = '', verbs = ''] = (match[1] ?? '').split(' ')
+    return verbs === '' ? [noun] : verbs.split(/\\?\|/).map((verb) => `${noun} ${verb}`)
+  })
 }
 
 /** True when the words name a command, and for one with subcommands also a subcommand. */
