@@ -14,7 +14,6 @@ import { type Fleet, openDevice, openFleet } from './fleet.ts'
 import { Judge } from './judge.ts'
 import { openLink } from './mqtt-link.ts'
 import type { Progress } from './progress.ts'
-import { RenewalHints } from './renewal-hints.ts'
 import { quantiles, type RunReport } from './report.ts'
 import type { Stage } from './stage.ts'
 import { judge as conclude } from './verdict.ts'
@@ -73,25 +72,18 @@ export async function runScenario(options: RunOptions, deps: RunDeps): Promise<R
 
 async function setStage(options: RunOptions, deps: RunDeps): Promise<Stage> {
   const { clock, progress, runId, onEnd } = deps
-  const { scenario } = options
   const ready = readReady(options.data)
   const root = readFileSync(ready.caFile, 'utf8')
   const seed = options.seed ?? runId
   const fault = plantFault(options.fault, openLink)
   const { directory, prefix } = placeOf(options, deps)
   const random = seededRandom(`${seed}/choice`)
-  const hints = new RenewalHints({
-    clock,
-    random: seededRandom(`${seed}/renewal`),
-    rotate: async (id, signal) => fleet.devices.find((device) => device.id === id)?.rotate(signal),
-  })
-  onEnd(() => hints.stop())
   const fleetOptions = {
     directory,
     prefix,
     count: options.devices,
     seed,
-    deps: withHints(deviceDeps({ ready, root, fault, seed }, deps), scenario.followsHints ? hints : null),
+    deps: deviceDeps({ ready, root, fault, seed }, deps),
   }
   const fleet = openFleet(fleetOptions)
   onEnd(() => fleet.stop())
@@ -128,10 +120,6 @@ function deviceDeps(
     patienceMs: PATIENCE_MS,
   })
   return { broker: ready.broker, ca, clock, enrollClient, openLink: fault.openLink, reached }
-}
-
-function withHints(deps: Omit<DeviceDeps, 'random'>, hints: RenewalHints | null): Omit<DeviceDeps, 'random'> {
-  return hints === null ? deps : { ...deps, openLink: hints.hearing(deps.openLink) }
 }
 
 /** Kept devices have names that the next run finds again; others are new every time. */
