@@ -14,6 +14,7 @@ import { type Fleet, openDevice, openFleet } from './fleet.ts'
 import { Judge } from './judge.ts'
 import { openLink } from './mqtt-link.ts'
 import type { Progress } from './progress.ts'
+import { RenewalHints } from './renewal-hints.ts'
 import { quantiles, type RunReport } from './report.ts'
 import type { Stage } from './stage.ts'
 import { judge as conclude } from './verdict.ts'
@@ -72,18 +73,20 @@ export async function runScenario(options: RunOptions, deps: RunDeps): Promise<R
 
 async function setStage(options: RunOptions, deps: RunDeps): Promise<Stage> {
   const { clock, progress, runId, onEnd } = deps
+  const { scenario } = options
   const ready = readReady(options.data)
   const root = readFileSync(ready.caFile, 'utf8')
   const seed = options.seed ?? runId
   const fault = plantFault(options.fault, openLink)
   const { directory, prefix } = placeOf(options, deps)
   const random = seededRandom(`${seed}/choice`)
+  const hints = openHints(deps, { seed, fleet: () => fleet })
   const fleetOptions = {
     directory,
     prefix,
     count: options.devices,
     seed,
-    deps: deviceDeps({ ready, root, fault, seed }, deps),
+    deps: withHints(deviceDeps({ ready, root, fault, seed }, deps), scenario.followsHints ? hints : null),
   }
   const fleet = openFleet(fleetOptions)
   onEnd(() => fleet.stop())
@@ -120,6 +123,24 @@ function deviceDeps(
     patienceMs: PATIENCE_MS,
   })
   return { broker: ready.broker, ca, clock, enrollClient, openLink: fault.openLink, reached }
+}
+
+function openHints({ clock, onEnd }: RunDeps, of: { seed: string; fleet(): Fleet }): RenewalHints {
+  const hints = new RenewalHints({
+    clock,
+    random: seededRandom(`${of.seed}/renewal`),
+    rotate: async (id, signal) =>
+      of
+        .fleet()
+        .devices.find((device) => device.id === id)
+        ?.rotate(signal),
+  })
+  onEnd(() => hints.stop())
+  return hints
+}
+
+function withHints(deps: Omit<DeviceDeps, 'random'>, hints: RenewalHints | null): Omit<DeviceDeps, 'random'> {
+  return hints === null ? deps : { ...deps, openLink: hints.hearing(deps.openLink) }
 }
 
 /** Kept devices have names that the next run finds again; others are new every time. */

@@ -32,6 +32,8 @@ export interface Scenario {
   readonly name: string
   /** One line for `muster sim list`. */
   readonly says: string
+  /** Its devices rotate when the broker tells them to. */
+  readonly followsHints?: boolean
   readonly expects: { readonly rotation: boolean; readonly revocation: boolean }
   /** Plays it; resolves with the revocation when there was one. The fleet is still connected. */
   play(stage: Stage): Promise<Revocation | null>

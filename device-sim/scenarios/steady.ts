@@ -5,6 +5,7 @@ import { startTraffic } from '../traffic.ts'
 export const steady: Scenario = {
   name: 'steady',
   says: 'enroll, connect, send `--messages` each: no message may be lost',
+  followsHints: true,
   expects: { rotation: false, revocation: false },
   async play(stage) {
     await enrollAll(stage)

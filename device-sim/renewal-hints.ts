@@ -1,0 +1,63 @@
+import { hintTopic, type RenewalHint, readHint } from '#shared/renewal-hint'
+import type { Random } from './backoff.ts'
+import type { Clock } from './clock.ts'
+import type { OpenLink } from './mqtt-link.ts'
+
+/** Longest single wait, ms: timers of Node take no more than 2^31, and the clock may be set. */
+const LONGEST_WAIT_MS = 3_600_000
+
+export interface HintsOptions {
+  readonly clock: Clock
+  readonly random: Random
+  /** Rotates the device with this id. What fails is tried again at the next hint. */
+  rotate(device: string, signal: AbortSignal): Promise<void>
+}
+
+/** Listens to what the broker says about renewal, and rotates each device at a moment of its window. */
+export class RenewalHints {
+  readonly #options: HintsOptions
+  readonly #stopped = new AbortController()
+  readonly #latest = new Map<string, { readonly text: string; readonly replaced: AbortController }>()
+
+  constructor(options: HintsOptions) {
+    this.#options = options
+  }
+
+  /** Links that hear the hints of their device. A subscription that is denied changes nothing else. */
+  hearing(openLink: OpenLink): OpenLink {
+    return async (options) => {
+      const topic = hintTopic(options.clientId)
+      const onMessage = (at: string, payload: Buffer) => {
+        const hint = at === topic ? readHint(payload) : null
+        if (hint === null) options.onMessage?.(at, payload)
+        else void this.#heard(options.clientId, hint)
+      }
+      const link = await openLink({ ...options, onMessage })
+      link.subscribe(topic).catch(() => {}) // the link has closed, or the policy denies it
+      return link
+    }
+  }
+
+  stop(): void {
+    this.#stopped.abort()
+  }
+
+  /** The newest hint of a device counts; the same again does not begin anew. */
+  async #heard(device: string, hint: RenewalHint): Promise<void> {
+    const { clock, random, rotate } = this.#options
+    const text = JSON.stringify(hint)
+    const before = this.#latest.get(device)
+    if (before?.text === text) return
+    before?.replaced.abort()
+    const replaced = new AbortController()
+    this.#latest.set(device, { text, replaced })
+    const signal = AbortSignal.any([replaced.signal, this.#stopped.signal])
+    const { renewAfter, renewBefore } = hint
+    const at = renewAfter + random() * Math.max(0, renewBefore - renewAfter)
+    while (clock.now() < at && !signal.aborted) {
+      await clock.wait(Math.min(at - clock.now(), LONGEST_WAIT_MS), signal)
+    }
+    if (signal.aborted) return
+    await rotate(device, this.#stopped.signal).catch(() => {}) // it keeps the pair that it has
+  }
+}
