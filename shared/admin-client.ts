@@ -5,6 +5,7 @@ import type {
   ApiTokenView,
   AuditVerdict,
   AuditView,
+  BatchReport,
   BatchRequest,
   BatchView,
   BrokerView,
@@ -99,6 +100,7 @@ export function openAdminClient(access: OperatorProfile | JsonClientOptions) {
     beginRotation: (rotation: RotationRequest) => post<RotationView>('/v1/rotations', rotation),
     listRotations: () => get<RotationView[]>('/v1/rotations'),
     showRotation: (id: string) => get<RotationProgress>(`/v1/rotations/${encodeURIComponent(id)}`),
+    batchReport: (id: string) => get<BatchReport>(`/v1/batches/${encodeURIComponent(id)}/report`),
     listBatches: () => get<BatchView[]>('/v1/batches'),
 
     createToken: (token: TokenRequest) => post<TokenReply>('/v1/tokens', token),

@@ -11,4 +11,10 @@ export const BOOTSTRAP_ROUTES: readonly Route[] = [
     body: ImportRequest,
     handle: async ({ deps, body, by }) => importDevices(deps, { ...body, by }),
   }),
+  route({
+    method: 'GET',
+    path: '/v1/batches/:id/report',
+    role: 'operator',
+    handle: async ({ deps, param }) => deps.registry.batchReport(param('id'), deps.now()),
+  }),
 ]

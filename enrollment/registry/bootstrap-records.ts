@@ -1,4 +1,4 @@
-import type { ImportReply } from '#shared/api/bootstrap'
+import type { BatchReport, ImportReply } from '#shared/api/bootstrap'
 import type { DeviceId } from '#shared/identity/device'
 import type { Act } from './records.ts'
 
@@ -25,4 +25,6 @@ export interface BootstrapIntents {
    * @throws MusterError not_found (the batch)
    */
   importDevices(manifest: Manifest): Promise<ImportReply>
+  /** What became of a batch; `now` decides which tokens have expired. @throws MusterError not_found */
+  batchReport(batch: string, now: number): Promise<BatchReport>
 }

@@ -1,5 +1,5 @@
 import type { RefusalView } from '#shared/api'
-import type { Evidence } from '#shared/errors'
+import type { Evidence, RefusalErrorCode } from '#shared/errors'
 import { refusalCode } from '#shared/refusals'
 import type { Registry } from './registry.ts'
 import type { Store } from './store.ts'
@@ -84,15 +84,24 @@ export function openRefusalLog({ db }: Store) {
 }
 export type RefusalLog = ReturnType<typeof openRefusalLog>
 
+/** Codes of a token that is over: who tries it may have found it. */
+const OVER: readonly RefusalErrorCode[] = ['token_spent', 'token_expired', 'token_cancelled']
+
 export function openRefusals(parts: {
   store: Store
   refusals: RefusalLog
 }): Pick<Registry, 'recordRefusal' | 'refusalsOf'> {
   const { store, refusals } = parts
+  const countAttempt = store.db.prepare<[string, number, string]>(
+    `INSERT INTO token_attempts (token, code, attempts, last_at) SELECT row, ?, 1, ? FROM tokens WHERE id = ?
+     ON CONFLICT (token, code) DO UPDATE SET attempts = attempts + 1, last_at = excluded.last_at`,
+  )
   return {
     recordRefusal: ({ now, code, ...seen }) =>
       store.write({ now, by: 'plane' }, () => {
         refusals.add({ ...seen, at: now, code: refusalCode(code), by: 'enrollment' })
+        const { token } = seen.evidence
+        if (OVER.includes(code) && typeof token === 'string') countAttempt.run(refusalCode(code), now, token)
       }),
     refusalsOf: (subject) => store.read(() => refusals.of(subject)),
   }

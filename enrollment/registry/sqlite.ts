@@ -4,6 +4,7 @@ import { openApprovals } from './approvals.ts'
 import { openApproving } from './approving.ts'
 import { openAttributes } from './attributes.ts'
 import { openAudit } from './audit.ts'
+import { openBatchReports } from './batch-report.ts'
 import { openBrokers } from './brokers.ts'
 import { openCertificates } from './certificates.ts'
 import { openCompromisedKeys } from './compromised-keys.ts'
@@ -82,6 +83,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     ...openFinish(parts),
     ...openApproving(parts),
     ...openManifests(parts),
+    ...openBatchReports(parts),
     ...openDevices(parts),
     ...openSynthetic(store),
     ...openProposals(parts),

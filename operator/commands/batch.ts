@@ -5,6 +5,7 @@ import type { Context } from '../context.ts'
 import { formatWhen } from '../duration.ts'
 import { table } from '../table.ts'
 import { type Invocation, noun, type Use } from '../verb.ts'
+import { addReportCommand } from './batch-report.ts'
 
 const NAMINGS = ['csr', 'list', 'assigned'] as const satisfies readonly Naming[]
 
@@ -26,6 +27,7 @@ export function addBatchCommands(program: Command, use: Use): void {
     .option('--approval', 'an operator approves each of its devices')
     .action(use(createBatch))
   batch.command('list').description('batches, with how many devices they have').action(use(listBatches))
+  addReportCommand(batch, use)
 }
 
 async function createBatch(

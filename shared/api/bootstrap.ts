@@ -1,5 +1,5 @@
 import { type Static, Type } from 'typebox'
-import { Id, orNull } from './fields.ts'
+import { Id, orNull, Time } from './fields.ts'
 
 /** So many rows of a manifest go into one request at most; all of them are imported, or none. */
 export const MANIFEST_SLICE = 500
@@ -50,3 +50,27 @@ export const ImportReply = Type.Object({
   rows: Type.Array(RowVerdict),
 })
 export type ImportReply = Static<typeof ImportReply>
+
+const Count = Type.Integer({ minimum: 0 })
+
+/** How a batch stands. In each sum the parts add up to `total`. */
+export const BatchReport = Type.Object({
+  batch: Id,
+  fleet: Id,
+  tokens: Type.Object({ total: Count, open: Count, spent: Count, expired: Count, cancelled: Count }),
+  /** `reserved` for a device that an operator has to approve, or has approved; what expired or was cancelled was never used. */
+  uses: Type.Object({
+    total: Count,
+    enrolled: Count,
+    reserved: Count,
+    open: Count,
+    expired: Count,
+    cancelled: Count,
+  }),
+  devices: Type.Object({ total: Count, expected: Count, pending: Count, enrolled: Count, retired: Count }),
+  /** Attempts on tokens that were over; of one address, at most some hundreds a minute are counted. */
+  alarms: Type.Array(
+    Type.Object({ token: Type.String(), code: Type.String(), attempts: Count, lastAt: Time }),
+  ),
+})
+export type BatchReport = Static<typeof BatchReport>

@@ -2,6 +2,7 @@ import type { Test } from 'tap'
 import type { Registry } from '../../enrollment/registry/registry.ts'
 import { type Plane, planeOf } from '../support/registry-plane.ts'
 import { approvalContract } from './registry/approval.ts'
+import { batchReportContract } from './registry/batch-report.ts'
 import { brokersContract } from './registry/brokers.ts'
 import { devicesContract } from './registry/devices.ts'
 import { enrollmentContract } from './registry/enrollment.ts'
@@ -44,6 +45,7 @@ export async function registryContract(t: Test, create: (t: Test) => Promise<Sto
     enrollment: enrollmentContract,
     approval: approvalContract,
     manifests: manifestContract,
+    'reports of batches': batchReportContract,
     renewal: renewalContract,
     'devices and services': devicesContract,
     keys: keysContract,

@@ -92,6 +92,26 @@ t.test('devices that a manifest announces', async (t) => {
     t.match(await enroll(service, { token, csr: request.csr }), { status: 200, device: 'oven-1' })
   })
 
+  t.test('and the report of the batch adds up, with attempts on what is spent', async (t) => {
+    const { token, id } = await admin.createToken({ batch: 'line-2', uses: 1 })
+    const [first, second] = [await newRequest('lamp-1'), await newRequest('lamp-2')]
+    t.match(await enroll(service, { token, csr: first.csr }), { status: 200 })
+    t.match(await enroll(service, { token, csr: first.csr }), { status: 200 }, 'a repeat is no attempt')
+    for (let times = 0; times < 3; times++) {
+      t.match(await enroll(service, { token, csr: second.csr }), { code: 'R-TOKEN-SPENT' })
+    }
+    const told = await muster('batch', 'report', 'line-2')
+    t.equal(told.status, 0)
+    t.match(told.stdout, /^Uses +1 = 1 enrolled \+ 0 reserved \+ 0 open \+ 0 expired \+ 0 cancelled$/m)
+    t.match(told.stdout, /^Devices +1 = 0 expected \+ 0 pending \+ 1 enrolled \+ 0 retired$/m)
+    t.match(told.stdout, new RegExp(`^${id} +R-TOKEN-SPENT +3 +\\d+`, 'm'))
+    t.match(told.stderr, /a token that is over/)
+    const report = JSON.parse((await muster('batch', 'report', 'line-2', '--json')).stdout)
+    t.match(report, { schemaVersion: 1, alarms: [{ token: id, attempts: 3 }] })
+    t.match(await muster('batch', 'report', 'none'), { status: 3 })
+    await t.rejects(admin.batchReport('\0'), { code: 'not_found' })
+  })
+
   t.test('octets without sense are 400, or a refused row', async (t) => {
     const rows = [{ id: 'oven-9' }]
     const bodies = [

@@ -1,0 +1,45 @@
+import type { Command } from 'commander'
+import type { Context } from '../context.ts'
+import { formatWhen } from '../duration.ts'
+import { pairs, table } from '../table.ts'
+import type { Invocation, Use } from '../verb.ts'
+
+export function addReportCommand(batch: Command, use: Use): void {
+  batch
+    .command('report')
+    .description('what became of a batch: tokens and their uses, devices, attempts on tokens that are over')
+    .argument('<batch>')
+    .action(use(reportBatch))
+}
+
+async function reportBatch(context: Context, { args }: Invocation<object>) {
+  const [id = ''] = args
+  const report = await context.plane().batchReport(id)
+  if (report.alarms.length > 0) {
+    context.say('Somebody has a token that is over: if it is not a device that repeats itself, find out who.')
+  }
+  return context.answer(report, () => {
+    const { batch, fleet, tokens, uses, devices, alarms } = report
+    const sums = pairs([
+      ['Batch', batch],
+      ['Fleet', fleet],
+      ['Tokens', sum(tokens)],
+      ['Uses', sum(uses)],
+      ['Devices', sum(devices)],
+    ])
+    if (alarms.length === 0) return sums
+    const rows = alarms.map(({ token, code, attempts, lastAt }) => [
+      token,
+      code,
+      attempts,
+      formatWhen(lastAt, context.now()),
+    ])
+    return `${sums}\n\n${table(['TOKEN', 'REFUSED', 'ATTEMPTS', 'LAST'], rows)}`
+  })
+}
+
+/** `5 = 3 open + 2 spent`: a reader sees that it adds up. */
+function sum({ total, ...parts }: { total: number } & Readonly<Record<string, number>>): string {
+  const named = Object.entries(parts).map(([name, count]) => `${count} ${name}`)
+  return `${total} = ${named.join(' + ')}`
+}
