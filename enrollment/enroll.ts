@@ -1,6 +1,7 @@
 import type { DeviceId } from '#shared/identity/device'
 import { checkDeviceCsr } from './ca/check-csr.ts'
 import { issueCertificate } from './ca/issue.ts'
+import { type Channel, checkLink } from './channel.ts'
 import type { Deps } from './deps.ts'
 import { checkUris, type Issued, newSerial, record } from './issuance.ts'
 import type { Application } from './registry/registry.ts'
@@ -12,6 +13,7 @@ export interface EnrollmentRequest {
   readonly csr: Uint8Array
   /** The EST label, which must name the token's batch; null without one. */
   readonly label: string | null
+  readonly channel: Channel
 }
 
 /**
@@ -36,7 +38,7 @@ export async function enroll(deps: Deps, request: EnrollmentRequest): Promise<Is
     commonName: csr.commonName,
     label: request.label,
     assignedId: assignedId(deps),
-    wish: csr,
+    wish: { ...csr, unlinked: checkLink(csr.challengePassword, request.channel) },
     serial: newSerial(deps),
     issuer: deps.authority.device,
   })

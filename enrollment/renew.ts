@@ -2,6 +2,7 @@ import { MusterError } from '#shared/errors'
 import { spiffeUri } from '#shared/identity/peer'
 import { type CheckedDeviceCsr, checkDeviceCsr } from './ca/check-csr.ts'
 import { issueCertificate } from './ca/issue.ts'
+import { type Channel, checkLink } from './channel.ts'
 import type { Deps } from './deps.ts'
 import { type Issued, newSerial, record } from './issuance.ts'
 import type { Credential } from './registry/registry.ts'
@@ -13,6 +14,7 @@ export interface RenewalRequest {
   readonly csr: Uint8Array
   /** `equal`: subject and SAN must be there and be the current ones (RFC 7030 section 4.2.2); `optional`: or left out. */
   readonly names: 'equal' | 'optional'
+  readonly channel: Channel
 }
 
 /**
@@ -33,7 +35,7 @@ export async function renew(deps: Deps, request: RenewalRequest): Promise<Issued
     now,
     presented: fingerprintOf(request.presented),
     spkiHash: csr.spkiHash,
-    wish: csr,
+    wish: { ...csr, unlinked: checkLink(csr.challengePassword, request.channel) },
     serial: newSerial(deps),
     issuer: deps.authority.device,
   })

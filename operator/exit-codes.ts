@@ -26,6 +26,7 @@ const EXIT_OF = {
   csr_key: EXIT.usage,
   csr_subject: EXIT.usage,
   csr_pop: EXIT.usage,
+  csr_link: EXIT.usage,
   not_found: EXIT.notFound,
   unauthenticated: EXIT.denied,
   forbidden: EXIT.denied,

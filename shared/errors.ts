@@ -35,6 +35,7 @@ export type RefusalErrorCode =
   | 'csr_key'
   | 'csr_subject'
   | 'csr_pop'
+  | 'csr_link'
 
 /** Codes of everything else that a caller can act on. */
 export type OperationErrorCode =

@@ -214,6 +214,12 @@ export const REFUSALS = {
     evidence: [],
     fix: 'Sign the request with the private key that belongs to it.',
   },
+  'R-CSR-LINK': {
+    stage: 'enroll',
+    text: 'The request is not linked to the TLS connection that it came over.',
+    evidence: ['why', 'fleet'],
+    fix: 'Send the tls-unique of the connection, in base64, as challengePassword, over TLS 1.2 with the extended master secret; or take `linkedToTls` out of the profile of the fleet.',
+  },
 } as const satisfies Record<RefusalCode, RefusalRow>
 
 /** The refusal code of an error code: `token_spent` becomes `R-TOKEN-SPENT`. */

@@ -11,6 +11,7 @@ import {
   readDer,
   smallIntegerOf,
   TAG,
+  textOf,
 } from '#shared/pki/der'
 import { sha256Hex } from '#shared/pki/keys'
 import { nameAttributes } from '#shared/pki/name'
@@ -34,6 +35,8 @@ export interface CheckedCsr {
 /** A request of a device, whose key and names are still to be compared with the profile of its fleet. */
 export interface CheckedDeviceCsr extends Pick<CheckedCsr, 'spki' | 'spkiHash'>, Wishes {
   readonly key: { readonly type: KeyType /** As it is shown: `RSA-2048`. */; readonly name: string }
+  /** Null without one, or one that is no text. */
+  readonly challengePassword: string | null
 }
 
 /** Without a profile: what every client can do. */
@@ -88,7 +91,7 @@ export async function checkDeviceCsr(
 ): Promise<CheckedDeviceCsr> {
   const csr = readSized(der)
   const proven = provenKey(csr, { forbiddenKeys, types: KEY_TYPES })
-  return { ...proven, ...wishesOf(csr) }
+  return { ...proven, ...wishesOf(csr), challengePassword: csr.challengePassword }
 }
 
 /** @throws MusterError csr_malformed */
@@ -115,6 +118,7 @@ interface Csr {
   readonly subject: DerNode
   readonly spki: DerNode
   readonly extensions: Extensions
+  readonly challengePassword: string | null
   readonly algorithm: DerNode
   readonly signature: Buffer
 }
@@ -139,8 +143,24 @@ function parseCsr(der: Uint8Array): Csr {
     subject: expectTag(subject, TAG.sequence, 'subject'),
     spki: expectTag(spki, TAG.sequence, 'public key'),
     extensions: attributes === undefined ? new Map() : wishedExtensions(attributes),
+    challengePassword: attributes === undefined ? null : challengePasswordIn(attributes),
     algorithm: expectTag(algorithm, TAG.sequence, 'signature algorithm'),
     signature: bitsOf(signature),
+  }
+}
+
+/** RFC 2985 section 5.4.1: one value. Whatever else stands there is no password. */
+function challengePasswordIn(attributes: DerNode): string | null {
+  const values = attributes.children.flatMap((node) => {
+    const [type, set] = node.children
+    return type?.tag === TAG.oid && oidOf(type) === OID.challengePassword ? (set?.children ?? []) : []
+  })
+  const [value] = values
+  if (value === undefined || values.length > 1) return null
+  try {
+    return textOf(value)
+  } catch {
+    return null
   }
 }
 

@@ -2,6 +2,7 @@ import type { FastifyRequest } from 'fastify'
 import { EnrollRequest, type PendingReply, type RenewalReply, RenewRequest } from '#shared/api'
 import { isMusterError, MusterError } from '#shared/errors'
 import { decodeCsr } from '../ca/check-csr.ts'
+import type { Channel } from '../channel.ts'
 import { enroll } from '../enroll.ts'
 import { certificateReply, type Issued } from '../issuance.ts'
 import { rememberRefusal } from '../refused.ts'
@@ -28,6 +29,7 @@ export const API_ROUTES: readonly Route[] = [
     method: 'POST',
     path: '/v1/renew',
     role: 'device',
+    renews: true,
     body: RenewRequest,
     handle: async (call) => {
       const request = { csr: () => decodeCsr(call.body.csr), names: 'optional' } as const
@@ -59,7 +61,7 @@ export const API_ROUTES: readonly Route[] = [
  * @throws MusterError token_*, rate, csr_*, and those of `enroll`
  */
 export async function enrollWith(
-  { deps, limits, address }: CallerDeps & { address: string },
+  { deps, limits, address, channel }: CallerDeps & { address: string; channel: Channel },
   request: { token: string; csr(): Uint8Array; label: string | null },
 ): Promise<Issued | Application> {
   const found = await limits.resolve({
@@ -73,7 +75,7 @@ export async function enrollWith(
   const key = `${found.id} ${address}`
   await limits.check(key, address)
   try {
-    return await enroll(deps, { tokenHash: found.hash, csr: request.csr(), label: request.label })
+    return await enroll(deps, { tokenHash: found.hash, csr: request.csr(), label: request.label, channel })
   } catch (error) {
     if (isMusterError(error)) await limits.failed(key)
     throw error
@@ -86,14 +88,20 @@ export async function enrollWith(
  * @throws MusterError rate, csr_*, and those of `renew`
  */
 export async function renewWith(
-  { deps, limits, caller, address }: CallerDeps & { caller: Caller; address: string },
+  {
+    deps,
+    limits,
+    caller,
+    address,
+    channel,
+  }: CallerDeps & { caller: Caller; address: string; channel: Channel },
   request: { csr(): Uint8Array; names: 'equal' | 'optional' },
 ): Promise<Issued> {
   const presented = credentialOf(caller)
   const key = `renewal ${presented.device.id}`
   await limits.check(key, address)
   try {
-    return await renew(deps, { presented, csr: request.csr(), names: request.names })
+    return await renew(deps, { presented, csr: request.csr(), names: request.names, channel })
   } catch (error) {
     if (isMusterError(error)) await limits.failed(key)
     throw error

@@ -60,6 +60,33 @@ export function actorOf(caller: Caller): Actor {
  * @throws MusterError nocert, unknown_ca, profile, expired, notyet, unrecorded
  */
 export async function identifyDevice({ deps }: CallerDeps, request: FastifyRequest): Promise<Caller> {
+  return { kind: 'device', credential: await credentialAt(deps, { request, now: deps.now() }) }
+}
+
+/**
+ * The same, and while its fleet grants a grace time also a device whose certificate has expired: for renewals only.
+ * Whether it is the newest of a device in service is for the registry to say.
+ * @throws MusterError as `identifyDevice`
+ */
+export async function identifyLate(at: CallerDeps, request: FastifyRequest): Promise<Caller> {
+  try {
+    return await identifyDevice(at, request)
+  } catch (error) {
+    if (!isMusterError(error, 'expired')) throw error
+    const { deps } = at
+    const lastSecond = presented(request, deps.authority.bundle.devices)?.validToDate.getTime() ?? 0
+    const credential = await credentialAt(deps, { request, now: lastSecond })
+    const { graceMs } = await deps.registry.showProfile(credential.device.fleet)
+    if (deps.now() >= lastSecond + 1000 + graceMs) throw error
+    return { kind: 'device', credential }
+  }
+}
+
+/** Whose certificate was presented, judged as of `now`. @throws MusterError as `identifyDevice` */
+async function credentialAt(
+  deps: Deps,
+  { request, now }: { request: FastifyRequest; now: number },
+): Promise<Credential> {
   const certificate = presented(request, deps.authority.bundle.devices)
   if (!certificate) {
     throw new MusterError('nocert', 'Cannot tell who asks: no client certificate was presented', {
@@ -69,12 +96,12 @@ export async function identifyDevice({ deps }: CallerDeps, request: FastifyReque
   const expect = {
     trustDomain: deps.authority.trustDomain,
     kinds: ['device', 'service'],
-    now: deps.now(),
+    now,
   } as const
   const peer = checkPeer(certificate, expect)
   const credential = await deps.registry.findCredential({ fingerprint: peer.fingerprint })
   if (!credential || credential.device.id !== peer.id) throw unrecorded(peer)
-  return { kind: 'device', credential }
+  return credential
 }
 
 /**

@@ -1,14 +1,16 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { MusterError } from '#shared/errors'
 import { type EstOperation, isBatchId } from '#shared/identity/device'
+import { encodeCsrAttributes } from '#shared/pki/csr-attributes'
 import { pemToDer } from '#shared/pki/pem'
 import type { Issued } from '../issuance.ts'
 import type { Application } from '../registry/registry.ts'
 import { caCertificates, noteAdoption } from '../trust.ts'
 import { APPROVAL_RETRY_S, enrollWith, rememberFailure, renewWith } from './api.ts'
-import { type Caller, type CallerDeps, identifyDevice, whoMayCall } from './caller.ts'
+import { type Caller, type CallerDeps, identifyDevice, identifyLate, whoMayCall } from './caller.ts'
 import { basicPassword, mediaType, readBody, writeCertificates } from './est-message.ts'
 import { asMusterError, errorHeaders, logFault, STATUS, shownCode } from './problem.ts'
+import { channelOf } from './tls-channel.ts'
 
 /** A reply before it is written. Header names go out in exactly this case: libest compares them letter by letter. */
 interface EstReply {
@@ -34,7 +36,7 @@ const OPERATIONS = {
   cacerts: { method: 'GET', answer: cacerts },
   simpleenroll: { method: 'POST', answer: simpleenroll },
   simplereenroll: { method: 'POST', answer: simplereenroll },
-  csrattrs: { method: 'GET', answer: async () => ({ status: 204, headers: {}, body: '' }) },
+  csrattrs: { method: 'GET', answer: csrattrs },
   fullcmc: { method: 'POST', answer: notImplemented },
   serverkeygen: { method: 'POST', answer: notImplemented },
 } as const satisfies Record<EstOperation, Operation>
@@ -97,7 +99,7 @@ async function simpleenroll(est: EstRequest): Promise<EstReply> {
     )
   }
   checkType(request)
-  const at = { deps, limits, address: request.ip }
+  const at = { deps, limits, address: request.ip, channel: channelOf(request.raw.socket) }
   const enrolled = await enrollWith(at, { token, csr: () => readBody(request.body), label })
   return 'waitsFor' in enrolled ? waiting(enrolled) : issued(enrolled, request)
 }
@@ -105,11 +107,11 @@ async function simpleenroll(est: EstRequest): Promise<EstReply> {
 /** RFC 7030 section 4.2.2: the identity is that of the TLS client certificate, whatever the request says. */
 async function simplereenroll(est: EstRequest): Promise<EstReply> {
   const { request } = est
-  const caller = await identifyDevice(est, request)
+  const caller = await identifyLate(est, request)
   est.caller = caller
   checkType(request)
   const renewed = await renewWith(
-    { ...est, caller, address: request.ip },
+    { ...est, caller, address: request.ip, channel: channelOf(request.raw.socket) },
     { csr: () => readBody(request.body), names: 'equal' },
   )
   return issued(renewed, request)
@@ -127,6 +129,16 @@ function issued({ certificate, issuance }: Issued, request: FastifyRequest): Est
 function waiting({ device, spki }: Application): EstReply {
   const sentence = `R-PENDING: "${device}" waits for an operator to approve the key ${spki}`
   return text(202, sentence, { 'Retry-After': String(APPROVAL_RETRY_S) })
+}
+
+/** RFC 7030 section 4.5: what requests of the label's fleet must be like; no authentication. */
+async function csrattrs({ deps, label }: EstRequest): Promise<EstReply> {
+  const { keys, linkedToTls } = await deps.registry.profileFor(label)
+  return {
+    status: 200,
+    headers: { 'Content-Type': 'application/csrattrs', 'Content-Transfer-Encoding': 'base64' },
+    body: encodeCsrAttributes({ keys, challengePassword: linkedToTls }).toString('base64'),
+  }
 }
 
 async function notImplemented(): Promise<EstReply> {

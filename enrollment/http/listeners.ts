@@ -7,7 +7,7 @@ import type { OwnPair } from '../own-certificates.ts'
 import { ADMIN_ROUTES } from './admin.ts'
 import { API_ROUTES, rememberFailure } from './api.ts'
 import { BROKER_ROUTES } from './brokers.ts'
-import { identifyAdmin, identifyDevice } from './caller.ts'
+import { identifyAdmin, identifyDevice, identifyLate } from './caller.ts'
 import { downloads } from './downloads.ts'
 import { serveEst } from './est.ts'
 import { FEED_ROUTES } from './feed.ts'
@@ -70,6 +70,7 @@ export async function startListeners(
         routes: API_ROUTES,
         stopping: stopping.signal,
         identify: identifyDevice,
+        identifyLate,
         onFailure: (error, from) => rememberFailure(at, { error, ...from }),
       })
     },

@@ -38,6 +38,7 @@ export const STATUS = {
   csr_key: 422,
   csr_subject: 422,
   csr_pop: 422,
+  csr_link: 422,
   invalid_request: 400,
   unauthenticated: 401,
   forbidden: 403,

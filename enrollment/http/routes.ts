@@ -3,10 +3,12 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Static, TSchema } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { MusterError } from '#shared/errors'
+import type { Channel } from '../channel.ts'
 import type { Deps } from '../deps.ts'
 import type { Actor } from '../registry/registry.ts'
 import { actorOf, type Caller, type CallerDeps, demand, type Role, whoMayCall } from './caller.ts'
 import type { Limits } from './limits.ts'
+import { channelOf } from './tls-channel.ts'
 
 /** A request after its caller and its contents have been checked. */
 export interface Call<Body = unknown, Query = unknown> {
@@ -15,6 +17,8 @@ export interface Call<Body = unknown, Query = unknown> {
   readonly caller: Caller
   readonly by: Actor
   readonly address: string
+  /** What the request can be linked to. */
+  readonly channel: Channel
   readonly body: Body
   readonly query: Query
   /** A parameter of the path. */
@@ -41,6 +45,8 @@ export interface Route {
   readonly role: Role
   /** Open to anyone, and who shows good credentials is known all the same. */
   readonly greets?: true
+  /** For renewals: `identifyLate` says who calls. */
+  readonly renews?: true
   /** Checks body and query, then acts. What it returns is sent as JSON, a stream as NDJSON, `Later` as 202, nothing as 204. */
   run(call: Call): Promise<unknown>
 }
@@ -55,7 +61,7 @@ interface RouteOptions<Body extends TSchema, Query extends TSchema> extends Omit
 export function route<Body extends TSchema, Query extends TSchema>(
   options: RouteOptions<Body, Query>,
 ): Route {
-  const { method, path, role, greets, handle } = options
+  const { method, path, role, greets, renews, handle } = options
   const body = checker(options.body, 'body')
   const query = checker(options.query, 'query')
   return {
@@ -63,6 +69,7 @@ export function route<Body extends TSchema, Query extends TSchema>(
     path,
     role,
     ...(greets ? { greets } : {}),
+    ...(renews ? { renews } : {}),
     run: async (call) => handle({ ...call, body: body(call.body), query: query(call.query) }),
   }
 }
@@ -93,6 +100,8 @@ export interface ServeOptions extends CallerDeps {
   readonly routes: readonly Route[]
   readonly stopping: AbortSignal
   identify(at: CallerDeps, request: FastifyRequest): Promise<Caller>
+  /** The same where a certificate may have expired a while ago. */
+  identifyLate?(at: CallerDeps, request: FastifyRequest): Promise<Caller>
   /** Told of every error before it is sent. */
   onFailure?(error: unknown, at: { request: FastifyRequest; caller: Caller | null }): Promise<void>
 }
@@ -107,7 +116,8 @@ export function serveRoutes(app: FastifyInstance, options: ServeOptions): void {
       onRequest: async (request) => {
         if (one.greets) callers.set(request, await whoMayCall(options, request, options.identify))
         if (one.role === 'anyone') return
-        const caller = await options.identify(options, request)
+        const identify = (one.renews && options.identifyLate) || options.identify
+        const caller = await identify(options, request)
         callers.set(request, caller)
         demand(caller, one.role)
       },
@@ -133,6 +143,7 @@ function callOf(
     caller,
     by: actorOf(caller),
     address: request.ip,
+    channel: channelOf(request.raw.socket),
     body: request.body,
     query: request.query,
     param: (name) => params[name] ?? '',

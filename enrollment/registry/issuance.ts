@@ -7,6 +7,7 @@ import type { Approvals } from './approvals.ts'
 import { type Certificates, isAnswerable } from './certificates.ts'
 import type { Holds } from './holds.ts'
 import type { Intent } from './ledger.ts'
+import type { Profiles } from './profiles.ts'
 import type { Application, EnrollmentIntent, Issuance, Registry } from './registry.ts'
 import type { Reservations } from './reservations.ts'
 import { DEVICE_COLUMNS, type DeviceRow } from './rows.ts'
@@ -35,6 +36,7 @@ export interface IssuanceParts {
   readonly reservations: Reservations
   readonly holds: Holds
   readonly approvals: Approvals
+  readonly profiles: Profiles
 }
 
 type Statements = ReturnType<typeof prepare>

@@ -54,7 +54,7 @@ function rendered(template: string, of: Subject, isFit: (text: string) => boolea
 
 /**
  * Is what the device asks for what the profile grants? It may ask for less: the certificate has all of it.
- * @throws MusterError csr_key, csr_subject
+ * @throws MusterError csr_key, csr_link, csr_subject
  */
 export function refuseOutside(
   profile: FleetProfile,
@@ -65,6 +65,13 @@ export function refuseOutside(
       'csr_key',
       `Cannot certify a ${wish.key.name} key for "${of.id}": the profile of the fleet "${of.fleet}" does not allow it`,
       { evidence: { key: wish.key.name, fleet: of.fleet, allowed: profile.keys.join(', ') } },
+    )
+  }
+  if (profile.linkedToTls && wish.unlinked !== null) {
+    throw new MusterError(
+      'csr_link',
+      `Cannot issue for "${of.id}": the fleet "${of.fleet}" demands requests that are linked to their connection, and ${wish.unlinked}`,
+      { evidence: { why: wish.unlinked, fleet: of.fleet } },
     )
   }
   const names = granted.names.map((name) => ('uri' in name ? `URI:${name.uri}` : `DNS:${name.host}`))

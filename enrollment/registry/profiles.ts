@@ -1,6 +1,6 @@
 import type { FleetProfile, ProfileRequest } from '#shared/api'
 import type { Sqlite } from '#shared/sqlite'
-import { DEFAULT_LIFETIME_MS } from './defaults.ts'
+import { DEFAULT_FLEET, DEFAULT_LIFETIME_MS } from './defaults.ts'
 import type { Fleets } from './fleets.ts'
 import { datesOf, namesOf, refuseOutside, type Subject } from './profile-rules.ts'
 import type { DeviceWish, IssuedNames, IssuingCa, Registry } from './registry.ts'
@@ -13,6 +13,8 @@ const DEFAULT_PROFILE: Omit<FleetProfile, 'lifetimeMs'> = {
   renewal: { after: 0.6667, jitter: 0.1, before: 0.9 },
   subject: {},
   san: [],
+  graceMs: 0,
+  linkedToTls: false,
 }
 
 interface ProfileColumns {
@@ -63,6 +65,7 @@ export function openProfiles(db: Sqlite) {
       if (wish !== null) refuseOutside(profile, { of, wish, granted })
       return granted
     },
+    graceMs: (fleet: string) => require(fleet).graceMs,
     dates(of: { fleet: string; now: number; serial: string; issuer: IssuingCa }) {
       return datesOf(require(of.fleet), { ...of, issuerNotAfter: of.issuer.notAfter })
     },
@@ -73,13 +76,18 @@ export type Profiles = ReturnType<typeof openProfiles>
 export function openProfileIntents(parts: {
   store: Store
   fleets: Fleets
-}): Pick<Registry, 'showProfile' | 'setProfile'> {
+}): Pick<Registry, 'showProfile' | 'setProfile' | 'profileFor'> {
   const { store, fleets } = parts
   const set = store.db.prepare<[number, string, string]>(
     'UPDATE fleets SET lifetime_ms = ?, profile = ? WHERE id = ?',
   )
   return {
     showProfile: (fleet) => store.read(() => profileOf(fleets.require(fleet))),
+    profileFor: (batch) =>
+      store.read(() => {
+        const named = batch === null ? undefined : fleets.findBatch(batch)
+        return profileOf(fleets.require(named?.fleet ?? DEFAULT_FLEET))
+      }),
     setProfile: (fleet, profile, act) =>
       store.write(act, (log) => {
         fleets.require(fleet)

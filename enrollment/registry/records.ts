@@ -29,6 +29,8 @@ export interface DeviceWish {
   readonly names: readonly string[]
   readonly organization: string | null
   readonly organizationalUnit: string | null
+  /** Why the request is not linked to its TLS connection; null when it is. */
+  readonly unlinked: string | null
 }
 
 /** A SAN entry; a host is a DNS name. */

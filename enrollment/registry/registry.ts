@@ -73,6 +73,8 @@ export interface Registry extends RolloverIntents, BootstrapIntents {
   setPolicy(fleet: string, policy: Policy, act: Act): Promise<FleetView>
   /** @throws MusterError not_found */
   showProfile(fleet: string): Promise<FleetProfile>
+  /** Of the fleet of a batch; of the fleet `default` for none, or one that is not known: nobody learns which there are. */
+  profileFor(batch: string | null): Promise<FleetProfile>
   /** Replaces the profile; it counts from the next issuance on. @throws MusterError not_found */
   setProfile(fleet: string, profile: ProfileRequest, act: Act): Promise<FleetProfile>
   /** Fleet `default` when none is named. @throws MusterError invalid_request (a reserved name), conflict, not_found (the fleet) */

@@ -15,6 +15,11 @@ type Statements = ReturnType<typeof prepare>
 function prepare(db: Sqlite) {
   return {
     device: db.prepare<[number], DeviceRow>(`SELECT ${DEVICE_COLUMNS} FROM devices d WHERE d.row = ?`),
+    /** Newer certificates of the same line, but for the successor that is being asked for once more. */
+    newer: db.prepare<[number, string, number, number, string], { one: 1 }>(
+      `SELECT 1 AS one FROM certificates WHERE device = ? AND line = ? AND row > ?
+         AND NOT (predecessor = ? AND spki = ?) LIMIT 1`,
+    ),
     unseen: db.prepare<[number, string, number], { unseen: number }>(
       `SELECT COUNT(*) AS unseen FROM certificates
        WHERE device = ? AND line = ? AND predecessor IS NOT NULL AND first_seen_at IS NULL
@@ -55,7 +60,8 @@ function unrecorded(fingerprint: string): MusterError {
 }
 
 /** @throws MusterError revoked, superseded, expired, notyet, held, retired, pending */
-function refuseDead({ holds, intent, presented, device }: Renewing): void {
+function refuseDead(renewing: Renewing): void {
+  const { holds, intent, presented, device } = renewing
   const { serial } = presented
   const refuse = (
     code: 'revoked' | 'superseded' | 'expired' | 'notyet',
@@ -72,7 +78,9 @@ function refuseDead({ holds, intent, presented, device }: Renewing): void {
     throw refuse('superseded', { serial, supersededAt: presented.superseded_from ?? intent.now })
   }
   const { now } = intent
-  if (isExpired(presented.not_after, now)) throw refuse('expired', { notAfter: presented.not_after, now })
+  if (isExpired(presented.not_after, now) && !isInGrace(renewing)) {
+    throw refuse('expired', { notAfter: presented.not_after, now })
+  }
   if (now < presented.not_before) throw refuse('notyet', { notBefore: presented.not_before, now })
   for (const issuer of new Set([presented.issuer, intent.issuer.id])) {
     holds.refuseHeld({ device: device.id, batch: device.batch, fleet: device.fleet, issuer }, device.id)
@@ -82,6 +90,14 @@ function refuseDead({ holds, intent, presented, device }: Renewing): void {
       evidence: { state: device.state },
     })
   }
+}
+
+/** The fleet allows it for a while, with the newest certificate of an active device. */
+function isInGrace({ statements, profiles, intent, presented, device }: Renewing): boolean {
+  const { row, line, not_after: notAfter } = presented
+  if (device.state !== 'active' || isExpired(notAfter + profiles.graceMs(device.fleet), intent.now))
+    return false
+  return statements.newer.get(device.row, line, row, row, intent.spkiHash) === undefined
 }
 
 function repeat({ certificates, reservations, intent, presented, device }: Renewing): Issuance | null {
@@ -106,7 +122,8 @@ function succeed(
       },
     )
   }
-  const action = intent.spkiHash === presented.spki ? 'renew' : 'rekey'
+  const verb = intent.spkiHash === presented.spki ? 'renew' : 'rekey'
+  const action = isExpired(presented.not_after, intent.now) ? `${verb}.expired` : verb
   log.audit({ action, subject: `device:${device.id}`, by: `device:${device.id}` })
   return reservations.reserve({
     now: intent.now,

@@ -52,6 +52,7 @@ export interface Opened {
 export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Registry {
   const { db } = store
   const streams = new Streams()
+  const profiles = openProfiles(db)
   const parts = {
     store,
     path,
@@ -61,7 +62,8 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     certificates: openCertificates(db),
     approvals: openApprovals(db),
     attributes: openAttributes(db),
-    reservations: openReservations(db, openProfiles(db)),
+    reservations: openReservations(db, profiles),
+    profiles,
     holds: openHolds(db),
     fleets: openFleets(db),
     plans: openPlanRows(db),

@@ -41,7 +41,8 @@ export function profileIn(file: string): object {
     : document
 }
 
-function describe(fleet: string, { keys, lifetimeMs, lifetimeJitter, renewal, subject, san }: FleetProfile) {
+function describe(fleet: string, { keys, lifetimeMs, lifetimeJitter, renewal, ...profile }: FleetProfile) {
+  const { subject, san, graceMs, linkedToTls } = profile
   const percent = (share: number) => `${Math.round(share * 1000) / 10}%`
   const names = san.map((name) => ('uri' in name ? `URI:${name.uri}` : `DNS:${name.dns}`))
   return pairs([
@@ -55,5 +56,7 @@ function describe(fleet: string, { keys, lifetimeMs, lifetimeJitter, renewal, su
     ['Organization', subject.organization ?? '-'],
     ['Unit', subject.organizationalUnit ?? '-'],
     ['Further names', names.join(' ') || '-'],
+    ['Grace', graceMs === 0 ? 'none' : `${formatDuration(graceMs)} after the end`],
+    ['Linked to TLS', linkedToTls ? 'yes' : 'no'],
   ])
 }

@@ -38,6 +38,10 @@ export const FleetProfile = Type.Object({
   subject: SubjectTemplate,
   /** Names beside the SPIFFE id. */
   san: Type.Array(SanTemplate),
+  /** So long after its end a certificate can still be renewed, ms; 0 for not at all. */
+  graceMs: Type.Integer(),
+  /** Whether a request must carry the tls-unique of its connection (RFC 7030 section 3.5), which TLS 1.3 does not have. */
+  linkedToTls: Type.Boolean(),
 })
 export type FleetProfile = Static<typeof FleetProfile>
 
@@ -50,6 +54,8 @@ export const ProfileRequest = Type.Object(
     renewal: Type.Optional(RenewalShares),
     subject: Type.Optional(SubjectTemplate),
     san: Type.Optional(Type.Array(SanTemplate, { maxItems: 8 })),
+    graceMs: Type.Optional(Type.Integer({ minimum: 0, maximum: 31_557_600_000 })),
+    linkedToTls: Type.Optional(Type.Boolean()),
   },
   { additionalProperties: false },
 )

@@ -43,6 +43,7 @@ export const OID = {
   sha384WithRsa: '1.2.840.113549.1.1.12',
   sha512WithRsa: '1.2.840.113549.1.1.13',
 
+  challengePassword: '1.2.840.113549.1.9.7',
   extensionRequest: '1.2.840.113549.1.9.14',
   data: '1.2.840.113549.1.7.1',
   signedData: '1.2.840.113549.1.7.2',

@@ -51,7 +51,12 @@ t.test('the life of a device', async (t) => {
     const { token } = await admin.createToken({ batch: 'lab', uses: 5 })
     const { der: csr } = await newRequest('press-pair')
     const tokenHash = parseToken(token)?.hash ?? ''
-    const request = { tokenHash, csr, label: null }
+    const request = {
+      tokenHash,
+      csr,
+      label: null,
+      channel: { tlsUnique: null, why: 'no connection' } as const,
+    }
     const answers = await Promise.all([1, 2, 3].map(() => enrollOnce(service.deps, request)))
     const issued = answers.flatMap((answer) => ('waitsFor' in answer ? [] : [answer]))
     t.equal(issued.length, 3)

@@ -18,6 +18,7 @@ import { createToken } from '../../enrollment/tokens.ts'
 import { caAlarms, caReply, noteAdoption } from '../../enrollment/trust.ts'
 import { type RunningEnrollment, startEnrollment } from '../support/enrollment.ts'
 
+const NO_CHANNEL = { tlsUnique: null, why: 'no connection' } as const
 const DAY_MS = 86_400_000
 const DAYS = 740
 const DEVICES = 8
@@ -132,7 +133,7 @@ class Fleet {
     const { token } = await createToken(deps, { batch: 'lab', uses: 1, by })
     const tokenHash = sha256Hex(token)
     const csr = await request(id, generateKey())
-    const issued = await enroll(deps, { tokenHash, csr, label: null })
+    const issued = await enroll(deps, { tokenHash, csr, label: null, channel: NO_CHANNEL })
     if (!('certificate' in issued)) throw new Error('nobody has to approve it')
     const fetchesFrom = number === DEVICES ? LATE_DAY : 0
     const device = { id, fetchesFrom, roots: splitPem(this.#service.root), bundle: 1, ...this.#held(issued) }
@@ -170,7 +171,7 @@ class Fleet {
     const presented = await this.#deps.registry.findCredential({ fingerprint })
     if (!presented) throw new Error(`${device.id} is not recorded`)
     const csr = await request(device.id, generateKey())
-    const issued = await renew(this.#deps, { presented, csr, names: 'optional' })
+    const issued = await renew(this.#deps, { presented, csr, names: 'optional', channel: NO_CHANNEL })
     Object.assign(device, this.#held(issued))
     await this.#hear()
     await this.#seen(device)

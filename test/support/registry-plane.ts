@@ -28,6 +28,7 @@ export const PLAIN_WISH: DeviceWish = {
   names: [],
   organization: null,
   organizationalUnit: null,
+  unlinked: 'no connection',
 }
 
 /** A clock and a source of names around a registry, so that a test says only what it is about. */

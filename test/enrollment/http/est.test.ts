@@ -3,6 +3,8 @@ import { connect } from 'node:tls'
 import fc from 'fast-check'
 import t from 'tap'
 import { EST_OPERATIONS } from '#shared/identity/device'
+import { type DerNode, oidOf, readDer, TAG } from '#shared/pki/der'
+import { OID } from '#shared/pki/oid'
 import { readBody } from '../../../enrollment/http/est-message.ts'
 import {
   enrollDevice,
@@ -18,6 +20,13 @@ const PKCS10 = { 'content-type': 'application/pkcs10' }
 
 function basic(token: string, user = ''): Record<string, string> {
   return { ...PKCS10, authorization: `Basic ${Buffer.from(`${user}:${token}`).toString('base64')}` }
+}
+
+/** An OID, or an attribute with its values. */
+function shown(node: DerNode): string {
+  if (node.tag === TAG.oid) return oidOf(node)
+  const [type, values] = node.children
+  return `${oidOf(type)}: ${values?.children.map(oidOf).join(' ')}`
 }
 
 async function newToken(service: RunningEnrollment, batch = 'est', uses = 1): Promise<string> {
@@ -210,14 +219,33 @@ t.test('EST with real clients in mind', async (t) => {
       client.send('POST', `/.well-known/est/${label}/simpleenroll`, { headers: basic(token), body })
     t.match(await send('line-8'), { status: 403, text: /^R-TOKEN-BATCH/ })
     for (const operation of EST_OPERATIONS) t.equal((await send(operation)).status, 404, operation)
-    t.equal((await client.send('GET', '/.well-known/est/line-7/csrattrs')).status, 204)
     t.equal((await client.send('POST', '/.well-known/est/line-7/fullcmc', { body: 'x' })).status, 501)
     t.equal((await send('a%00b')).status, 404)
     t.equal((await send('line-7')).status, 200)
   })
 
+  t.test('csrattrs says which keys and signatures will do, to anybody, per batch', async (t) => {
+    await service.admin.createFleet({ id: 'ed', profile: { keys: ['Ed25519', 'P-384', 'RSA'] } })
+    await service.admin.createBatch({ id: 'ed-1', fleet: 'ed' })
+    const fetchAttributes = async (label: string) => {
+      const reply = await client.send('GET', `/.well-known/est/${label}csrattrs`)
+      t.match(reply, { status: 200, headers: { 'content-type': 'application/csrattrs' } })
+      return readDer(Buffer.from(reply.text, 'base64')).children.map(shown)
+    }
+    const usual = await fetchAttributes('')
+    const [ec, p256, p384] = [OID.ecPublicKey, OID.prime256v1, OID.secp384r1]
+    t.strictSame(usual, [`${ec}: ${p384} ${p256}`, OID.ecdsaWithSha256, OID.ecdsaWithSha384])
+    t.strictSame(await fetchAttributes('ed-1/'), [
+      `${ec}: ${p384}`,
+      OID.rsaEncryption,
+      OID.ed25519,
+      OID.ecdsaWithSha384,
+      OID.sha256WithRsa,
+    ])
+    t.strictSame(await fetchAttributes('unknown/'), usual, 'nobody learns which batches there are')
+  })
+
   t.test('what is not offered says so', async (t) => {
-    t.equal((await client.send('GET', '/.well-known/est/csrattrs')).status, 204)
     t.equal((await client.send('POST', '/.well-known/est/fullcmc', { body: 'x' })).status, 501)
     t.equal((await client.send('POST', '/.well-known/est/serverkeygen', { body: 'x' })).status, 501)
     t.equal((await client.send('GET', '/.well-known/est/unknown')).status, 404)
