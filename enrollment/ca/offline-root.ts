@@ -142,20 +142,10 @@ export function installCertificates(
   const certificates = pems.flatMap(splitPem).map((pem) => new X509Certificate(pem))
   const root = certificates.find((one) => one.ca && one.checkIssued(one) && one.verify(one.publicKey))
   if (root === undefined) throw misfit('the root is not among them')
-  const issuers = KINDS.map((kind) => {
-    const key = readPrivateKey(readSecretFile(directory.key(`${kind}-ca`)).toString('utf8'), passphrase)
-    const found = certificates.find((one) => one !== root && spkiDer(one.publicKey).equals(spkiDer(key)))
-    if (found === undefined) throw misfit(`there is none for the key of the ${kind} CA`)
-    if (!found.ca || !found.checkIssued(root) || !found.verify(root.publicKey)) {
-      throw misfit(`the root has not signed the one of the ${kind} CA`)
-    }
-    const isNamed =
-      found.subjectAltName === `URI:spiffe://${names.trustDomain}` &&
-      found.infoAccess?.includes(`URI:${names.httpBase}/ca/${sha256Hex(root.raw)}.crt`)
-    if (!isNamed)
-      throw misfit(`the one of the ${kind} CA is not for ${names.trustDomain} and ${names.httpBase}`)
-    return { kind, found }
-  })
+  const issuers = KINDS.map((kind) => ({
+    kind,
+    found: findIssuer(kind, { directory, certificates, root, names, passphrase }),
+  }))
   for (const { kind, found } of issuers)
     writeFileDurably(directory.certificate(`${kind}-ca`), found.toString())
   writeFileDurably(directory.certificate('root'), root.toString())
@@ -169,6 +159,32 @@ export function installCertificates(
     crlShards: DEFAULT_CRL_SHARDS,
   })
   return sha256Hex(root.raw)
+}
+
+/** The certificate for the key that was made here. @throws MusterError check_failed, key_file_insecure, passphrase_wrong */
+function findIssuer(
+  kind: IssuerKind,
+  of: {
+    directory: CaDirectory
+    certificates: readonly X509Certificate[]
+    root: X509Certificate
+    names: OfflineNames
+    passphrase: string
+  },
+): X509Certificate {
+  const { directory, certificates, root, names, passphrase } = of
+  const key = readPrivateKey(readSecretFile(directory.key(`${kind}-ca`)).toString('utf8'), passphrase)
+  const found = certificates.find((one) => one !== root && spkiDer(one.publicKey).equals(spkiDer(key)))
+  if (found === undefined) throw misfit(`there is none for the key of the ${kind} CA`)
+  if (!found.ca || !found.checkIssued(root) || !found.verify(root.publicKey)) {
+    throw misfit(`the root has not signed the one of the ${kind} CA`)
+  }
+  const isNamed =
+    found.subjectAltName === `URI:spiffe://${names.trustDomain}` &&
+    found.infoAccess?.includes(`URI:${names.httpBase}/ca/${sha256Hex(root.raw)}.crt`)
+  if (!isNamed)
+    throw misfit(`the one of the ${kind} CA is not for ${names.trustDomain} and ${names.httpBase}`)
+  return found
 }
 
 function misfit(why: string): MusterError {

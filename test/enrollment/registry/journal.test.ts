@@ -10,11 +10,14 @@ import {
 import { join } from 'node:path'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
-import { openSqliteForReading } from '#shared/sqlite'
+import { openSqlite, openSqliteForReading } from '#shared/sqlite'
+import { Journal } from '../../../enrollment/registry/journal.ts'
 import { readSegment, segmentPaths } from '../../../enrollment/registry/journal-lines.ts'
 import { openRegistry } from '../../../enrollment/registry/open.ts'
 import { placeOf, replayJournal } from '../../../enrollment/registry/replay.ts'
 import { journalTables } from '../../../enrollment/registry/row-capture.ts'
+import { MIGRATIONS } from '../../../enrollment/registry/schema.ts'
+import { Store } from '../../../enrollment/registry/store.ts'
 import { BEGIN, device, type Plane, planeOf } from '../../support/registry-plane.ts'
 
 const options = { trustDomain: 'plane.test', epoch: 'epoch-1', now: BEGIN }
@@ -212,3 +215,24 @@ t.test('a disk that refuses the journal refuses the intents, and needs no restar
   t.equal(replayJournal(copy, journal).to.number, placeOf(path).number)
   t.strictSame(contents(copy), contents(path), 'the journal has what was acknowledged, and nothing else')
 })
+
+t.test('an intent that fails after it has written is in no journal, though its group is', async (t) => {
+  const { db, store, journal } = storeWithJournal(t)
+  const write = (name: string, fails: boolean) =>
+    store.write({ now: BEGIN, by: 'operator:test' }, (log) => {
+      db.prepare('INSERT INTO meta (name, value) VALUES (?, ?)').run(name, 'x')
+      log.audit({ action: 'test', subject: name })
+      if (fails) throw new RangeError('refused')
+    })
+  await Promise.allSettled([write('kept', false), write('never', true)])
+  await store.close()
+  const text = readFileSync(segmentPaths(journal)[0] ?? '', 'utf8')
+  t.match(text, /"kept"/)
+  t.notMatch(text, /"never"/)
+})
+
+function storeWithJournal(t: Test) {
+  const { path, journal } = place(t)
+  const db = openSqlite(path, { busyTimeoutMs: 0, migrations: MIGRATIONS })
+  return { db, journal, store: new Store(db, new Journal(db, journal)) }
+}
