@@ -149,6 +149,20 @@ function infrastructure({ certificates }: CaReply, root: string): string {
   return found
 }
 
+t.test('what is no request for a rollover starts none', async (t) => {
+  const service = await startEnrollment(t)
+  const client = service.adminClient(operatorPair(service))
+  const bodies = [{ root: 'yes' }, { lifetimeMs: -1 }, { lifetimeMs: 1e300 }, { __proto__: 1, x: 1 }, [], 'x']
+  for (const json of bodies) t.equal((await client.send('POST', '/v1/ca/rollover', { json })).status, 400)
+  for (const threshold of [-0.1, 1.1, '99%', null]) {
+    t.equal((await client.send('POST', '/v1/ca/rollover/cut-over', { json: { threshold } })).status, 400)
+  }
+  for (const step of ['cut-over', 'abort', 'finish']) {
+    t.equal((await client.send('POST', `/v1/ca/rollover/${step}`, { json: {} })).status, 409)
+  }
+  t.match(await service.admin.rolloverStatus(), { rollover: null })
+})
+
 t.test('alarms begin 90, 30 and 7 days before a CA ends', async (t) => {
   const clock = { offsetMs: 0 }
   const service = await startEnrollment(t, { clock })
