@@ -76,7 +76,8 @@ export async function startCfssl(
   }
 }
 
-function writeKeys(directory: string, of: Layout): void {
+/** CA and server certificate of a plane, with keys that are not encrypted. */
+export function writeKeys(directory: string, of: Layout): void {
   const passphrase = readFileSync(join(of.ca, 'passphrase'), 'utf8').trim()
   const key = readPrivateKey(readFileSync(join(of.ca, 'device-ca.key'), 'utf8'), passphrase)
   const files = {
@@ -94,7 +95,10 @@ function writeKeys(directory: string, of: Layout): void {
         },
       },
     }),
-    'db.json': JSON.stringify({ driver: 'sqlite3', data_source: join(directory, 'certificates.db') }),
+    'db.json': JSON.stringify({
+      driver: 'sqlite3',
+      data_source: `${join(directory, 'certificates.db')}?_busy_timeout=60000`,
+    }),
   }
   for (const [name, text] of Object.entries(files))
     writeFileSync(join(directory, name), text, { mode: 0o600 })
@@ -110,7 +114,7 @@ function makeDatabase(
   return db
 }
 
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const probe = createServer().listen(0, '127.0.0.1')
   await once(probe, 'listening')
   const address = probe.address()
@@ -121,7 +125,7 @@ async function freePort(): Promise<number> {
 }
 
 /** Resolves when the port accepts a connection. @throws MusterError unavailable */
-async function listening(port: number): Promise<void> {
+export async function listening(port: number): Promise<void> {
   for (
     const deadline = performance.now() + READY_DEADLINE_MS;
     performance.now() < deadline;
@@ -137,5 +141,5 @@ async function listening(port: number): Promise<void> {
       socket.destroy()
     }
   }
-  throw new MusterError('unavailable', `Cannot run the bench: cfssl did not listen on port ${port} in time`)
+  throw new MusterError('unavailable', `Cannot run the bench: a peer did not listen on port ${port} in time`)
 }

@@ -1,9 +1,8 @@
-import { fileURLToPath } from 'node:url'
 import { type Cfssl, type Database, startCfssl } from './cfssl.ts'
 import { type Bench, type BenchContext, compare, type Measured, perCpuSecond, type Side } from './harness.ts'
 import { fresh, keepAlive, type Load } from './load.ts'
 import { type Plane, startPlane } from './plane.ts'
-import { need, runPinned, type Server, versionOf } from './processes.ts'
+import { need, programBeside, runPinned, type Server, versionOf } from './processes.ts'
 import { newCsr, post } from './requests.ts'
 
 /** Enrollments in one run. */
@@ -64,6 +63,13 @@ const CFSSL_NAMES = {
   none: 'cfssl without database',
 } as const satisfies Record<Database, string>
 
+/** With the rollback journal more of them would only be told that the database is locked. */
+const CFSSL_CONNECTIONS = {
+  rollback: 4,
+  wal: CONNECTIONS,
+  none: CONNECTIONS,
+} as const satisfies Record<Database, number>
+
 interface Ours {
   readonly context: BenchContext
   readonly plane: Plane
@@ -108,7 +114,11 @@ function cfsslWith(
         }),
       )
       const before = cfssl.recorded()
-      const load: Load = { requests, connections: CONNECTIONS, check: expect('"success":true') }
+      const load: Load = {
+        requests,
+        connections: CFSSL_CONNECTIONS[cfssl.database],
+        check: expect('"success":true'),
+      }
       const measured = await spent(cfssl.server, {
         count: requests.length,
         work: () => way(cfssl.target, load),
@@ -122,9 +132,7 @@ function cfsslWith(
 }
 
 function limitSide(context: BenchContext): Side {
-  const program = fileURLToPath(
-    new URL(import.meta.url.endsWith('.ts') ? 'limit.ts' : 'limit.js', import.meta.url),
-  )
+  const program = programBeside(import.meta.url, 'limit')
   return {
     name: 'verify and sign alone',
     command: `node bench/limit.ts ${LIMIT}`,

@@ -1,4 +1,5 @@
-import { type ConnectionOptions, connect, type TLSSocket } from 'node:tls'
+import { connect as connectPlain } from 'node:net'
+import { type ConnectionOptions, connect } from 'node:tls'
 import { Reply } from './reply.ts'
 
 /**
@@ -7,8 +8,8 @@ import { Reply } from './reply.ts'
  */
 export interface Target {
   readonly port: number
-  /** PEM. */
-  readonly ca: string
+  /** PEM; null for plain TCP. */
+  readonly ca: string | null
 }
 
 export interface Load {
@@ -23,7 +24,14 @@ const DEADLINE_MS = 120_000
 
 /** Every server is asked for the same key exchange: the newer ones would otherwise be measured with a dearer one. */
 function tlsOptions({ port, ca }: Target): ConnectionOptions {
-  return { host: '127.0.0.1', port, ca, servername: 'localhost', ecdhCurve: 'X25519', minVersion: 'TLSv1.3' }
+  return {
+    host: '127.0.0.1',
+    port,
+    ca: ca ?? [],
+    servername: 'localhost',
+    ecdhCurve: 'X25519',
+    minVersion: 'TLSv1.3',
+  }
 }
 
 /** Sends the requests over connections that stay open, one at a time on each. */
@@ -56,7 +64,7 @@ interface Client {
 }
 
 async function open(target: Target): Promise<Client> {
-  const socket: TLSSocket = connect(tlsOptions(target))
+  const socket = target.ca === null ? connectPlain(target.port, '127.0.0.1') : connect(tlsOptions(target))
   socket.setNoDelay(true)
   let waiting = Promise.withResolvers<{ status: number; body: string }>()
   let reply = new Reply()
@@ -66,7 +74,7 @@ async function open(target: Target): Promise<Client> {
     waiting.reject(error)
   }
   socket.setTimeout(DEADLINE_MS, () => socket.destroy(new Error('the server did not answer in time')))
-  socket.once('secureConnect', () => connected.resolve())
+  socket.once(target.ca === null ? 'connect' : 'secureConnect', () => connected.resolve())
   socket.once('error', fail)
   socket.once('close', () => fail(new Error('the server closed the connection')))
   socket.on('data', (octets) => {

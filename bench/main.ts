@@ -1,10 +1,12 @@
 import { Command, CommanderError } from 'commander'
 import { isMusterError, MusterError } from '#shared/errors'
+import { crl } from './crl.ts'
 import { type Bench, type BenchContext, type Comparison, MIN_RUNS, type Result, shown } from './harness.ts'
 import { issue } from './issue.ts'
+import { ocsp } from './ocsp.ts'
 import { pinLoad } from './processes.ts'
 
-const BENCHES: readonly Bench[] = [issue]
+const BENCHES: readonly Bench[] = [issue, crl, ocsp]
 
 /** Exit codes, as those of the operator's commands: usage, a peer is missing or a server does not start. */
 const USAGE = 2

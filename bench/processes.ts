@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { delimiter, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { MusterError } from '#shared/errors'
 import type { BenchContext } from './harness.ts'
@@ -122,4 +123,9 @@ export async function runPinned(command: readonly string[], cwd: string): Promis
     { cwd },
   )
   return stdout
+}
+
+/** A program of ours beside this file: TypeScript in a clone, JavaScript in the package. */
+export function programBeside(url: string, name: string): string {
+  return fileURLToPath(new URL(url.endsWith('.ts') ? `${name}.ts` : `${name}.js`, url))
 }

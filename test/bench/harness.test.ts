@@ -1,6 +1,7 @@
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import t from 'tap'
+import { childSeconds } from '../../bench/crl.ts'
 import {
   type BenchContext,
   compare,
@@ -113,4 +114,8 @@ t.test('a reply is whole when its length says so, or its last chunk has come', a
 
 t.test('the requests that the benches send are good ones', async (t) => {
   t.match(await checkCsr(decodeCsr(newCsr('bench-1'))), { commonName: 'bench-1', uris: [] })
+})
+
+t.test('what the shell says of its children is added up', async (t) => {
+  t.equal(childSeconds('0m0.01s 0m0.02s\n1m0.25s 0m0.50s\n'), 60.75)
 })
