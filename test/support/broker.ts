@@ -25,7 +25,7 @@ export const DEVICE_POLICY: Policy = {
 export const SERVICE_POLICY: Policy = { publish: ['devices/+/commands/#'], subscribe: ['devices/#'] }
 
 /** Longest wait for an event in a test, ms; only a hang meets it. */
-export const PATIENCE_MS = 10_000
+export const PATIENCE_MS = 30_000
 
 /** Resolves in the first turn of the event loop in which the condition holds; rejects after {@link PATIENCE_MS}. */
 export async function until(holds: () => boolean | Promise<boolean>): Promise<void> {

@@ -85,10 +85,6 @@ export const HOSTILE = {
       san: [{ uri: `spiffe://${TEST_DOMAIN}/device/<id>` }, { uri: `spiffe://${TEST_DOMAIN}/device/other` }],
     },
   ],
-  'SAN host on a device': [
-    'profile',
-    { san: [{ uri: `spiffe://${TEST_DOMAIN}/device/<id>` }, { host: 'broker.test' }] },
-  ],
   'self-signed': ['unknown_ca', { signedBy: 'self' }],
   'other chain': ['unknown_ca', { signedBy: 'stranger' }],
   expired: ['expired', { notBefore: -48 * HOUR_MS, notAfter: -HOUR_MS }],
