@@ -135,15 +135,16 @@ export class Judge {
         const pair = pairs.get(device.id)
         if (!pair) return
         const { last, unacknowledged } = device.outbox
+        const isRevoked = revocation?.devices.has(device) ?? false
         const after = device.refusals.find(({ at }) => revocation && at > revocation.requestedAt)
         findings.push({
           id: device.id,
-          isRevoked: revocation?.devices.has(device) ?? false,
+          isRevoked,
           claim: { last, unacknowledged },
           missing: this.witness.missing(device.id, last),
           serialBefore: this.#serialsBefore.get(device) ?? null,
           pair,
-          certificates: (await this.#record(pair, until))?.certificates ?? [],
+          certificates: (await this.#record(pair, { until, isRevoked }))?.certificates ?? [],
           isAsked: asked.has(device),
           closedAfterMs: revocation?.closedAfterMs.get(device) ?? null,
           ownReturnCode: after?.returnCode ?? null,
@@ -183,11 +184,17 @@ export class Judge {
     return new Map(verdicts.map((verdict) => [verdict.id, verdict]))
   }
 
-  /** The registry's view, once the broker's report of the certificate's first use is in it. */
-  async #record(pair: PairVerdict, until: number): Promise<DeviceDetail | null> {
+  /** The registry's view, once the broker's report of the certificate's first use, or its final revocation, is in it. */
+  async #record(
+    pair: PairVerdict,
+    { until, isRevoked }: { until: number; isRevoked: boolean },
+  ): Promise<DeviceDetail | null> {
     let last: DeviceDetail | null = null
     const isSeen = ({ certificates }: DeviceDetail) =>
-      certificates.some(({ serial, firstSeenAt }) => serial === pair.serial && firstSeenAt !== null)
+      certificates.some(
+        ({ serial, firstSeenAt, state }) =>
+          serial === pair.serial && firstSeenAt !== null && (!isRevoked || state === 'revoked'),
+      )
     await untilSeen(
       async () => {
         last = await this.#admin.showDevice(pair.id).catch(absent)
