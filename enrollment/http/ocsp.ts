@@ -78,7 +78,7 @@ function wireFormOf(reply: OcspReply, freshness: Freshness): WireForm {
   return form
 }
 
-/** RFC 9919 section 6.2 asks for these. */
+/** The headers that caches need (RFC 5019 section 6.2, which RFC 9919 replaces). */
 function cachingHeaders({ tag, thisUpdate, nextUpdate }: Freshness): Record<string, string> {
   const life = Math.floor((nextUpdate - thisUpdate) / 1000)
   return {
