@@ -2,8 +2,9 @@
 // Starts Muster. Plain JavaScript, so that a Node that is too old can still say so (Node 18 and newer).
 import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
+import module from 'node:module'
 import { constants } from 'node:os'
-import { dirname } from 'node:path'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { bundledNode, isNewEnough, MINIMUM } from '../tools/node-version.mjs'
 
@@ -28,6 +29,8 @@ function source(path) {
 
 /** The programs are loaded when they are asked for: the CLI needs neither the CA's code nor the broker's. */
 async function start() {
+  // Beside the code, never in a directory that others can write to: what is in it runs with the CA's keys at hand.
+  module.enableCompileCache(join(root, 'node_modules', '.cache', 'muster'))
   const { run } = await import(source('operator/cli'))
   const status = await run(argv, {
     bin: fileURLToPath(import.meta.url),

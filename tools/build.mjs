@@ -5,6 +5,7 @@ import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { MINIMUM } from './node-version.mjs'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const target = resolve(process.argv[2] ?? join(root, 'dist'))
@@ -20,10 +21,13 @@ for (const path of ['bin', 'tools/node-version.mjs', 'docs', 'README.md', 'CHANG
 }
 writeFileSync(join(target, 'package.json'), `${JSON.stringify(packageOf(), null, 2)}\n`)
 
-/** The package without what only a clone needs: its scripts, its tools, and a Node of its own. */
+/**
+ * The package without what only a clone needs: its scripts, its tools, and a Node of its own. A clone names no engine:
+ * it brings one, and npm would warn about the machine's at every `npx muster`.
+ */
 function packageOf() {
   const { scripts, devDependencies, optionalDependencies, allowScripts, ...kept } = JSON.parse(
     readFileSync(join(root, 'package.json'), 'utf8'),
   )
-  return { ...kept, imports: { '#shared/*': './shared/*.js' } }
+  return { ...kept, engines: { node: `>=${MINIMUM}` }, imports: { '#shared/*': './shared/*.js' } }
 }
