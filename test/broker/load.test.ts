@@ -5,7 +5,7 @@ import { LIMITS } from '../../broker/limits.ts'
 import { PacketWalk } from '../../broker/packet-walk.ts'
 import { SessionStore } from '../../broker/session-store.ts'
 import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
-import { connectPacket, openRaw, type Presented, type RawClient } from '../support/mqtt-clients.ts'
+import { connectPacket, enter, openRaw, type RawClient } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
 
 const authority = await testAuthority()
@@ -15,12 +15,6 @@ async function open(t: Test, options: Omit<TestBrokerOptions, 'authority'> = {})
   const broker = await openTestBroker({ authority, ...options })
   t.teardown(() => broker.close())
   return broker
-}
-async function enter(broker: TestBroker, presented: Presented, clean = true): Promise<RawClient> {
-  const raw = await openRaw(broker, presented)
-  const { returnCode } = await raw.connect({ clientId: presented.id ?? '', clean })
-  if (returnCode !== 0) throw new Error(`refused ${returnCode}`)
-  return raw
 }
 let messageIds = 0
 function publish(topic: string, payload: string | Buffer, qos: 0 | 1 | 2 = 1, retain = false) {

@@ -1,7 +1,7 @@
 import mqttPacket from 'mqtt-packet'
 import t, { type Test } from 'tap'
 import { openTestBroker, SERVICE_POLICY, type TestBroker, type TestBrokerOptions } from '../support/broker.ts'
-import { connectPacket, openRaw, type Presented, type RawClient } from '../support/mqtt-clients.ts'
+import { connectPacket, enter, openRaw, type RawClient } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
 
 const authority = await testAuthority()
@@ -11,12 +11,6 @@ async function open(t: Test, options: Omit<TestBrokerOptions, 'authority'> = {})
   const broker = await openTestBroker({ authority, ...options })
   t.teardown(() => broker.close())
   return broker
-}
-async function enter(broker: TestBroker, presented: Presented, clean = true): Promise<RawClient> {
-  const raw = await openRaw(broker, presented)
-  const { returnCode } = await raw.connect({ clientId: presented.id ?? '', clean })
-  if (returnCode !== 0) throw new Error(`refused ${returnCode}`)
-  return raw
 }
 let messageIds = 0
 async function subscribe(

@@ -2,7 +2,7 @@
 import { type ConnectionOptions, type TLSSocket, connect as tlsConnect } from 'node:tls'
 import { connectAsync, type IClientOptions, type MqttClient } from 'mqtt'
 import mqttPacket, { type IConnackPacket, type IConnectPacket, type Packet } from 'mqtt-packet'
-import { PATIENCE_MS } from './broker.ts'
+import { PATIENCE_MS, type TestBroker } from './broker.ts'
 import type { TestAuthority } from './pki.ts'
 
 /** A broker as its clients see it. */
@@ -159,5 +159,13 @@ export async function openRaw(
   } finally {
     clearTimeout(timer)
   }
+  return raw
+}
+
+/** A raw client that the broker has let in under its own id. @throws Error when it is refused */
+export async function enter(broker: TestBroker, presented: Presented, clean = true): Promise<RawClient> {
+  const raw = await openRaw(broker, presented)
+  const { returnCode } = await raw.connect({ clientId: presented.id ?? '', clean })
+  if (returnCode !== 0) throw new Error(`refused ${returnCode}`)
   return raw
 }
