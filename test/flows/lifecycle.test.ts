@@ -119,11 +119,11 @@ t.test('devices that are killed at any step of their rotation are not bricked, a
       [],
       'every pair on disk is whole, and the broker takes it',
     )
+    if (step >= 3 && step <= 5) {
+      const between = directories.filter((path) => readdirSync(join(path, 'pairs')).length === 2)
+      t.ok(between.length > 0, 'whoever reached the step holds the old pair and the new one')
+    }
   }
-  t.ok(
-    directories.some((path) => readdirSync(join(path, 'pairs')).length === 2),
-    'some were in the middle',
-  )
   const again = await muster(args)
   t.equal(again.status, 0, again.stderr)
   t.match(JSON.parse(again.stdout), { devices: 6, rotated: 6, messagesLost: 0, bricked: 0, ok: true })
