@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { isIP } from 'node:net'
 import { join, resolve } from 'node:path'
 import { type ParseArgsOptionsConfig, parseArgs } from 'node:util'
@@ -7,11 +8,14 @@ import { DEFAULT_PORT_BASE, type Layout, layout, ports } from '#shared/layout'
 /** Version of the plane; a test keeps it equal to package.json. */
 export const VERSION = '0.1.0'
 
-/** Where the passphrase of the CA keys comes from; `made`: a file in ca/, written at the first run. */
-export type PassphraseSource =
+/** Where a secret of the operator's comes from; `credential`: a file that systemd delivers. */
+export type SecretSource =
   | { readonly from: 'text'; readonly text: string }
   | { readonly from: 'file'; readonly path: string }
-  | { readonly from: 'made'; readonly path: string }
+  | { readonly from: 'credential'; readonly path: string }
+
+/** Where the passphrase of the CA keys comes from; `made`: a file in ca/, written at the first run. */
+export type PassphraseSource = SecretSource | { readonly from: 'made'; readonly path: string }
 
 /** How long things are kept, ms. */
 export interface Retention {
@@ -41,6 +45,8 @@ export interface Config {
   readonly journal: string
   readonly retention: Retention
   readonly passphrase: PassphraseSource
+  /** Of the token, for keys whose URI names no `pin-source`; null without any. */
+  readonly pin: SecretSource | null
   /** Ends the process by SIGKILL after this step of a recipe (tests, docs/issuance-cycle.md). */
   readonly crashAt: string | null
 }
@@ -120,6 +126,7 @@ export function readConfig(argv: readonly string[], env: Environment): Config {
     journal: journal === null ? directories.journal : resolve(journal),
     retention,
     passphrase: passphraseSource(env, directories.ca),
+    pin: pinSource(env),
     crashAt: env.MUSTER_CRASH_AT ?? null,
   })
 }
@@ -160,16 +167,34 @@ function readRetention(text: (name: (typeof KEEP)[number][0]) => string | null, 
   return Object.freeze(Object.fromEntries(entries)) as Retention // the names are those of KEEP
 }
 
-/** Where the passphrase of the CA keys in a directory comes from, by this process's environment. */
-export function ownPassphraseSource(ca: string): PassphraseSource {
-  return passphraseSource(process.env, ca)
+/** Where the secrets for the CA keys in a directory come from, by this process's environment. */
+export function ownSecrets(ca: string): { passphrase: PassphraseSource; pin: SecretSource | null } {
+  return { passphrase: passphraseSource(process.env, ca), pin: pinSource(process.env) }
 }
 
 function passphraseSource(env: Environment, ca: string): PassphraseSource {
-  if (env.MUSTER_CA_PASSPHRASE_FILE) return { from: 'file', path: env.MUSTER_CA_PASSPHRASE_FILE }
-  if (env.MUSTER_CA_PASSPHRASE) return { from: 'text', text: env.MUSTER_CA_PASSPHRASE }
-  if (env.CREDENTIALS_DIRECTORY) {
-    return { from: 'file', path: join(env.CREDENTIALS_DIRECTORY, 'muster-ca-passphrase') }
-  }
-  return { from: 'made', path: join(ca, 'passphrase') }
+  return secretSource(env, PASSPHRASE) ?? { from: 'made', path: join(ca, 'passphrase') }
+}
+
+/** A unit may have credentials for other things, so only one that is there counts. */
+function pinSource(env: Environment): SecretSource | null {
+  const source = secretSource(env, PIN)
+  return source?.from === 'credential' && !existsSync(source.path) ? null : source
+}
+
+/** The variable that holds the secret, with `_FILE` the one that names its file, and the credential's name. */
+const PASSPHRASE = { variable: 'MUSTER_CA_PASSPHRASE', credential: 'muster-ca-passphrase' } as const
+const PIN = { variable: 'MUSTER_PKCS11_PIN', credential: 'muster-pkcs11-pin' } as const
+/** Variables that hold secrets themselves: not for child processes. */
+export const SECRET_VARIABLES = [PASSPHRASE.variable, PIN.variable] as const
+
+function secretSource(
+  env: Environment,
+  { variable, credential }: typeof PASSPHRASE | typeof PIN,
+): SecretSource | null {
+  const [file, text] = [env[`${variable}_FILE`], env[variable]]
+  if (file) return { from: 'file', path: file }
+  if (text) return { from: 'text', text }
+  if (!env.CREDENTIALS_DIRECTORY) return null
+  return { from: 'credential', path: join(env.CREDENTIALS_DIRECTORY, credential) }
 }

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { openLog } from '#shared/log'
 import { announceReady, Lifecycle, runUntilStopped } from '#shared/service'
-import { readConfig } from './config.ts'
+import { readConfig, SECRET_VARIABLES } from './config.ts'
 import type { Step } from './deps.ts'
 import { startPlane } from './plane.ts'
 
@@ -13,7 +13,7 @@ export async function run(argv: string[]): Promise<void> {
   let lifecycle: Lifecycle | undefined
   try {
     const config = readConfig(argv, process.env)
-    delete process.env.MUSTER_CA_PASSPHRASE // not for child processes, nor for who reads /proc later
+    for (const name of SECRET_VARIABLES) delete process.env[name] // not for child processes
     const log = openLog('enrollment', config.logLevel)
     lifecycle = new Lifecycle(log)
     const { whereabouts } = await startPlane(config, {

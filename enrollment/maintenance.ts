@@ -5,7 +5,7 @@ import { writeFileDurably } from '#shared/files'
 import { layout } from '#shared/layout'
 import { caDirectory, prepareDirectory } from './ca/ca-directory.ts'
 import { installCertificates, type OfflineNames, requestIssuers, signIssuer } from './ca/offline-root.ts'
-import { ownPassphraseSource } from './config.ts'
+import { ownSecrets } from './config.ts'
 import { readPassphrase } from './passphrase.ts'
 import { type Backup, makeBackup } from './registry/backup.ts'
 import { type Restored, restoreBackup } from './registry/restore.ts'
@@ -70,5 +70,5 @@ export function openMaintenance(now: () => number = Date.now): Maintenance {
 /** As `muster enrollment` finds it: file, environment, credential, or made beside the keys. */
 function passphraseFor(directory: string): string {
   prepareDirectory(caDirectory(directory))
-  return readPassphrase(ownPassphraseSource(directory), randomBytes)
+  return readPassphrase(ownSecrets(directory).passphrase, randomBytes)
 }

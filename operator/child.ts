@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { chmodSync, closeSync, fstatSync, openSync, readFileSync } from 'node:fs'
 import { MusterError } from '#shared/errors'
 import type { ProcessMessage } from '#shared/service'
+import { environmentFor } from './config.ts'
 
 export interface ChildSpec {
   /** `enrollment`, `broker`: what people read, and the name of the log. */
@@ -35,13 +36,17 @@ const READY_DEADLINE_MS = 30_000
  * Starts `muster <args>` with its output in the log. It leads a process group of its own: Ctrl-C of the terminal
  * reaches the supervisor alone, which then stops its children in order. It ends by itself when the supervisor is gone.
  */
-export function spawnChild(bin: string, spec: Pick<ChildSpec, 'args' | 'logFile'>): Child {
+export function spawnChild(bin: string, spec: Pick<ChildSpec, 'name' | 'args' | 'logFile'>): Child {
   const log = openSync(spec.logFile, 'a', 0o600)
   try {
     chmodSync(spec.logFile, 0o600)
     const logStart = fstatSync(log).size
     const stdio = ['ignore', log, log, 'ipc'] as const
-    const child = spawn(process.execPath, [bin, ...spec.args], { detached: true, stdio: [...stdio] })
+    const child = spawn(process.execPath, [bin, ...spec.args], {
+      detached: true,
+      stdio: [...stdio],
+      env: environmentFor(spec.name),
+    })
     return { ...follow(child), logStart }
   } finally {
     closeSync(log)
@@ -50,7 +55,11 @@ export function spawnChild(bin: string, spec: Pick<ChildSpec, 'args' | 'logFile'
 
 /** Starts `muster <args>` with its output on our stderr, in a process group of its own. */
 export function spawnShown(bin: string, args: readonly string[]): Child {
-  const child = spawn(process.execPath, [bin, ...args], { detached: true, stdio: ['ignore', 2, 2, 'ipc'] })
+  const child = spawn(process.execPath, [bin, ...args], {
+    detached: true,
+    stdio: ['ignore', 2, 2, 'ipc'],
+    env: environmentFor('shown'),
+  })
   return { ...follow(child), logStart: 0 }
 }
 

@@ -63,6 +63,21 @@ export function readSecretFile(path: string): Buffer {
   return readFileSync(path)
 }
 
+/**
+ * Reads a credential that systemd has put into `$CREDENTIALS_DIRECTORY`. For a service with a user of its own that
+ * file is root's, and an access list lets the user read it, whose mask stands where the rights of the group would.
+ * @throws MusterError key_file_insecure when others have any right, the group may write, or another user owns it
+ */
+export function readCredential(path: string): Buffer {
+  const { mode, uid } = statSync(path)
+  const own = process.getuid?.()
+  const isForeign = own !== undefined && uid !== own && uid !== 0
+  if (isForeign || (mode & 0o027) !== 0) {
+    throw new MusterError('key_file_insecure', `Cannot use "${path}": it is not as systemd makes credentials`)
+  }
+  return readFileSync(path)
+}
+
 /** Writes a file that only its owner may read, durably. */
 export function writeSecretFile(path: string, content: string | Uint8Array): void {
   writeFileDurably(path, content, 0o600)

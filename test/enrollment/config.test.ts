@@ -1,7 +1,8 @@
-import { readFileSync } from 'node:fs'
+import { chmodSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { readConfig, VERSION } from '../../enrollment/config.ts'
+import { readPassphrase, readPin } from '../../enrollment/passphrase.ts'
 
 t.test('the defaults serve this machine', async (t) => {
   const config = readConfig([], {})
@@ -47,13 +48,38 @@ t.test('every fault is named in one message', async (t) => {
   }
 })
 
-t.test('the passphrase comes from a file, the environment, or a systemd credential', async (t) => {
-  const text = { MUSTER_CA_PASSPHRASE: 'secret' }
+t.test('passphrase and PIN come from a file, the environment, or a systemd credential', async (t) => {
+  t.same(readConfig([], {}).pin, null)
+  const text = { MUSTER_CA_PASSPHRASE: 'secret', MUSTER_PKCS11_PIN: '1234' }
   t.same(readConfig([], text).passphrase, { from: 'text', text: 'secret' })
-  const file = { ...text, MUSTER_CA_PASSPHRASE_FILE: '/run/pass' }
+  t.same(readConfig([], text).pin, { from: 'text', text: '1234' })
+  const file = { ...text, MUSTER_CA_PASSPHRASE_FILE: '/run/pass', MUSTER_PKCS11_PIN_FILE: '/run/pin' }
   t.same(readConfig([], file).passphrase, { from: 'file', path: '/run/pass' })
-  const systemd = { CREDENTIALS_DIRECTORY: '/run/credentials/muster' }
-  t.match(readConfig([], systemd).passphrase, { path: '/run/credentials/muster/muster-ca-passphrase' })
+  t.same(readConfig([], file).pin, { from: 'file', path: '/run/pin' })
+  const directory = t.testdir({ 'muster-pkcs11-pin': '1234' })
+  const systemd = readConfig([], { CREDENTIALS_DIRECTORY: directory })
+  t.same(systemd.passphrase, { from: 'credential', path: join(directory, 'muster-ca-passphrase') })
+  t.same(systemd.pin, { from: 'credential', path: join(directory, 'muster-pkcs11-pin') })
+  const other = readConfig([], { CREDENTIALS_DIRECTORY: t.testdir() })
+  t.equal(other.pin, null, 'a unit may have credentials for other things')
+})
+
+t.test('a secret is what its file says, without the line break, from each source', async (t) => {
+  const path = join(t.testdir({ secret: 'open sesame\n' }), 'secret')
+  chmodSync(path, 0o600)
+  const none = () => Buffer.alloc(0)
+  t.equal(readPassphrase({ from: 'text', text: 'open sesame' }, none), 'open sesame')
+  t.equal(readPassphrase({ from: 'file', path }, none), 'open sesame')
+  t.equal(readPin({ from: 'file', path }), 'open sesame')
+  chmodSync(path, 0o440) // as systemd makes it for a service with a user of its own
+  t.equal(readPassphrase({ from: 'credential', path }, none), 'open sesame')
+  t.equal(readPin({ from: 'credential', path }), 'open sesame')
+  t.throws(() => readPin({ from: 'file', path }), { code: 'key_file_insecure', message: /chmod 600/ })
+  t.throws(() => readPin({ from: 'credential', path: `${path}.gone` }), {
+    code: 'passphrase_wrong',
+    message: /the PIN file .* does not exist/,
+  })
+  t.throws(() => readPin(null), { code: 'passphrase_wrong', message: /MUSTER_PKCS11_PIN_FILE/ })
 })
 
 t.test('the version is that of the package', async (t) => {

@@ -1,6 +1,7 @@
 import { readFileSync, statSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import t from 'tap'
+import { environmentFor } from '../../operator/config.ts'
 import { Supervisor } from '../../operator/supervisor.ts'
 import { scratch } from '../support/muster.ts'
 
@@ -98,4 +99,17 @@ t.test('a child that is to end is not started again', async (t) => {
   await supervisor.stop()
   t.strictSame(noted(), ['start ends'])
   t.strictSame(said, [])
+})
+
+t.test('no process but enrollment is given the secrets of the CA', async (t) => {
+  const secrets = {
+    MUSTER_CA_PASSPHRASE: 'a',
+    MUSTER_CA_PASSPHRASE_FILE: 'b',
+    MUSTER_PKCS11_PIN: 'c',
+    MUSTER_PKCS11_PIN_FILE: 'd',
+    CREDENTIALS_DIRECTORY: 'e',
+  }
+  t.intercept(process, 'env', { value: { PATH: '/bin', ...secrets } })
+  t.strictSame(environmentFor('enrollment'), { PATH: '/bin', ...secrets })
+  for (const name of ['broker', 'shown']) t.strictSame(environmentFor(name), { PATH: '/bin' }, name)
 })

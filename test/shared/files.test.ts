@@ -1,7 +1,7 @@
 import { chmodSync, existsSync, lstatSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { readSecretFile, writeSecretFile } from '#shared/files'
+import { readCredential, readSecretFile, writeSecretFile } from '#shared/files'
 
 t.test('a secret does not go where somebody else has put something in its way', async (t) => {
   const directory = t.testdir()
@@ -29,4 +29,22 @@ t.test('a secret that others may read is not used', async (t) => {
   }
   chmodSync(path, 0o600)
   t.equal(readFileSync(path, 'utf8'), readSecretFile(path).toString())
+})
+
+t.test('a credential of systemd is used, although an access list shows as rights of the group', async (t) => {
+  const path = join(t.testdir({ credential: 'secret' }), 'credential')
+  for (const mode of [0o400, 0o440, 0o600]) {
+    chmodSync(path, mode)
+    t.equal(readCredential(path).toString(), 'secret')
+  }
+  for (const mode of [0o404, 0o444, 0o460, 0o420]) {
+    chmodSync(path, mode)
+    t.throws(() => readCredential(path), { code: 'key_file_insecure' }, mode.toString(8))
+  }
+  const foreign = t.intercept(process, 'getuid', { value: () => 12_345 })
+  chmodSync(path, 0o440)
+  const isRoots = statSync(path).uid === 0
+  if (isRoots) t.equal(readCredential(path).toString(), 'secret', "root's, for a service with another user")
+  else t.throws(() => readCredential(path), { code: 'key_file_insecure' })
+  foreign.restore()
 })

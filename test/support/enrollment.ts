@@ -171,6 +171,7 @@ export async function freeConfig(data: string, hosts: readonly string[] = []): P
       journalMs: 35 * DAY_MS,
     },
     passphrase: { from: 'made', path: join(data, 'plane', 'ca', 'passphrase') },
+    pin: null,
     crashAt: null,
   }
 }
