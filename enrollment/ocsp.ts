@@ -76,7 +76,7 @@ interface Asked extends OcspRequest {
 }
 
 /**
- * Answers OCSP requests for the certificates of all device CAs (RFC 6960, RFC 9919). The registry, with its holds, is
+ * Answers OCSP requests for the certificates of all device CAs (RFC 6960; RFC 9919 section 3.2). The registry, with its holds, is
  * read before the cache: an answer that was signed before a hold is not given after it.
  */
 export class OcspService {

@@ -31,7 +31,7 @@ export function basicPassword(header: string | undefined): string | null {
 
 /**
  * Certificates as base64 of a certs-only SignedData. libest reads lines of 64 characters, strongSwan one line;
- * RFC 8951 section 3.1 allows both.
+ * senders may do either (RFC 8951 section 3.1).
  */
 export function writeCertificates(
   certificates: readonly Uint8Array[],

@@ -131,13 +131,14 @@ function waiting({ device, spki }: Application): EstReply {
   return text(202, sentence, { 'Retry-After': String(APPROVAL_RETRY_S) })
 }
 
-/** RFC 7030 section 4.5: what requests of the label's fleet must be like; no authentication. */
+/** RFC 8951 section 4: what requests of the label's fleet should be like; no authentication. */
 async function csrattrs({ deps, label }: EstRequest): Promise<EstReply> {
   const { keys, linkedToTls } = await deps.registry.profileFor(label)
+  const [key = 'P-256'] = keys // a profile names at least one
   return {
     status: 200,
     headers: { 'Content-Type': 'application/csrattrs', 'Content-Transfer-Encoding': 'base64' },
-    body: encodeCsrAttributes({ keys, challengePassword: linkedToTls }).toString('base64'),
+    body: encodeCsrAttributes({ key, challengePassword: linkedToTls }).toString('base64'),
   }
 }
 

@@ -12,7 +12,7 @@ const MAX_AGE_S = 300
 const PATH = '/ocsp'
 const TYPE = 'application/ocsp-response'
 
-/** The OCSP responder over plain HTTP (RFC 6960 appendix A, RFC 9919): responses are signed, and tell no secret. */
+/** The OCSP responder over plain HTTP (RFC 6960 appendix A, RFC 9919 section 6): responses are signed, and tell no secret. */
 export function serveOcsp(app: FastifyInstance, deps: Deps): void {
   app.addContentTypeParser(
     'application/ocsp-request',
@@ -78,7 +78,7 @@ function wireFormOf(reply: OcspReply, freshness: Freshness): WireForm {
   return form
 }
 
-/** The headers that caches need (RFC 5019 section 6.2, which RFC 9919 replaces). */
+/** The headers that caches need (RFC 9919 section 7.2). */
 function cachingHeaders({ tag, thisUpdate, nextUpdate }: Freshness): Record<string, string> {
   const life = Math.floor((nextUpdate - thisUpdate) / 1000)
   return {

@@ -23,7 +23,7 @@ export interface OcspRequest {
   readonly nonce: Buffer | null
 }
 
-/** Certificates in one request; clients of the lightweight profile (RFC 9919) ask about one. */
+/** Certificates in one request; clients of the lightweight profile (RFC 9919 section 3.1.1) ask about one. */
 const MAX_CERT_IDS = 16
 /** RFC 9654 section 2.1. */
 const MAX_NONCE_OCTETS = 128

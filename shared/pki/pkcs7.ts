@@ -3,7 +3,7 @@ import { element, explicit, integer, oid, sequence, setOf } from './der-write.ts
 import { OID } from './oid.ts'
 
 /**
- * A degenerate SignedData: certificates, no content, no signers (RFC 5652 section 5, RFC 8951 section 3.2.1):
+ * A degenerate SignedData: certificates, no content, no signers (RFC 5652 section 5, RFC 7030 section 4.1.3):
  * what EST answers with. Takes whole DER certificates; the order is DER's, not the caller's.
  */
 export function certsOnly(ders: readonly Uint8Array[]): Buffer {

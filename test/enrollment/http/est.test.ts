@@ -22,11 +22,12 @@ function basic(token: string, user = ''): Record<string, string> {
   return { ...PKCS10, authorization: `Basic ${Buffer.from(`${user}:${token}`).toString('base64')}` }
 }
 
-/** An OID, or an attribute with its values. */
+/** An OID, or an attribute with its values, which are OIDs or numbers. */
 function shown(node: DerNode): string {
   if (node.tag === TAG.oid) return oidOf(node)
   const [type, values] = node.children
-  return `${oidOf(type)}: ${values?.children.map(oidOf).join(' ')}`
+  const value = (one: DerNode) => (one.tag === TAG.oid ? oidOf(one) : one.content.toString('hex'))
+  return `${oidOf(type)}: ${values?.children.map(value).join(' ')}`
 }
 
 async function newToken(service: RunningEnrollment, batch = 'est', uses = 1): Promise<string> {
@@ -224,23 +225,30 @@ t.test('EST with real clients in mind', async (t) => {
     t.equal((await send('line-7')).status, 200)
   })
 
-  t.test('csrattrs says which keys and signatures will do, to anybody, per batch', async (t) => {
-    await service.admin.createFleet({ id: 'ed', profile: { keys: ['Ed25519', 'P-384', 'RSA'] } })
-    await service.admin.createBatch({ id: 'ed-1', fleet: 'ed' })
+  t.test('csrattrs asks for one type of key and its signature, of anybody, per batch', async (t) => {
+    const profiles = {
+      ed: ['Ed25519', 'P-384'],
+      ml: ['ML-DSA-65'],
+      rsa: ['RSA', 'P-256'],
+      ec: ['P-384', 'P-256'],
+    } as const
+    for (const [id, keys] of Object.entries(profiles)) {
+      await service.admin.createFleet({ id, profile: { keys: [...keys] } })
+      await service.admin.createBatch({ id: `${id}-1`, fleet: id })
+    }
     const fetchAttributes = async (label: string) => {
       const reply = await client.send('GET', `/.well-known/est/${label}csrattrs`)
       t.match(reply, { status: 200, headers: { 'content-type': 'application/csrattrs' } })
       return readDer(Buffer.from(reply.text, 'base64')).children.map(shown)
     }
     const usual = await fetchAttributes('')
-    const [ec, p256, p384] = [OID.ecPublicKey, OID.prime256v1, OID.secp384r1]
-    t.strictSame(usual, [`${ec}: ${p384} ${p256}`, OID.ecdsaWithSha256, OID.ecdsaWithSha384])
-    t.strictSame(await fetchAttributes('ed-1/'), [
-      `${ec}: ${p384}`,
-      OID.rsaEncryption,
-      OID.ed25519,
+    t.strictSame(usual, [`${OID.ecPublicKey}: ${OID.prime256v1}`, OID.ecdsaWithSha256])
+    t.strictSame(await fetchAttributes('ed-1/'), [`${OID.ed25519}: `, OID.ed25519])
+    t.strictSame(await fetchAttributes('ml-1/'), [`${OID.mlDsa65}: `, OID.mlDsa65])
+    t.strictSame(await fetchAttributes('rsa-1/'), [`${OID.rsaEncryption}: 0c00`, OID.sha256WithRsa])
+    t.strictSame(await fetchAttributes('ec-1/'), [
+      `${OID.ecPublicKey}: ${OID.secp384r1}`,
       OID.ecdsaWithSha384,
-      OID.sha256WithRsa,
     ])
     t.strictSame(await fetchAttributes('unknown/'), usual, 'nobody learns which batches there are')
   })
