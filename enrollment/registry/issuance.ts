@@ -137,18 +137,19 @@ function repeat({
 
 /**
  * The answer to an application that was repeated: still pending, or approved, and then the certificate.
- * @throws MusterError rejected, token_tombstone, held, csr_key
+ * @throws MusterError rejected, token_tombstone, held, csr_key, csr_subject, csr_link
  */
 function reapply(enrolling: Enrolling, log: Intent): Issuance | Application | null {
   const application = findApplication(enrolling)
   if (application === null) return null
   const { found, device } = application
-  const { holds, certificates, intent } = enrolling
+  const { holds, certificates, profiles, intent } = enrolling
   if (device.state === 'retired') throw tombstone(device)
   const { id, batch, fleet } = device
   holds.refuseHeld({ device: id, batch, fleet, issuer: intent.issuer.id }, id)
   certificates.refuseForeignKey(intent.spkiHash, id)
   if (found.state === 'approved') return issue(enrolling, device, log)
+  profiles.names(device, intent.wish)
   return { waitsFor: 'approval', device: id, spki: intent.spkiHash, since: found.created_at }
 }
 
@@ -168,6 +169,7 @@ function begin(enrolling: Enrolling, log: Intent): Issuance | Application {
   const device = known ?? newDevice(statements, id)
   const isApproved = token.approval === 0 || approvals.ofDevice(device.row)?.state === 'approved'
   if (token.device === null && !isApproved) {
+    enrolling.profiles.names(device, intent.wish) // nobody is asked to approve what is not granted afterwards
     return apply(enrolling, { row: device, isNew: known === undefined }, log)
   }
   return issue(enrolling, device, log)

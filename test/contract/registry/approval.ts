@@ -57,6 +57,28 @@ export async function approvalContract(t: Test, fresh: Fresh): Promise<void> {
     },
   )
 
+  await t.test('what the profile does not grant is refused before anybody is asked', async (t) => {
+    const plane = await fresh(t)
+    await plane.token('t1', { approval: true })
+    const asked = plane.intent({ token: 't1', key: 'k1', commonName: deviceId('d1') })
+    const wish = { ...asked.wish, names: ['DNS:elsewhere.test'] }
+    await t.rejects(plane.registry.beginIssuance({ ...asked, wish }), { code: 'csr_subject' })
+    const key = { type: 'RSA', name: 'RSA-2048' } as const
+    await t.rejects(plane.registry.beginIssuance({ ...asked, wish: { ...asked.wish, key } }), {
+      code: 'csr_key',
+    })
+    t.equal(await used(plane, 't1'), 0, 'no use is reserved')
+    await t.rejects(plane.registry.showDevice('d1', plane.now()), { code: 'not_found' })
+    await plane.apply('t1', 'd1', 'k1')
+    await t.rejects(
+      plane.registry.beginIssuance({ ...asked, wish: { ...asked.wish, key } }),
+      { code: 'csr_key' },
+      'nor while it waits',
+    )
+    await plane.registry.setProfile('default', { keys: ['P-384'] }, plane.act())
+    await t.rejects(plane.apply('t1', 'd1', 'k1'), { code: 'csr_key' }, 'the profile is that of the moment')
+  })
+
   await t.test('an approval is for one id and one key', async (t) => {
     const plane = await fresh(t)
     await plane.token('t1', { approval: true, uses: 5 })
