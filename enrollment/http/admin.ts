@@ -9,6 +9,7 @@ import {
   ServiceRequest,
   TokenRequest,
 } from '#shared/api'
+import { Expiry } from '#shared/api/fields'
 import { checkAudit } from '../audit-head.ts'
 import { decodeCsr } from '../ca/check-csr.ts'
 import { explain } from '../explain.ts'
@@ -37,10 +38,7 @@ const AuditQuery = Type.Object({
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
 })
 const ReceiptQuery = Type.Object({ waitMs: Type.Optional(Type.Integer({ minimum: 0, maximum: 60_000 })) })
-const ReissueRequest = Type.Object(
-  { expiresAt: Type.Optional(Type.Integer({ minimum: 0 })) },
-  { additionalProperties: false },
-)
+const ReissueRequest = Type.Object({ expiresAt: Type.Optional(Expiry) }, { additionalProperties: false })
 
 const PAGE = 100
 const RECEIPT_WAIT_MS = 10_000

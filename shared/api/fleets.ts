@@ -1,6 +1,6 @@
 import { type Static, Type } from 'typebox'
 import { Policy } from '../feed.ts'
-import { Id, orNull, Time } from './fields.ts'
+import { Expiry, Id, MAX_LIFETIME_MS, orNull, Time } from './fields.ts'
 import { FleetProfile, ProfileRequest } from './profile.ts'
 
 export const Naming = Type.Union([Type.Literal('csr'), Type.Literal('list'), Type.Literal('assigned')])
@@ -10,7 +10,7 @@ export const FleetRequest = Type.Object(
   {
     id: Id,
     /** Life of its device certificates, ms; default 30 days, or what the profile says. */
-    lifetimeMs: Type.Optional(Type.Integer({ minimum: 60_000 })),
+    lifetimeMs: Type.Optional(Type.Integer({ minimum: 60_000, maximum: MAX_LIFETIME_MS })),
     policy: Type.Optional(Policy),
     profile: Type.Optional(ProfileRequest),
     /** Left out of counts and thresholds, and cleared by `muster demo clear`. */
@@ -60,7 +60,7 @@ export const TokenRequest = Type.Object(
     /** Made on first use, in fleet `default`, naming `csr` unless `naming` says otherwise. */
     batch: Id,
     uses: Type.Integer({ minimum: 1, maximum: 10_000_000 }),
-    expiresAt: Type.Optional(Time),
+    expiresAt: Type.Optional(Expiry),
     /** Only these ids may enroll with it. */
     devices: Type.Optional(Type.Array(Id, { minItems: 1, maxItems: 100_000 })),
     naming: Type.Optional(Naming),

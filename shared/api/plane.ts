@@ -1,6 +1,6 @@
 import { type Static, Type } from 'typebox'
 import { RefusalView } from './devices.ts'
-import { Csr, Id, orNull, Time } from './fields.ts'
+import { Csr, Expiry, Id, orNull, Time } from './fields.ts'
 import { CaAlarm } from './rollover.ts'
 
 // ---- brokers ----
@@ -17,7 +17,7 @@ export const Invitation = Type.Object({
 export type Invitation = Static<typeof Invitation>
 
 export const InvitationRequest = Type.Object(
-  { id: Type.Optional(Id), expiresAt: Type.Optional(Time) },
+  { id: Type.Optional(Id), expiresAt: Type.Optional(Expiry) },
   { additionalProperties: false },
 )
 export type InvitationRequest = Static<typeof InvitationRequest>
@@ -120,7 +120,7 @@ export const Explanation = Type.Object({
 export type Explanation = Static<typeof Explanation>
 
 export const ApiTokenRequest = Type.Object(
-  { name: Id, expiresAt: Type.Optional(Time) },
+  { name: Id, expiresAt: Type.Optional(Expiry) },
   { additionalProperties: false },
 )
 export type ApiTokenRequest = Static<typeof ApiTokenRequest>

@@ -1,6 +1,6 @@
 import { type Static, Type } from 'typebox'
 import { Scope, Spread } from '../feed.ts'
-import { Id, orNull, Time } from './fields.ts'
+import { Id, MAX_UNDO_MS, orNull, Time } from './fields.ts'
 
 /** RFC 5280 section 5.3.1 reasons that an operator may give. */
 export const Reason = Type.Union([
@@ -30,8 +30,8 @@ export const PlanRequest = Type.Object(
     ),
     devices: Type.Optional(Type.Array(Id, { minItems: 1, maxItems: 100_000 })),
     reason: Type.Optional(Reason),
-    /** Time in which a revocation can be undone, ms; 0 for none; default 15 minutes; always 0 for keyCompromise. */
-    undoMs: Type.Optional(Type.Integer({ minimum: 0 })),
+    /** Time in which a revocation can be undone, ms, at most 30 days; 0 for none; default 15 minutes; always 0 for keyCompromise. */
+    undoMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_UNDO_MS })),
   },
   { additionalProperties: false },
 )

@@ -1,4 +1,5 @@
 import { type Static, Type } from 'typebox'
+import { MAX_GRACE_MS, MAX_LIFETIME_MS } from './fields.ts'
 
 export const KeyTypeName = Type.Union([
   Type.Literal('P-256'),
@@ -49,12 +50,12 @@ export type FleetProfile = Static<typeof FleetProfile>
 export const ProfileRequest = Type.Object(
   {
     keys: Type.Optional(Type.Array(KeyTypeName, { minItems: 1, maxItems: 6 })),
-    lifetimeMs: Type.Optional(Type.Integer({ minimum: 60_000, maximum: 3_155_760_000_000 })),
+    lifetimeMs: Type.Optional(Type.Integer({ minimum: 60_000, maximum: MAX_LIFETIME_MS })),
     lifetimeJitter: Type.Optional(Type.Number({ minimum: 0, maximum: 0.5 })),
     renewal: Type.Optional(RenewalShares),
     subject: Type.Optional(SubjectTemplate),
     san: Type.Optional(Type.Array(SanTemplate, { maxItems: 8 })),
-    graceMs: Type.Optional(Type.Integer({ minimum: 0, maximum: 31_557_600_000 })),
+    graceMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_GRACE_MS })),
     linkedToTls: Type.Optional(Type.Boolean()),
   },
   { additionalProperties: false },

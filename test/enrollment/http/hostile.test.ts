@@ -48,6 +48,33 @@ t.test('hostile requests', async (t) => {
   const client = service.client()
   const { csr } = await newRequest('probe-1')
 
+  t.test('a time or a duration beyond all sense is refused by name', async (t) => {
+    const { admin } = service
+    const tooFar = 253_402_300_799_001
+    const asked: Record<string, () => Promise<unknown>> = {
+      '/expiresAt of a token': () => admin.createToken({ batch: 'far', uses: 1, expiresAt: tooFar }),
+      '/expiresAt of an invitation': () => admin.inviteBroker({ id: 'far', expiresAt: tooFar }),
+      '/expiresAt of an API token': () => admin.createApiToken({ name: 'far', expiresAt: 1e300 }),
+      '/expiresAt of a reissue': () => admin.reissueDevice('far', { expiresAt: tooFar }),
+      '/lifetimeMs of a fleet': () => admin.createFleet({ id: 'far', lifetimeMs: 3_155_760_000_001 }),
+      '/lifetimeMs of a profile': () => admin.setProfile('default', { lifetimeMs: 3_155_760_000_001 }),
+      '/graceMs of a profile': () => admin.setProfile('default', { graceMs: 31_557_600_001 }),
+      '/undoMs of a plan': () =>
+        admin.proposePlan({ action: 'revoke', devices: ['far'], undoMs: 30 * 86_400_000 + 1 }),
+      '/overMs of a rotation': () => admin.beginRotation({ devices: ['far'], overMs: 31_536_000_001 }),
+      '/lifetimeMs of a rollover': () => admin.startRollover({ lifetimeMs: 1e15 }),
+    }
+    for (const [what, ask] of Object.entries(asked)) {
+      const [field] = what.split(' ')
+      await t.rejects(
+        ask(),
+        { code: 'invalid_request', message: new RegExp(`${field} must be <= \\d+$`) },
+        what,
+      )
+    }
+    await admin.createToken({ batch: 'near', uses: 1, expiresAt: tooFar - 1 })
+  })
+
   t.test('octets that are no HTTP end the connection and nothing else', async (t) => {
     const wrong: Record<string, string | Buffer> = {
       'random octets': randomBytes(2_000),
