@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto'
-import { mkdirSync } from 'node:fs'
 import { isIPv6 } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
+import { makeDirectory } from '#shared/directory'
 import type { Report } from '#shared/feed'
 import type { Log } from '#shared/log'
 import type { Lifecycle } from '#shared/service'
@@ -86,7 +86,7 @@ export async function startBroker(config: Config, deps: StartDeps): Promise<Runn
 
 async function openParts(config: Config, deps: StartDeps): Promise<Parts> {
   const { lifecycle, now } = deps
-  mkdirSync(config.directory, { recursive: true, mode: 0o700 })
+  makeDirectory(config.directory)
   const lock = lockDirectory(join(config.directory, 'lock.db'))
   lifecycle.started('lock', () => lock.release())
   const credential = await obtainCredential(config, deps)

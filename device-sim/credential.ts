@@ -1,6 +1,7 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs'
 import { mkdir, rm, symlink } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
+import { makeDirectory } from '#shared/directory'
 import { readSecretFile } from '#shared/files'
 import { renameDurably, syncEntries, writeDurably } from './durable.ts'
 
@@ -39,7 +40,7 @@ export class Credentials {
 
   /** Reads what is there, makes the directory when it is new, and removes what no rotation can need any more. */
   static open(directory: string): Credentials {
-    mkdirSync(join(directory, 'pairs'), { recursive: true, mode: 0o700 })
+    makeDirectory(join(directory, 'pairs'))
     const current = readCurrent(directory)
     const newer = numbersIn(directory).filter((number) => number > (current?.number ?? 0))
     const candidate = newer.map((number) => readPair(directory, number)).findLast((pair) => pair !== null)

@@ -1,10 +1,11 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, watch } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, watch } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { makeDirectory } from '#shared/directory'
 import { MusterError } from '#shared/errors'
 import { layout, ports, type Ready } from '#shared/layout'
 import type { Random } from './backoff.ts'
@@ -42,7 +43,7 @@ export interface PlaneOptions {
  */
 export async function startPlane(options: PlaneOptions): Promise<Plane> {
   const data = options.data ?? mkdtempSync(join(tmpdir(), 'muster-plane-'))
-  mkdirSync(data, { recursive: true, mode: 0o700 })
+  makeDirectory(data)
   const portBase = await freeBase(options.random)
   const { MUSTER_CRASH_AT: _, ...environment } = options.environment // meant for the simulator, not for its plane
   const program = fileURLToPath(new URL('../bin/muster.mjs', import.meta.url))

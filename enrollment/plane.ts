@@ -1,6 +1,6 @@
-import { mkdirSync } from 'node:fs'
 import { isIPv6 } from 'node:net'
 import { join } from 'node:path'
+import { makeDirectory } from '#shared/directory'
 import { isMusterError, MusterError } from '#shared/errors'
 import { writeFileDurably } from '#shared/files'
 import type { OperatorProfile, Ready } from '#shared/layout'
@@ -91,18 +91,7 @@ export async function startPlane(config: Config, runtime: Runtime): Promise<Plan
 
 /** @throws MusterError directory_unusable */
 function openDirectories({ layout }: Config): void {
-  try {
-    for (const path of [layout.root, layout.ca, layout.enrollment, layout.operator]) {
-      mkdirSync(path, { recursive: true, mode: 0o700 })
-    }
-  } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException // fs throws nothing but errno exceptions for such paths
-    throw new MusterError(
-      'directory_unusable',
-      `Cannot use the data directory "${layout.root}": ${code}; fix: choose another one with --data`,
-      { cause },
-    )
-  }
+  for (const path of [layout.root, layout.ca, layout.enrollment, layout.operator]) makeDirectory(path)
 }
 
 function retentionOf({ layout, journal, retention }: Config): Parameters<typeof startRetention>[1] {

@@ -1,5 +1,6 @@
-import { accessSync, constants, mkdirSync, statSync } from 'node:fs'
+import { accessSync, constants, statSync } from 'node:fs'
 import { createServer } from 'node:net'
+import { directoryUnusable, makeDirectory } from '#shared/directory'
 import { MusterError } from '#shared/errors'
 import { ports } from '#shared/layout'
 
@@ -11,31 +12,17 @@ const USES = {
   http: 'the CRL',
 } as const
 
-/** What the directories of a plane are made with: only their owner enters. */
-const PRIVATE = { recursive: true, mode: 0o700 } as const
-
 /**
  * Makes the directory where it is missing, and makes sure that it can be written to, but not by everybody: who may
  * write to it can put other directories in the place of those in it.
  * @throws MusterError directory_unusable
  */
 export function prepareDirectory(path: string): void {
+  makeDirectory(path)
   try {
-    mkdirSync(path, PRIVATE)
     accessSync(path, constants.R_OK | constants.W_OK | constants.X_OK)
   } catch (cause) {
-    const why = (cause as NodeJS.ErrnoException).code // fs throws errno exceptions here
-    const says = {
-      EACCES: 'no permission to write',
-      EROFS: 'it is read-only',
-      EEXIST: 'a file has that name',
-    }
-    const reason = says[why as keyof typeof says] ?? why
-    throw new MusterError(
-      'directory_unusable',
-      `Cannot use "${path}": ${reason}; choose another with --data`,
-      { cause },
-    )
+    throw directoryUnusable(path, { cause })
   }
   if (process.platform !== 'win32' && (statSync(path).mode & 0o002) !== 0) {
     throw new MusterError(

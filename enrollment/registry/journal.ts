@@ -1,4 +1,5 @@
-import { closeSync, fsyncSync, ftruncateSync, mkdirSync, openSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, fsyncSync, ftruncateSync, openSync, rmSync, writeSync } from 'node:fs'
+import { makeDirectory } from '#shared/directory'
 import { MusterError } from '#shared/errors'
 import { syncDirectory } from '#shared/files'
 import type { Sqlite } from '#shared/sqlite'
@@ -46,7 +47,7 @@ export class Journal {
    */
   constructor(db: Sqlite, directory: string) {
     this.#directory = directory
-    mkdirSync(directory, { recursive: true, mode: 0o700 })
+    makeDirectory(directory, '--journal')
     this.#placeRow = placeRow(db)
     this.#place = this.#placeRow.read()
     this.#schema = db.pragma('user_version', { simple: true }) as number // SQLite stores a 32-bit integer here

@@ -1,5 +1,6 @@
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { makeDirectory } from '#shared/directory'
 import { isMusterError, MusterError } from '#shared/errors'
 import { syncDirectory, writeFileDurably } from '#shared/files'
 import type { Layout } from '#shared/layout'
@@ -48,8 +49,7 @@ export async function restoreBackup(request: RestoreRequest): Promise<Restored> 
   const { layout } = request
   const archive = openArchive(request.backup)
   try {
-    for (const path of [layout.root, layout.ca, layout.enrollment])
-      mkdirSync(path, { recursive: true, mode: 0o700 })
+    for (const path of [layout.root, layout.ca, layout.enrollment]) makeDirectory(path)
     const lock = lockDirectory(join(layout.enrollment, 'lock.db'))
     try {
       checkAuthority(archive, layout)

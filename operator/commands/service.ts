@@ -1,6 +1,7 @@
-import { existsSync, mkdirSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Command } from 'commander'
+import { makeDirectory } from '#shared/directory'
 import { MusterError } from '#shared/errors'
 import { writeSecretFile } from '#shared/files'
 import type { Context } from '../context.ts'
@@ -31,7 +32,7 @@ async function createService(context: Context, { args, options }: Invocation<{ o
   const key = generateKey()
   const csr = await createCsr({ key, commonName: id })
   const reply = await context.plane().createService({ id, csr: csr.pem })
-  mkdirSync(options.out, { recursive: true })
+  makeDirectory(options.out, '--out')
   writeSecretFile(keyFile, privateKeyPem(key))
   writeSecretFile(certificateFile, reply.certificate)
   const document = { service: id, serial: reply.serial, notAfter: reply.notAfter, keyFile, certificateFile }
