@@ -32,7 +32,7 @@ interface Subscription {
 
 export interface MqttDeps
   extends Omit<AuthorizationDeps, 'limits'>,
-    Pick<GateDeps, 'report' | 'log' | 'limits'> {
+    Pick<GateDeps, 'report' | 'log' | 'limits' | 'sessions'> {
   /** How often this broker says that it is alive, ms; wills of dead ones are swept every fourth time. */
   readonly heartbeatMs?: number
   /** A store other than the one in memory, or one that fails. */

@@ -19,7 +19,7 @@ import {
 } from './aedes-callbacks.ts'
 import type { Inside } from './gate.ts'
 import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
-import { hintFor } from './renewal-hints.ts'
+import { News } from './news.ts'
 import type { AdmissionRecord } from './replica.ts'
 import { SessionStore } from './session-store.ts'
 import type { Connection } from './sessions.ts'
@@ -29,8 +29,10 @@ export interface Mqtt extends Inside {
   handle(connection: Connection): void
   /** Forgets the sessions, queues and wills of identities; retained messages stay. */
   purge(identities: readonly string[]): Promise<void>
-  /** Tells a device when to ask for its next certificate; retained, so that it hears it when it subscribes. */
-  tellRenewal(connection: Connection): void
+  /** Tells a device what is new for it; retained, so that it hears it when it subscribes. */
+  tell(connection: Connection): void
+  /** The same for all that are connected, paced. */
+  tellAll(): void
   /** Clients that are registered, by Aedes' register and by its counter: always the same. */
   registered(): { readonly ids: string[]; readonly counted: number }
   close(): Promise<void>
@@ -141,14 +143,19 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
       takenOver: (previous, newcomer) => reportTakeover(deps, previous.req, newcomer.req),
     },
   )
-  observe(broker, deps, store)
+  const news = openNews(broker, deps)
+  observe(broker, { deps, store, news })
   await broker.listen()
   return {
     handle: (connection) => take(broker, deps, connection),
     purge: (identities) => store.purge(identities),
-    tellRenewal: (connection) => tellRenewal(broker, deps, connection),
+    tell: (connection) => news.tell(connection),
+    tellAll: () => news.tellAll(),
     registered: () => ({ ids: Object.keys(broker.clients), counted: broker.connectedClients }),
-    close: () => new Promise((resolve) => broker.close(resolve)),
+    close() {
+      news.stop()
+      return new Promise((resolve) => broker.close(resolve))
+    },
   }
 }
 
@@ -173,7 +180,8 @@ function take(broker: Broker, deps: MqttDeps, connection: Connection): void {
 }
 
 /** A client that has closed, or may not be here any more, is taken out of the register in the same tick. */
-function observe(broker: Broker, deps: MqttDeps, store: SessionStore): void {
+function observe(broker: Broker, of: { deps: MqttDeps; store: SessionStore; news: News }): void {
+  const { deps, store, news } = of
   const check = (client: MqttClient) => {
     if (isLive(deps, client)) return
     client.conn.destroy()
@@ -183,7 +191,7 @@ function observe(broker: Broker, deps: MqttDeps, store: SessionStore): void {
   broker.on('connackSent', ({ returnCode }: { returnCode: number }, client: MqttClient) => {
     if (returnCode !== 0 || isGone(client)) return
     accepted(deps, client.req)
-    tellRenewal(broker, deps, client.req.connection)
+    news.tell(client.req.connection)
   })
   broker.on('keepaliveTimeout', (client: MqttClient) => {
     client.req.ending = 'keepalive'
@@ -218,13 +226,22 @@ function accepted(deps: MqttDeps, link: Link): void {
   deps.report({ type: 'connected', at: deps.now(), fingerprint, device, address, connection: id, resumed })
 }
 
-/** From the broker itself: the reserved topic is open to nobody else. */
-function tellRenewal(broker: Broker, deps: MqttDeps, { fingerprint }: Connection): void {
-  const hint = orDeny(deps, 'renewal hint', () => hintFor(deps.replica.record(fingerprint)), null)
-  if (hint === null) return
-  const packet = { cmd: 'publish', dup: false, qos: 1, retain: true, ...hint } as const
-  broker.publish(packet, (error) => {
-    if (error) deps.log.error({ err: error }, 'renewal hint not published')
+/** From the broker itself: the reserved topics are open to nobody else. */
+function openNews(broker: Broker, { replica, sessions, log }: MqttDeps): News {
+  return new News({
+    replica,
+    sessions,
+    publish(message) {
+      const packet = { cmd: 'publish', dup: false, qos: 1, retain: true, ...message } as const
+      broker.publish(packet, (error) => {
+        if (error) log.error({ err: error, topic: message.topic }, 'news not published')
+      })
+    },
+    failed: (error) => log.error({ err: error }, 'cannot tell a device its news'),
+    later(work, ms) {
+      const timer = setTimeout(work, ms)
+      return () => clearTimeout(timer)
+    },
   })
 }
 

@@ -14,6 +14,8 @@ export interface EnforcementDeps {
   purge(devices: readonly string[]): Promise<void>
   /** The record of a certificate with an open session has changed, and perhaps the window for its successor. */
   renewalMoved?(connection: Connection): void
+  /** Any device with a session may have something to hear: another bundle to trust, or a window that was moved. */
+  newsForAll?(): void
   /** The set of trusted issuers may have changed. */
   trustChanged(): void
   now(): number
@@ -80,6 +82,9 @@ export class Enforcement {
       case 'fleet':
         this.#deps.sessions.setPolicy(change.fleet)
         return
+      case 'trust':
+        this.#deps.newsForAll?.()
+        return
       case 'members': // the hold that follows puts them in force
         return
       default:
@@ -98,8 +103,9 @@ export class Enforcement {
 
   /** After a snapshot: anything may have changed, so every session is judged, in one tick, and every hold reported. */
   replaced(): void {
-    const { replica, sessions, now, trustChanged } = this.#deps
+    const { replica, sessions, now, trustChanged, newsForAll } = this.#deps
     trustChanged()
+    newsForAll?.()
     for (const fleet of replica.fleets()) sessions.setPolicy(fleet)
     const held = new Map<string, string[]>(replica.activeHolds().map(({ id }) => [id, []]))
     const stopped = this.#stop({ kind: 'all' }, now(), (connection) => {

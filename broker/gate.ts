@@ -11,6 +11,7 @@ import { type Guard, guardSocket } from './guarded-socket.ts'
 import type { Limits } from './limits.ts'
 import { type Refusal, refusedReport } from './refusals.ts'
 import type { AdmissionRecord } from './replica.ts'
+import type { TrustRow } from './replica-rows.ts'
 import { endWithRecord } from './session-end.ts'
 import type { Connection, Sessions } from './sessions.ts'
 import { compilePolicy } from './topic-policy.ts'
@@ -20,6 +21,8 @@ export interface AdmissionReader {
   record(fingerprint: string): AdmissionRecord | null
   /** Null when the registry has never been heard. */
   lastHeardAt(): number | null
+  /** What devices are to trust; null before the first rollover. */
+  trust?(): TrustRow | null
 }
 
 export interface GateDeps {

@@ -24,6 +24,7 @@ export function prepareWriter(db: Sqlite): WriteChange {
     `INSERT INTO holds (generation, id, kind, scope, state) VALUES (?, ?, ?, ?, ?)
      ON CONFLICT DO UPDATE SET kind = excluded.kind, scope = excluded.scope, state = excluded.state`,
   )
+  const trust = db.prepare('INSERT OR REPLACE INTO trust VALUES (?, ?, ?)')
   const forgetCertificates = db.prepare('DELETE FROM certificates WHERE generation = ? AND device = ?')
   const forgetDevice = db.prepare('DELETE FROM devices WHERE generation = ? AND id = ?')
 
@@ -57,6 +58,9 @@ export function prepareWriter(db: Sqlite): WriteChange {
         forgetCertificates.run(generation, change.device)
         forgetDevice.run(generation, change.device)
         return
+      case 'trust':
+        trust.run(generation, change.trust.version, JSON.stringify(change.trust))
+        return
       default:
         change satisfies never
         throw new TypeError('A change of an unknown kind passed the schema')
@@ -77,6 +81,12 @@ export interface CredentialRow {
   readonly device: DeviceRecord
 }
 
+/** What devices are to trust, as JSON. */
+export interface TrustRow {
+  readonly version: number
+  readonly bundle: string
+}
+
 /** Point reads of the replica, each a few microseconds. */
 export interface ReplicaReader {
   credential(generation: number, fingerprint: string): CredentialRow | null
@@ -87,6 +97,7 @@ export interface ReplicaReader {
   countMembers(generation: number, hold: string, limit: number): number
   members(generation: number, hold: string): string[]
   hasLiveCertificate(generation: number, device: string): boolean
+  trust(generation: number): TrustRow | null
 }
 
 type CertificateColumns = [
@@ -133,6 +144,7 @@ export function prepareReader(db: Sqlite): ReplicaReader {
       `SELECT 1 FROM certificates WHERE generation = ? AND device = ? AND state IN ('issued', 'active') LIMIT 1`,
     )
     .pluck()
+  const trust = db.prepare<[number], TrustRow>('SELECT version, bundle FROM trust WHERE generation = ?')
 
   return {
     credential(generation, fingerprint) {
@@ -146,6 +158,7 @@ export function prepareReader(db: Sqlite): ReplicaReader {
     countMembers: (generation, hold, limit) => count.get(generation, hold, limit) ?? 0,
     members: (generation, hold) => members.all(generation, hold),
     hasLiveCertificate: (generation, device) => live.get(generation, device) !== undefined,
+    trust: (generation) => trust.get(generation) ?? null,
   }
 }
 

@@ -67,6 +67,12 @@ export const MIGRATIONS = [
   ALTER TABLE certificates ADD COLUMN renew_after INTEGER;
   ALTER TABLE certificates ADD COLUMN renew_before INTEGER;
   `,
+  `
+  -- What devices are to trust; no row before the first rollover.
+  CREATE TABLE trust (
+    generation INTEGER PRIMARY KEY, version INTEGER NOT NULL, bundle TEXT NOT NULL
+  ) STRICT;
+  `,
 ] as const
 
 /** How long a statement waits for another process, ms. Only this broker writes here, so waiting helps nobody. */
@@ -80,4 +86,5 @@ export const GENERATIONS = {
   certificates: 'fingerprint',
   holds: 'id',
   members: 'hold, device',
+  trust: 'version',
 } as const

@@ -171,6 +171,9 @@ export class Replica {
     return this.#read.hasLiveCertificate(this.#state.generation, device)
   }
 
+  /** What devices are to trust; null before the first rollover. */
+  readonly trust = () => this.#read.trust(this.#state.generation)
+
   /** What has been applied; null before the first snapshot is complete. */
   cursor(): Cursor | null {
     const { epoch, position } = this.#state

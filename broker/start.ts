@@ -119,7 +119,8 @@ function openFollower(parts: Parts, reporter: Reporter): Follower {
     open: (path, signal) => link.open(path, signal),
     report: (report) => reporter.report(report),
     purge: async (devices) => wiring.mqtt?.purge(devices),
-    renewalMoved: (connection) => wiring.mqtt?.tellRenewal(connection),
+    renewalMoved: (connection) => wiring.mqtt?.tell(connection),
+    newsForAll: () => wiring.mqtt?.tellAll(),
     trustChanged: () => wiring.listener?.reload(credentialsOf(parts)),
     moved: () => reporter.changed(),
   })

@@ -3,6 +3,7 @@ import { type ErrorCode, isMusterError, type MusterError } from '#shared/errors'
 import type { DeviceId } from '#shared/identity/device'
 import { generateKey, privateKeyPem, readPrivateKey } from '#shared/pki/keys'
 import { createCsr } from '#shared/pki/x509'
+import type { TrustRecord } from '#shared/trust-bundle'
 import { fullJitter, type Random } from './backoff.ts'
 import type { Clock } from './clock.ts'
 import type { Credentials, IssuedPair } from './credential.ts'
@@ -131,6 +132,12 @@ export class Device {
       await this.#followTrust(reply.trustVersion)
     }
     await this.#persist(() => this.#inTurn(() => this.#switchOver()), { signal, again: ['unreachable'] })
+  }
+
+  /** Takes up what the broker says of the trust bundle, then fetches the whole one: so the plane sees who has it. */
+  async heardTrust(bundle: TrustRecord): Promise<void> {
+    await this.#trust.learn(bundle)
+    await this.#followTrust(bundle.version)
   }
 
   /** Fetches the trust bundle when there is a newer one; the next renewal tells of it again when this one fails. */

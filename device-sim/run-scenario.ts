@@ -7,7 +7,7 @@ import { layout, type Ready } from '#shared/layout'
 import { seededRandom } from './backoff.ts'
 import type { Clock } from './clock.ts'
 import type { RunOptions } from './config.ts'
-import type { DeviceDeps } from './device.ts'
+import type { Device, DeviceDeps } from './device.ts'
 import { openEnrollClient } from './enroll-client.ts'
 import { type Fault, plantFault } from './faults.ts'
 import { type Fleet, openDevice, openFleet } from './fleet.ts'
@@ -17,6 +17,7 @@ import type { Progress } from './progress.ts'
 import { RenewalHints } from './renewal-hints.ts'
 import { quantiles, type RunReport } from './report.ts'
 import type { Stage } from './stage.ts'
+import { hearingTrust } from './trust-news.ts'
 import { judge as conclude } from './verdict.ts'
 
 export interface RunDeps {
@@ -80,13 +81,13 @@ async function setStage(options: RunOptions, deps: RunDeps): Promise<Stage> {
   const fault = plantFault(options.fault, openLink)
   const { directory, prefix } = placeOf(options, deps)
   const random = seededRandom(`${seed}/choice`)
-  const hints = openHints(deps, { seed, fleet: () => fleet })
+  const news = openNews(deps, { seed, fleet: () => fleet })
   const fleetOptions = {
     directory,
     prefix,
     count: options.devices,
     seed,
-    deps: withHints(deviceDeps({ ready, root, fault, seed }, deps), scenario.followsHints ? hints : null),
+    deps: withNews(deviceDeps({ ready, root, fault, seed }, deps), scenario.followsHints ? news : null),
   }
   const fleet = openFleet(fleetOptions)
   onEnd(() => fleet.stop())
@@ -125,22 +126,28 @@ function deviceDeps(
   return { broker: ready.broker, ca, clock, enrollClient, openLink: fault.openLink, reached }
 }
 
-function openHints({ clock, onEnd }: RunDeps, of: { seed: string; fleet(): Fleet }): RenewalHints {
+interface News {
+  readonly hints: RenewalHints
+  deviceOf(id: string): Device | undefined
+}
+
+function openNews({ clock, onEnd }: RunDeps, of: { seed: string; fleet(): Fleet }): News {
+  const deviceOf = (id: string) => of.fleet().devices.find((device) => device.id === id)
   const hints = new RenewalHints({
     clock,
     random: seededRandom(`${of.seed}/renewal`),
-    rotate: async (id, signal) =>
-      of
-        .fleet()
-        .devices.find((device) => device.id === id)
-        ?.rotate(signal),
+    rotate: async (id, signal) => deviceOf(id)?.rotate(signal),
   })
   onEnd(() => hints.stop())
-  return hints
+  return { hints, deviceOf }
 }
 
-function withHints(deps: Omit<DeviceDeps, 'random'>, hints: RenewalHints | null): Omit<DeviceDeps, 'random'> {
-  return hints === null ? deps : { ...deps, openLink: hints.hearing(deps.openLink) }
+/** Devices that listen to what the broker tells them: when to renew, and what to trust. */
+function withNews(deps: Omit<DeviceDeps, 'random'>, news: News | null): Omit<DeviceDeps, 'random'> {
+  if (news === null) return deps
+  const { hints, deviceOf } = news
+  const openLink = hearingTrust(deps.openLink, async (id, bundle) => deviceOf(id)?.heardTrust(bundle))
+  return { ...deps, openLink: hints.hearing(openLink) }
 }
 
 /** Kept devices have names that the next run finds again; others are new every time. */

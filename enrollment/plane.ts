@@ -29,7 +29,7 @@ import { startRetention } from './retention.ts'
 import { RevocationLists } from './revocation-lists.ts'
 import { paceDue } from './rotations.ts'
 import { checkMadeBefore, newestNotBefore, openSigningClock } from './signing-clock.ts'
-import { caKeysOf, openAlarms } from './trust.ts'
+import { caKeysOf, openAlarms, publishTrust } from './trust.ts'
 
 /** What the process gives to the plane: everything that tests replace. */
 export interface Runtime {
@@ -159,7 +159,9 @@ async function openDeps(config: Config, runtime: Runtime): Promise<Deps> {
   const caKeys = new Set(caKeysOf(authority))
   authority.onChange(async () => {
     for (const key of caKeysOf(authority)) caKeys.add(key)
+    await publishTrust({ registry, authority, now })
   })
+  await publishTrust({ registry, authority, now })
   const responders = await keepResponders(
     { registry, authority, signingClock, now, random },
     layout.enrollment,

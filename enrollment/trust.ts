@@ -29,6 +29,20 @@ export function caCertificates({ bundle }: Generations): readonly string[] {
   ]
 }
 
+/**
+ * Lets brokers tell devices what to trust, from the first rollover on: before it there is nothing that a device was not
+ * made with. Repeated at every start, because a crash may have come between the step of the rollover and this.
+ */
+export async function publishTrust({
+  registry,
+  authority,
+  now,
+}: Pick<Deps, 'registry' | 'authority' | 'now'>): Promise<void> {
+  const { version, roots, links } = authority.bundle
+  if (version === 1) return
+  await registry.recordTrust({ version, roots: [...roots], links: [...links] }, { now: now(), by: 'plane' })
+}
+
 /** A device that fetched the bundle with its certificate has it. */
 export async function noteAdoption(
   deps: Pick<Deps, 'registry' | 'authority' | 'now'>,

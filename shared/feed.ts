@@ -10,6 +10,7 @@
  * Serials are lower-case hex without leading zeros stripped (32 digits).
  */
 import { type Static, Type } from 'typebox'
+import { TrustRecord } from './trust-bundle.ts'
 
 const Id = Type.String({ minLength: 1, maxLength: 64 })
 const Time = Type.Integer({ minimum: 0 })
@@ -106,6 +107,8 @@ export const Change = Type.Union([
   Type.Object({ kind: Type.Literal('hold'), hold: HoldRecord }),
   /** A synthetic device and its certificates are forgotten (`muster demo clear`). */
   Type.Object({ kind: Type.Literal('forgotten'), device: Id }),
+  /** What devices are to trust; told from the first rollover on. */
+  Type.Object({ kind: Type.Literal('trust'), trust: TrustRecord }),
 ])
 /** One entry of the registry's log. Every kind carries the whole new state of its subject, so applying twice is harmless. */
 export type Change = Static<typeof Change>

@@ -11,7 +11,10 @@ interface RevocationRow {
   readonly not_after: number
 }
 
-type IssuerIntents = Pick<Registry, 'recordIssuer' | 'revokedBy' | 'revokedAfter' | 'revocationMark'>
+type IssuerIntents = Pick<
+  Registry,
+  'recordIssuer' | 'recordTrust' | 'revokedBy' | 'revokedAfter' | 'revocationMark'
+>
 
 function prepare(db: Sqlite) {
   return {
@@ -21,6 +24,11 @@ function prepare(db: Sqlite) {
     put: db.prepare<[string, string, 0 | 1]>(
       `INSERT INTO issuers (id, pem, trusted) VALUES (?, ?, ?)
        ON CONFLICT (id) DO UPDATE SET pem = excluded.pem, trusted = excluded.trusted`,
+    ),
+    trust: db.prepare<[], { bundle: string }>('SELECT bundle FROM trust_bundle'),
+    putTrust: db.prepare<[number, string]>(
+      `INSERT INTO trust_bundle (one, version, bundle) VALUES (1, ?, ?)
+       ON CONFLICT (one) DO UPDATE SET version = excluded.version, bundle = excluded.bundle`,
     ),
     revoked: db.prepare<[string, number], { serial: string; revoked_at: number; reason: Reason }>(
       'SELECT serial, revoked_at, reason FROM revocations WHERE issuer = ? AND not_after >= ? ORDER BY row',
@@ -49,6 +57,14 @@ export function openIssuers(store: Store): IssuerIntents {
           action: issuer.trusted ? 'issuer.trust' : 'issuer.distrust',
           subject: `issuer:${issuer.id}`,
         })
+      }),
+    recordTrust: (trust, act) =>
+      store.write(act, (log) => {
+        const bundle = JSON.stringify(trust)
+        if (statements.trust.get()?.bundle === bundle) return
+        statements.putTrust.run(trust.version, bundle)
+        log.change({ kind: 'trust', trust })
+        log.audit({ action: 'trust.publish', subject: `bundle:${trust.version}` })
       }),
     revokedBy: (issuer, notExpiredAt) =>
       store.read(() =>

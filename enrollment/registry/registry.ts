@@ -29,6 +29,7 @@ import type {
   TokenView,
 } from '#shared/api'
 import type { Change, Cursor, IssuerRecord, Policy, ReportBatch } from '#shared/feed'
+import type { TrustRecord } from '#shared/trust-bundle'
 import type { BootstrapIntents } from './bootstrap-records.ts'
 import type {
   Act,
@@ -229,6 +230,8 @@ export interface Registry extends RolloverIntents, BootstrapIntents {
   // issuers and revocation data
   /** Records a CA for clients; the change tells brokers to trust it. */
   recordIssuer(issuer: IssuerRecord, act: Act): Promise<void>
+  /** Records what devices are to trust; the change lets brokers tell them. Nothing happens when it is that already. */
+  recordTrust(trust: TrustRecord, act: Act): Promise<void>
   /** Final revocations of an issuer whose certificates have not expired before `notExpiredAt`. */
   revokedBy(issuer: string, notExpiredAt: number): Promise<RevokedEntry[]>
   /** The same, oldest first, from those after a mark on; at most `limit`. */

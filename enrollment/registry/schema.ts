@@ -1,5 +1,4 @@
-import { BOOTSTRAP } from './schema-bootstrap.ts'
-import { PROFILES } from './schema-profiles.ts'
+import { LATER } from './schema-later.ts'
 
 /**
  * The schema of registry.db, one entry per version; a released entry is never edited.
@@ -295,6 +294,5 @@ export const MIGRATIONS: readonly string[] = [
     at INTEGER NOT NULL
   );
   `,
-  PROFILES,
-  BOOTSTRAP,
+  ...LATER,
 ]

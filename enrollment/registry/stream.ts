@@ -1,5 +1,6 @@
 import type { Change, HoldRecord, IssuerRecord } from '#shared/feed'
 import { openSqliteForReading, type Sqlite } from '#shared/sqlite'
+import type { TrustRecord } from '#shared/trust-bundle'
 import { type FleetRow, fleetRecord } from './fleets.ts'
 import { IN_FORCE } from './holds.ts'
 import { holdRecord, type PlanRow } from './plan-rows.ts'
@@ -105,7 +106,11 @@ function* state(db: Sqlite, now: number): Generator<readonly Change[], void> {
   const issuers = db.prepare<[], { id: string; pem: string; trusted: 0 | 1 }>(
     'SELECT * FROM issuers ORDER BY id',
   )
-  yield issuers.all().map((row) => ({ kind: 'issuer', issuer: issuerRecord(row) }))
+  const trust = db.prepare<[], { bundle: string }>('SELECT bundle FROM trust_bundle')
+  yield [
+    ...issuers.all().map((row) => ({ kind: 'issuer', issuer: issuerRecord(row) }) as const),
+    ...trust.all().map(({ bundle }) => ({ kind: 'trust', trust: trustRecord(bundle) }) as const),
+  ]
   const fleets = db.prepare<[], FleetRow>('SELECT * FROM fleets ORDER BY row')
   yield fleets.all().map((row) => ({ kind: 'fleet', fleet: fleetRecord(row) }))
   for (const rows of pages<DeviceRow>(db, DEVICES)) {
@@ -153,6 +158,10 @@ function* members(db: Sqlite): Generator<readonly Change[], void> {
 
 function issuerRecord(row: { id: string; pem: string; trusted: 0 | 1 }): IssuerRecord {
   return { id: row.id, pem: row.pem, trusted: row.trusted === 1 }
+}
+
+function trustRecord(bundle: string): TrustRecord {
+  return JSON.parse(bundle) as TrustRecord // written by `recordTrust` only
 }
 
 function activeHold(row: PlanRow): HoldRecord {

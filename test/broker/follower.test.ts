@@ -45,6 +45,8 @@ interface Bench {
   readonly purged: string[]
   readonly logged: string[]
   readonly trustChanges: () => number
+  /** How often all devices were to hear what is new. */
+  readonly newsForAll: () => number
   /** Opens a session of the device, as the gate would. */
   connect(device: string, fields?: Partial<Connection>): Connection
   /** Resolves when the cursor has come to this position. */
@@ -95,6 +97,7 @@ async function benchOf(t: Test, feed: { readonly url: string }, options: BenchOp
   const purged: string[] = []
   const logged: string[] = []
   let trustChanges = 0
+  let newsForAll = 0
   const follower = new Follower({
     replica,
     sessions,
@@ -106,6 +109,7 @@ async function benchOf(t: Test, feed: { readonly url: string }, options: BenchOp
     },
     purge: async (devices) => void purged.push(...devices),
     trustChanged: () => void trustChanges++,
+    newsForAll: () => void newsForAll++,
     moved: changed,
     now,
     random: () => 0,
@@ -130,6 +134,7 @@ async function benchOf(t: Test, feed: { readonly url: string }, options: BenchOp
     purged,
     logged,
     trustChanges: () => trustChanges,
+    newsForAll: () => newsForAll,
     connect: (device, fields = {}) => open({ replica, sessions, changed }, device, fields),
     reached: (position) => until(`position ${position}`, () => replica.cursor()?.position === position),
     async applied(hold) {
@@ -359,6 +364,10 @@ t.test('another epoch brings a snapshot, and every session is judged by it', asy
     Connection,
     Connection,
   ]
+  const news = bench.newsForAll()
+  await bench.reached(feed.commit({ kind: 'trust', trust: { version: 2, roots: ['R'], links: [] } }))
+  t.equal(bench.newsForAll(), news + 1, 'a bundle to trust is news for all')
+  t.match(bench.replica.trust(), { version: 2 })
   feed.restore('epoch-2', [
     ...smallRegistry(['lamp', 'door']),
     fleetChange('default', { publish: [] }),
@@ -372,6 +381,8 @@ t.test('another epoch brings a snapshot, and every session is judged by it', asy
   )
   t.notOk(lamp.policy.mayPublish('devices/lamp/state'))
   t.same(bench.replica.cursor(), { epoch: 'epoch-2', position: 0 })
+  t.equal(bench.newsForAll(), news + 2, 'and so is a snapshot: windows may have moved')
+  t.equal(bench.replica.trust(), null)
 })
 
 t.test(

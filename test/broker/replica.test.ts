@@ -272,6 +272,7 @@ const arbitraryChange: fc.Arbitrary<Change> = fc.oneof(
     .record({ id: fc.constantFrom(...Object.keys(SCOPES)), state: fc.constantFrom('active', 'ended') })
     .map(({ id, state }) => holdChange(id, SCOPES[id] as HoldRecord['scope'], state)), // drawn from the keys
   fc.constantFrom(...DEVICES).map((device): Change => ({ kind: 'forgotten', device })),
+  fc.nat(9).map((version): Change => ({ kind: 'trust', trust: { version, roots: ['R'], links: [] } })),
 )
 
 /** A hold that has ended does not come back, and nobody joins it. */
@@ -291,6 +292,7 @@ function snapshotOf(changes: readonly Change[]): Change[] {
   const last = new Map<string, Change>()
   for (const [index, change] of changes.entries()) {
     if (change.kind === 'issuer') last.set(`1 ${change.issuer.id}`, change)
+    if (change.kind === 'trust') last.set('0', change)
     if (change.kind === 'fleet') last.set(`2 ${change.fleet.id}`, change)
     if (change.kind === 'device') last.set(`3 ${change.device.id}`, change)
     if (change.kind === 'certificate') last.set(`4 ${change.certificate.fingerprint}`, change)
@@ -313,6 +315,7 @@ function everything(replica: Replica) {
     issuers: replica.issuers().toSorted(byId),
     fleets: replica.fleets().toSorted(byId),
     holds: replica.activeHolds().toSorted(byId),
+    trust: replica.trust(),
     members: ['h5', 'h6']
       .filter((id) => replica.activeHolds().some((hold) => hold.id === id))
       .map((hold) => replica.members(hold, 10)),

@@ -74,6 +74,8 @@ t.test('nobody but the broker publishes below muster, whatever the policy says',
   await service.admin.createBatch({ id: 'loose-1', fleet: 'loose' })
   const topics = [
     'devices/d1/muster/renewal',
+    'devices/d1/muster/trust',
+    'devices/loose2/muster/trust',
     'devices/d2/muster',
     'devices/d2/muster/x',
     'devices//muster/renewal',

@@ -6,6 +6,7 @@ import type {
   HoldRecord,
   IssuerRecord,
 } from '#shared/feed'
+import type { TrustRecord } from '#shared/trust-bundle'
 import type { Registry } from '../../enrollment/registry/registry.ts'
 
 /** What a broker knows after some changes; the simplest reading of the feed, for comparison. */
@@ -16,6 +17,7 @@ export class ModelReplica {
   readonly certificates = new Map<string, CertificateRecord>()
   readonly members = new Map<string, Set<string>>()
   readonly holds = new Map<string, HoldRecord>()
+  trust: TrustRecord | null = null
 
   apply(change: Change): void {
     switch (change.kind) {
@@ -36,6 +38,9 @@ export class ModelReplica {
         return
       case 'hold':
         this.#setHold(change.hold)
+        return
+      case 'trust':
+        this.trust = change.trust
         return
       case 'forgotten':
         this.#forget(change.device)
@@ -77,6 +82,7 @@ export class ModelReplica {
       certificates: sorted(this.certificates).filter(([, { notAfter }]) => now < notAfter + 1000),
       members: sorted(this.members).map(([hold, devices]) => [hold, [...devices].toSorted()] as const),
       holds: sorted(this.holds),
+      trust: this.trust,
     }
   }
 }

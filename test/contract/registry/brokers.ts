@@ -1,5 +1,6 @@
 import type { Test } from 'tap'
 import { DAY_MS, device, HOUR_MS, hex } from '../../support/registry-plane.ts'
+import { snapshotOf } from '../../support/registry-replica.ts'
 import type { Fresh } from '../registry.ts'
 
 const NO_SPREAD = { p50: 0, p95: 0, max: 0 }
@@ -202,5 +203,21 @@ export async function brokersContract(t: Test, fresh: Fresh): Promise<void> {
       { kind: 'issuer', issuer },
       { kind: 'issuer', issuer: { ...issuer, trusted: false } },
     ])
+  })
+
+  await t.test('what devices are to trust is told when it changes, and in a snapshot', async (t) => {
+    const { registry, act, now } = await fresh(t)
+    const { position } = await registry.cursor()
+    const trust = { version: 2, roots: ['R1', 'R2'], links: ['L'] }
+    const next = { version: 3, roots: ['R2'], links: [] }
+    for (const bundle of [trust, trust, next, next]) await registry.recordTrust(bundle, act())
+    const changes = (await registry.changesAfter(position, 10)).map(({ change }) => change)
+    t.strictSame(changes, [
+      { kind: 'trust', trust },
+      { kind: 'trust', trust: next },
+    ])
+    t.strictSame((await snapshotOf(registry, now())).trust, next)
+    const actions = (await registry.listAudit(0, 100)).map(({ action }) => action)
+    t.equal(actions.filter((action) => action === 'trust.publish').length, 2)
   })
 }

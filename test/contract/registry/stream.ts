@@ -49,6 +49,7 @@ export async function streamContract(t: Test, fresh: Fresh): Promise<void> {
     const plane = await fresh(t)
     await plane.broker()
     await plane.registry.recordIssuer({ id: plane.issuer.id, pem: 'PEM', trusted: true }, plane.act())
+    await plane.registry.recordTrust({ version: 2, roots: ['R'], links: [] }, plane.act())
     const first = await plane.enroll('d1')
     await plane.report([plane.connected(await plane.renew(first.fingerprint, 'k2'))])
     await plane.enroll('d2')

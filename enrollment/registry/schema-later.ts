@@ -1,0 +1,7 @@
+import { BOOTSTRAP } from './schema-bootstrap.ts'
+import { CLAIMS } from './schema-claims.ts'
+import { PROFILES } from './schema-profiles.ts'
+import { TRUST_BUNDLE } from './schema-trust.ts'
+
+/** The versions after the third, each in a file of its subject: the end of `MIGRATIONS`. */
+export const LATER: readonly string[] = [PROFILES, BOOTSTRAP, TRUST_BUNDLE, CLAIMS]
