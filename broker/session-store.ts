@@ -8,6 +8,7 @@ interface Subscription {
   readonly topic: string
 }
 interface StoredPacket {
+  readonly cmd?: string
   readonly messageId?: number
 }
 
@@ -25,6 +26,7 @@ interface Persistence {
   cleanSubscriptions(client: Owner): Promise<void>
   createRetainedStreamCombi(filters: readonly string[]): Readable
   outgoingStream(client: Owner): Readable
+  outgoingUpdate(client: Owner, packet: StoredPacket): Promise<void>
   outgoingClearMessageId(client: Owner, packet: StoredPacket): Promise<unknown>
   outgoingEnqueueCombi(subscriptions: readonly { clientId: string }[], packet: object): Promise<void>
   incomingStorePacket(client: Owner, packet: StoredPacket): Promise<void>
@@ -82,6 +84,15 @@ export class SessionStore extends Base {
   override outgoingStream(client: Owner): Readable {
     const stream = super.outgoingStream(client)
     return 'conn' in client ? this.#paced(stream, client as MqttClient) : stream // only a Client has a conn
+  }
+
+  /**
+   * PUBREC is answered with PUBREL whatever the queue holds [MQTT-4.3.3-1]: a retained message is never in the queue of
+   * the session that it is replayed to, and Aedes would close the connection for it.
+   */
+  override async outgoingUpdate(client: Owner, packet: StoredPacket): Promise<void> {
+    const updated = super.outgoingUpdate(client, packet)
+    await (packet.cmd === 'pubrel' ? updated.catch(() => {}) : updated)
   }
 
   override createRetainedStreamCombi(filters: readonly string[]): Readable {

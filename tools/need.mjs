@@ -7,6 +7,7 @@ const PACKAGES = {
   mosquitto_sub: 'mosquitto-clients',
   mosquitto_pub: 'mosquitto-clients',
   base64: 'coreutils',
+  gcc: 'gcc libc6-dev libpaho-mqtt-dev python3-paho-mqtt',
   sha256sum: 'coreutils',
   pki: 'strongswan-pki libstrongswan-standard-plugins',
   'softhsm2-util': 'softhsm2',
