@@ -29,5 +29,11 @@ function packageOf() {
   const { scripts, devDependencies, optionalDependencies, allowScripts, ...kept } = JSON.parse(
     readFileSync(join(root, 'package.json'), 'utf8'),
   )
-  return { ...kept, engines: { node: `>=${MINIMUM}` }, imports: { '#shared/*': './shared/*.js' } }
+  const { koffi } = optionalDependencies // the others are the Node of a clone
+  return {
+    ...kept,
+    optionalDependencies: { koffi },
+    engines: { node: `>=${MINIMUM}` },
+    imports: { '#shared/*': './shared/*.js' },
+  }
 }
