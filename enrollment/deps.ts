@@ -1,6 +1,7 @@
 import type { Log } from '#shared/log'
 import type { Bell } from './bell.ts'
 import type { Generations } from './generations.ts'
+import type { ManufacturerTrust } from './manufacturer-trust.ts'
 import type { OcspService } from './ocsp.ts'
 import type { Registry } from './registry/registry.ts'
 import type { RevocationLists } from './revocation-lists.ts'
@@ -21,6 +22,7 @@ export interface Deps {
   readonly signingClock: SigningClock
   readonly revocationLists: RevocationLists
   readonly ocsp: OcspService
+  readonly manufacturers: ManufacturerTrust
   readonly log: Log
   /** File with the newest audit entry, signed. */
   readonly auditHead: string

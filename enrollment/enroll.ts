@@ -4,27 +4,30 @@ import { issueCertificate } from './ca/issue.ts'
 import { type Channel, checkLink } from './channel.ts'
 import type { Deps } from './deps.ts'
 import { checkUris, type Issued, newSerial, record } from './issuance.ts'
-import type { Application } from './registry/registry.ts'
+import type { Application, Idevid } from './registry/registry.ts'
 
 export interface EnrollmentRequest {
-  /** SHA-256 of the token, hex. */
+  /** SHA-256 of the token, of the claim certificate, or what stands for the manufacturer; hex. */
   readonly tokenHash: string
   /** PKCS#10, DER. */
   readonly csr: Uint8Array
   /** The EST label, which must name the token's batch; null without one. */
   readonly label: string | null
   readonly channel: Channel
+  /** What the certificate of the device's manufacturer says. */
+  readonly idevid?: Idevid
 }
 
 /**
  * The first certificate of a device; the numbers are those of docs/issuance-cycle.md. The same token and key again
  * get the same certificate. Where an operator has to approve the device: an application, until that has happened; the
  * request is checked whole each time.
- * @throws MusterError csr_*, token_*, id_taken, held, pending, rejected, clock_wrong
+ * @throws MusterError csr_*, token_*, idevid_*, id_taken, held, pending, rejected, clock_wrong
  */
 export async function enroll(deps: Deps, request: EnrollmentRequest): Promise<Issued | Application> {
   // 1 check the request: limits, structure, key, proof of possession, wishes
-  const csr = await checkDeviceCsr(request.csr, deps.caKeys)
+  const { csr: der, channel, ...presented } = request
+  const csr = await checkDeviceCsr(der, deps.caKeys)
   checkUris(deps, csr)
   const now = deps.now()
   deps.signingClock.check(now)
@@ -33,12 +36,11 @@ export async function enroll(deps: Deps, request: EnrollmentRequest): Promise<Is
   // 2 spend one use of the token and record what will be signed, in one transaction
   const issuance = await deps.registry.beginIssuance({
     now,
-    tokenHash: request.tokenHash,
+    ...presented,
     spkiHash: csr.spkiHash,
     commonName: csr.commonName,
-    label: request.label,
     assignedId: assignedId(deps),
-    wish: { ...csr, unlinked: checkLink(csr.challengePassword, request.channel) },
+    wish: { ...csr, unlinked: checkLink(csr.challengePassword, channel) },
     serial: newSerial(deps),
     issuer: deps.authority.device,
   })

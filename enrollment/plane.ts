@@ -10,16 +10,20 @@ import { type DirectoryLock, lockDirectory } from '#shared/sqlite'
 import { Bell } from './bell.ts'
 import { caDirectory } from './ca/ca-directory.ts'
 import { type Authority, openAuthority } from './ca/create-ca.ts'
+import { proveKey } from './ca/key-access.ts'
 import { type GenerationKeys, openGenerationKeys } from './ca/open-generation.ts'
+import { loadModule } from './ca/pkcs11/module.ts'
+import { Tokens } from './ca/pkcs11/tokens.ts'
 import type { Config } from './config.ts'
 import type { Deps, Step } from './deps.ts'
 import { Generations } from './generations.ts'
 import { startListeners } from './http/listeners.ts'
 import { Job } from './job.ts'
+import { openManufacturerTrust } from './manufacturer-trust.ts'
 import { namesFor } from './names.ts'
 import { OcspService } from './ocsp.ts'
 import { keepOwn, type OwnPair } from './own-certificates.ts'
-import { readPassphrase } from './passphrase.ts'
+import { readPassphrase, readPin } from './passphrase.ts'
 import { finaliseDue } from './plans.ts'
 import { pruneJournal } from './registry/journal-retention.ts'
 import { openRegistry } from './registry/open.ts'
@@ -141,8 +145,14 @@ async function openDeps(config: Config, runtime: Runtime): Promise<Deps> {
     httpBase: urls.http,
   })
   checkMadeBefore(now()) // the CAs are signed, too
-  const passphrase = readPassphrase(config.passphrase, random)
-  const base = await openAuthority({ directory: layout.ca, passphrase, now: now(), clock: 'later', ...names })
+  const access = openKeyAccess(config, runtime)
+  const base = await openAuthority({
+    directory: layout.ca,
+    ...access,
+    now: now(),
+    clock: 'later',
+    ...names,
+  })
   const registry = await openRegistry(layout.registry, {
     journal: config.journal,
     trustDomain: names.trustDomain,
@@ -150,7 +160,7 @@ async function openDeps(config: Config, runtime: Runtime): Promise<Deps> {
     now: now(),
   })
   lifecycle.started('registry', () => registry.close())
-  const keys = openGenerationKeys(caDirectory(layout.ca), passphrase)
+  const keys = openGenerationKeys(caDirectory(layout.ca), access)
   const authority = await openGenerations(registry, { base, keys, now: now() })
   const signingClock = openSigningClock(await newestNotBefore(registry))
   signingClock.check(now())
@@ -173,6 +183,7 @@ async function openDeps(config: Config, runtime: Runtime): Promise<Deps> {
     signingClock,
     revocationLists: new RevocationLists({ registry, authority, directory: join(layout.ca, 'crl') }),
     ocsp: new OcspService({ registry, responders, signingClock, now }),
+    manufacturers: await openManufacturerTrust({ registry, now }),
     log,
     auditHead: layout.auditHead,
     adminUrl: urls.admin,
@@ -184,6 +195,13 @@ async function openDeps(config: Config, runtime: Runtime): Promise<Deps> {
   }
 }
 
+/** Sessions with security modules end when all that signs has stopped. @throws MusterError passphrase_wrong, key_file_insecure */
+function openKeyAccess({ passphrase, pin }: Config, { lifecycle, now, random }: Runtime) {
+  const tokens = new Tokens({ load: loadModule, pin: () => readPin(pin), now })
+  lifecycle.started('security modules', () => tokens.close())
+  return { passphrase: readPassphrase(passphrase, random), tokens }
+}
+
 /** The CAs as the rollovers have left them. @throws MusterError clock_wrong */
 async function openGenerations(
   registry: Registry,
@@ -193,6 +211,7 @@ async function openGenerations(
   const rollovers = await registry.listRollovers()
   const authority = new Generations(base, { keys, rollovers, now })
   authority.checkClock(now)
+  for (const { signer } of [...authority.deviceIssuers, authority.infrastructure]) await proveKey(signer)
   if (rollovers.length > 0) return authority // the rollovers have recorded whom brokers trust
   const { id, pem } = authority.device
   await registry.recordIssuer({ id, pem, trusted: true }, { now, by: 'plane' })
@@ -231,6 +250,7 @@ function startJobs(deps: Deps, own: { renewOwn(): Promise<void> }): () => Promis
     log,
     run: async (signal) => {
       await finaliseDue(deps, signal)
+      await deps.manufacturers.refresh()
       await deps.revocationLists.refresh(deps.now())
     },
   })

@@ -3,6 +3,10 @@ import { VERSION } from './config.ts'
 import type { Deps } from './deps.ts'
 import { caAlarms } from './trust.ts'
 
+/** So long an attempt on a token that is over stays an alarm, ms; and so many are shown. */
+const ALARM_MS = 7 * 86_400_000
+const ALARMS = 20
+
 /** The plane at a glance. */
 export async function status(deps: Deps): Promise<StatusView> {
   const now = deps.now()
@@ -32,5 +36,6 @@ export async function status(deps: Deps): Promise<StatusView> {
       { name: 'infrastructure CA', notAfter: authority.infrastructure.notAfter },
     ],
     alarms: caAlarms(authority.cas, now),
+    bootstrapAlarms: await registry.bootstrapAlarms({ since: now - ALARM_MS, limit: ALARMS }),
   }
 }

@@ -1,4 +1,4 @@
-import type { ApiTokenReply, ApiTokenRequest, TokenReply, TokenRequest } from '#shared/api'
+import type { ApiTokenReply, ApiTokenRequest, TokenReply, TokenRequest, TokenView } from '#shared/api'
 import { MusterError } from '#shared/errors'
 import { type DeviceId, isDeviceId } from '#shared/identity/device'
 import { newToken } from '#shared/token'
@@ -25,6 +25,13 @@ export async function createToken(deps: Deps, request: TokenRequest & { by: Acto
     by: request.by,
   })
   return { token: secret.text, ...view }
+}
+
+/** The same for a claim, and for a manufacturer. @throws MusterError not_found */
+export async function cancelToken(deps: Deps, { id, by }: { id: string; by: Actor }): Promise<TokenView> {
+  const view = await deps.registry.cancelToken(id, { now: deps.now(), by })
+  await deps.manufacturers.refresh()
+  return view
 }
 
 /** A one-use token with which this device enrolls once more, with a new key. @throws MusterError not_found, invalid_request */

@@ -1,12 +1,9 @@
 import type { ImportRow } from '#shared/api'
 import { MusterError } from '#shared/errors'
 import { parseCsv } from './csv.ts'
+import type { Entry } from './import-rows.ts'
 
-/** A row of a manifest: what the plane is asked, or why the file does not say it. Rows count from 1, without the heading. */
-export type ManifestEntry = { readonly row: number } & (
-  | { readonly device: ImportRow }
-  | { readonly id: string; readonly fault: string }
-)
+export type ManifestEntry = Entry<ImportRow>
 
 /**
  * Reads a manifest: CSV with a heading (`id`, perhaps `spki`, every other column an attribute), or a JSON array of

@@ -10,6 +10,7 @@ import { addExplainCommand } from './commands/explain.ts'
 import { addFleetCommands } from './commands/fleet.ts'
 import { addHoldCommand } from './commands/hold.ts'
 import { addKeyCommands } from './commands/key.ts'
+import { addManufacturerCommands } from './commands/manufacturer.ts'
 import { addOperatorCommands } from './commands/operator-token.ts'
 import { addPlanCommands } from './commands/plan.ts'
 import { addProgramCommands } from './commands/programs.ts'
@@ -36,6 +37,7 @@ const OPERATOR_COMMANDS = [
   addStatusCommand,
   addTokenCommands,
   addBatchCommands,
+  addManufacturerCommands,
   addFleetCommands,
   addDeviceCommands,
   addKeyCommands,

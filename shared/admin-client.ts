@@ -11,6 +11,8 @@ import type {
   BrokerView,
   CaTree,
   CertificateReply,
+  ClaimReply,
+  ClaimRequest,
   CompromisedKeyPage,
   CompromiseReply,
   CutOverRequest,
@@ -27,6 +29,10 @@ import type {
   ImportRequest,
   Invitation,
   InvitationRequest,
+  ManufacturedReply,
+  ManufacturedRequest,
+  ManufacturerRequest,
+  ManufacturerView,
   PlanRequest,
   PlanView,
   ProfileRequest,
@@ -105,6 +111,16 @@ export function openAdminClient(access: OperatorProfile | JsonClientOptions) {
 
     createToken: (token: TokenRequest) => post<TokenReply>('/v1/tokens', token),
     listTokens: (batch?: string) => get<TokenView[]>(`/v1/tokens${query({ batch })}`),
+    /** A certificate that the devices of a batch share; cancelled like a token. */
+    createClaim: (claim: ClaimRequest) => post<ClaimReply>('/v1/claims', claim),
+    addManufacturer: (manufacturer: ManufacturerRequest) =>
+      post<ManufacturerView>('/v1/manufacturers', manufacturer),
+    listManufacturers: () => get<ManufacturerView[]>('/v1/manufacturers'),
+    /** At most `MANIFEST_SLICE` rows and 64 KiB; a refused row is no error, the reply says `applied: false`. */
+    listManufactured: (id: string, list: ManufacturedRequest) =>
+      post<ManufacturedReply>(`/v1/manufacturers/${encodeURIComponent(id)}/devices`, list),
+    cancelManufacturer: (id: string) =>
+      post<ManufacturerView>(`/v1/manufacturers/${encodeURIComponent(id)}/cancel`),
     cancelToken: (id: string) => post<TokenView>(`/v1/tokens/${encodeURIComponent(id)}/cancel`),
 
     listDevices: (page: DeviceQuery = {}) => get<DevicePage>(`/v1/devices${query({ ...page })}`),

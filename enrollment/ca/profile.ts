@@ -21,6 +21,7 @@ function profile(kind: PeerKind, issuer: IssuerKind): Profile {
 export const PROFILES = {
   device: profile('device', 'device'),
   service: profile('service', 'device'),
+  claim: profile('claim', 'device'),
   server: profile('server', 'infrastructure'),
   broker: profile('broker', 'infrastructure'),
   operator: profile('operator', 'infrastructure'),

@@ -17,10 +17,11 @@ import { certificateReply } from '../issuance.ts'
 import { applyPlan, awaitReceipt, proposePlan, undoPlan } from '../plans.ts'
 import { createService } from '../services.ts'
 import { status } from '../status.ts'
-import { checkedId, createApiToken, createToken, reissueDevice } from '../tokens.ts'
+import { cancelToken, checkedId, createApiToken, createToken, reissueDevice } from '../tokens.ts'
 import { BOOTSTRAP_ROUTES } from './bootstrap.ts'
 import { FLEET_ROUTES } from './fleets.ts'
 import { KEY_ROUTES } from './keys.ts'
+import { MANUFACTURER_ROUTES } from './manufacturers.ts'
 import { ROTATION_ROUTES } from './rotations.ts'
 import { type Route, route } from './routes.ts'
 
@@ -78,7 +79,7 @@ const tokens = [
     method: 'POST',
     path: '/v1/tokens/:id/cancel',
     role: 'operator',
-    handle: async ({ deps, param, by }) => deps.registry.cancelToken(param('id'), { now: deps.now(), by }),
+    handle: async ({ deps, param, by }) => cancelToken(deps, { id: param('id'), by }),
   }),
   route({
     method: 'POST',
@@ -245,6 +246,7 @@ export const ADMIN_ROUTES: readonly Route[] = [
   ...KEY_ROUTES,
   ...ROTATION_ROUTES,
   ...BOOTSTRAP_ROUTES,
+  ...MANUFACTURER_ROUTES,
   ...batches,
   ...tokens,
   ...devices,

@@ -3,14 +3,22 @@ import { EnrollRequest, type PendingReply, type RenewalReply, RenewRequest } fro
 import { isMusterError, MusterError } from '#shared/errors'
 import { decodeCsr } from '../ca/check-csr.ts'
 import type { Channel } from '../channel.ts'
+import type { Deps } from '../deps.ts'
 import { enroll } from '../enroll.ts'
 import { certificateReply, type Issued } from '../issuance.ts'
 import { rememberRefusal } from '../refused.ts'
 import type { Application, Credential } from '../registry/registry.ts'
 import { renew } from '../renew.ts'
 import { caReply, noteAdoption } from '../trust.ts'
-import type { Caller, CallerDeps } from './caller.ts'
+import { type BootstrapCredential, identifyBootstrap } from './bootstrap-caller.ts'
+import type { Caller, CallerDeps, PeerCertificate } from './caller.ts'
 import { Later, type Route, route } from './routes.ts'
+
+interface EnrollingFrom extends CallerDeps {
+  readonly address: string
+  readonly channel: Channel
+  peer(): PeerCertificate | null
+}
 
 /** The device API on the enrollment listener. */
 export const API_ROUTES: readonly Route[] = [
@@ -20,7 +28,7 @@ export const API_ROUTES: readonly Route[] = [
     role: 'anyone',
     body: EnrollRequest,
     handle: async (call) => {
-      const { token, csr } = call.body
+      const { token = null, csr } = call.body
       const enrolled = await enrollWith(call, { token, csr: () => decodeCsr(csr), label: null })
       return 'waitsFor' in enrolled ? pendingReply(enrolled) : certificateReply(call.deps, enrolled)
     },
@@ -56,30 +64,36 @@ export const API_ROUTES: readonly Route[] = [
 ]
 
 /**
- * Enrolls with a token from the wire. The token is looked up before the request is parsed: a guess buys no
- * cryptography. Failures count against this token at this address, successes never do.
- * @throws MusterError token_*, rate, csr_*, and those of `enroll`
+ * Enrolls with a token from the wire; without one, with the certificate that was presented: the claim of a batch, or
+ * one of the device's manufacturer. Either is looked up before the request is parsed: a guess buys no cryptography.
+ * Failures count against this token at this address, successes never do.
+ * @throws MusterError token_*, rate, csr_*, and those of `identifyBootstrap` and `enroll`
  */
 export async function enrollWith(
-  { deps, limits, address, channel }: CallerDeps & { address: string; channel: Channel },
-  request: { token: string; csr(): Uint8Array; label: string | null },
+  { deps, limits, address, channel, peer }: EnrollingFrom,
+  request: { token: string | null; csr(): Uint8Array; label: string | null },
 ): Promise<Issued | Application> {
-  const found = await limits.resolve({
-    text: request.token,
-    address,
-    find: async (hash) => {
-      const view = await deps.registry.findToken(hash, deps.now())
-      return view && { hash, id: view.id }
-    },
-  })
+  const { token } = request
+  const found =
+    token === null
+      ? await identifyBootstrap(deps, peer())
+      : await limits.resolve({ text: token, address, find: (hash) => findToken(deps, hash) })
   const key = `${found.id} ${address}`
   await limits.check(key, address)
   try {
-    return await enroll(deps, { tokenHash: found.hash, csr: request.csr(), label: request.label, channel })
+    const { hash: tokenHash, idevid } = found
+    const of = { tokenHash, csr: request.csr(), label: request.label, channel }
+    return await enroll(deps, idevid === undefined ? of : { ...of, idevid })
   } catch (error) {
     if (isMusterError(error)) await limits.failed(key)
     throw error
   }
+}
+
+/** The hash of a claim is that of its certificate: as a text nobody can have it. */
+async function findToken(deps: Deps, hash: string): Promise<BootstrapCredential | null> {
+  const view = await deps.registry.findToken(hash, deps.now())
+  return view?.kind === 'token' ? { hash, id: view.id } : null
 }
 
 /**

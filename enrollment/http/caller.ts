@@ -1,4 +1,5 @@
 import { X509Certificate } from 'node:crypto'
+import type { Socket } from 'node:net'
 import { TLSSocket } from 'node:tls'
 import type { FastifyRequest } from 'fastify'
 import { isMusterError, MusterError } from '#shared/errors'
@@ -74,7 +75,8 @@ export async function identifyLate(at: CallerDeps, request: FastifyRequest): Pro
   } catch (error) {
     if (!isMusterError(error, 'expired')) throw error
     const { deps } = at
-    const lastSecond = presented(request, deps.authority.bundle.devices)?.validToDate.getTime() ?? 0
+    const lastSecond =
+      presented(peerOf(request.raw.socket), deps.authority.bundle.devices)?.validToDate.getTime() ?? 0
     const credential = await credentialAt(deps, { request, now: lastSecond })
     const { graceMs } = await deps.registry.showProfile(credential.device.fleet)
     if (deps.now() >= lastSecond + 1000 + graceMs) throw error
@@ -87,7 +89,7 @@ async function credentialAt(
   deps: Deps,
   { request, now }: { request: FastifyRequest; now: number },
 ): Promise<Credential> {
-  const certificate = presented(request, deps.authority.bundle.devices)
+  const certificate = presented(peerOf(request.raw.socket), deps.authority.bundle.devices)
   if (!certificate) {
     throw new MusterError('nocert', 'Cannot tell who asks: no client certificate was presented', {
       evidence: { address: request.ip },
@@ -126,7 +128,7 @@ async function byToken(
 }
 
 async function byCertificate(deps: Deps, request: FastifyRequest): Promise<Caller> {
-  const certificate = presented(request, deps.authority.bundle.infrastructures)
+  const certificate = presented(peerOf(request.raw.socket), deps.authority.bundle.infrastructures)
   if (!certificate) return { kind: 'nobody' }
   const expect = {
     trustDomain: deps.authority.trustDomain,
@@ -148,23 +150,39 @@ async function byCertificate(deps: Deps, request: FastifyRequest): Promise<Calle
   return { kind: row.kind, id: row.owner, fingerprint: row.fingerprint }
 }
 
+/** A client certificate, and what TLS thinks of it. */
+export interface PeerCertificate {
+  readonly certificate: X509Certificate
+  /** Whether the chain reaches a CA of the listener. */
+  readonly isVerified: boolean
+  /** Why not. */
+  readonly reason: string
+}
+
+/** The certificate that the client has presented, whoever issued it; null without one. */
+export function peerOf(socket: Socket): PeerCertificate | null {
+  if (!(socket instanceof TLSSocket)) return null
+  const certificate = socket.getPeerX509Certificate()
+  if (!certificate) return null
+  const reason = String(socket.authorizationError ?? 'another issuer')
+  return { certificate, isVerified: socket.authorized, reason }
+}
+
 /**
  * The client certificate of the connection, when there is one, of one of these issuers. `authorized` says that the chain
  * reaches the root; Node's servers cannot anchor trust at an intermediate (`setSecureContext` drops
  * `allowPartialTrustChain`), and what a resumed session says is old, so issuer and dates are checked per request.
  * @throws MusterError unknown_ca, expired, notyet
  */
-function presented(request: FastifyRequest, issuers: readonly string[]): X509Certificate | null {
-  const socket = request.raw.socket
-  const certificate = socket instanceof TLSSocket ? socket.getPeerX509Certificate() : undefined
-  if (!certificate || !(socket instanceof TLSSocket)) return null
+export function presented(peer: PeerCertificate | null, issuers: readonly string[]): X509Certificate | null {
+  if (peer === null) return null
+  const { certificate, isVerified, reason } = peer
   const isOurs = issuers.some((pem) => {
     const issuer = new X509Certificate(pem)
     return certificate.checkIssued(issuer) && certificate.verify(issuer.publicKey)
   })
-  const reason = String(socket.authorizationError ?? 'another issuer')
   const isOutOfDate = reason === 'CERT_HAS_EXPIRED' || reason === 'CERT_NOT_YET_VALID'
-  if (isOurs && (socket.authorized || isOutOfDate)) return certificate // checkPeer names the date
+  if (isOurs && (isVerified || isOutOfDate)) return certificate // checkPeer names the date
   throw new MusterError(
     'unknown_ca',
     'Cannot accept the certificate: it is not of the CA that this listener trusts',

@@ -7,7 +7,7 @@ import type { Issued } from '../issuance.ts'
 import type { Application } from '../registry/registry.ts'
 import { caCertificates, noteAdoption } from '../trust.ts'
 import { APPROVAL_RETRY_S, enrollWith, rememberFailure, renewWith } from './api.ts'
-import { type Caller, type CallerDeps, identifyDevice, identifyLate, whoMayCall } from './caller.ts'
+import { type Caller, type CallerDeps, identifyDevice, identifyLate, peerOf, whoMayCall } from './caller.ts'
 import { basicPassword, mediaType, readBody, writeCertificates } from './est-message.ts'
 import { asMusterError, errorHeaders, logFault, STATUS, shownCode } from './problem.ts'
 import { channelOf } from './tls-channel.ts'
@@ -88,18 +88,13 @@ async function cacerts(est: EstRequest): Promise<EstReply> {
   )
 }
 
-/** RFC 7030 section 4.2.1: the token is the Basic password. */
+/** RFC 7030 section 4.2.1: the token is the Basic password; without one the TLS client certificate is looked at. */
 async function simpleenroll(est: EstRequest): Promise<EstReply> {
   const { request, label, deps, limits } = est
   const token = basicPassword(request.headers.authorization)
-  if (token === null) {
-    throw new MusterError(
-      'unauthenticated',
-      'Cannot enroll without a token: send it as the password of HTTP Basic',
-    )
-  }
   checkType(request)
-  const at = { deps, limits, address: request.ip, channel: channelOf(request.raw.socket) }
+  const { socket } = request.raw
+  const at = { deps, limits, address: request.ip, channel: channelOf(socket), peer: () => peerOf(socket) }
   const enrolled = await enrollWith(at, { token, csr: () => readBody(request.body), label })
   return 'waitsFor' in enrolled ? waiting(enrolled) : issued(enrolled, request)
 }

@@ -36,7 +36,9 @@ export async function startListeners(
   const at = { deps, limits: createLimits() }
   const trust = (issuers: 'devices' | 'infrastructures', own: OwnPair): TlsMaterial => {
     const { bundle } = deps.authority
-    const clientCas = [...bundle.roots, ...bundle.links, ...bundle[issuers]]
+    // a device picks its certificate by the CAs that TLS names; whose it is, and what it opens, is checked by the routes
+    const makers = issuers === 'devices' ? deps.manufacturers.pems : []
+    const clientCas = [...bundle.roots, ...bundle.links, ...bundle[issuers], ...makers]
     return { certificate: own.certificate, key: own.key, clientCas }
   }
   const start = async (
@@ -88,8 +90,11 @@ export async function startListeners(
   })
   // Stopped first: streams and long polls end, so that the listeners need not wait for them.
   lifecycle.started('streams', () => stopping.abort())
+  let current = pair
+  deps.manufacturers.onChange(() => enrollment.reload(trust('devices', current)))
   return {
     reload: (own) => {
+      current = own
       enrollment.reload(trust('devices', own))
       admin.reload(trust('infrastructures', own))
     },

@@ -6,7 +6,16 @@ import { MusterError } from '#shared/errors'
 import type { Channel } from '../channel.ts'
 import type { Deps } from '../deps.ts'
 import type { Actor } from '../registry/registry.ts'
-import { actorOf, type Caller, type CallerDeps, demand, type Role, whoMayCall } from './caller.ts'
+import {
+  actorOf,
+  type Caller,
+  type CallerDeps,
+  demand,
+  type PeerCertificate,
+  peerOf,
+  type Role,
+  whoMayCall,
+} from './caller.ts'
 import type { Limits } from './limits.ts'
 import { channelOf } from './tls-channel.ts'
 
@@ -19,6 +28,8 @@ export interface Call<Body = unknown, Query = unknown> {
   readonly address: string
   /** What the request can be linked to. */
   readonly channel: Channel
+  /** The client certificate as it was presented, whoever issued it. */
+  peer(): PeerCertificate | null
   readonly body: Body
   readonly query: Query
   /** A parameter of the path. */
@@ -144,6 +155,7 @@ function callOf(
     by: actorOf(caller),
     address: request.ip,
     channel: channelOf(request.raw.socket),
+    peer: () => peerOf(request.raw.socket),
     body: request.body,
     query: request.query,
     param: (name) => params[name] ?? '',

@@ -26,7 +26,7 @@ export function apply(
     made: device.isNew ? 1 : 0,
     created_at: intent.now,
   })
-  log.audit({ action: 'device.apply', subject: `device:${id}`, by: `token:${token.id}` })
+  log.audit({ action: 'device.apply', subject: `device:${id}`, by: `${token.kind}:${token.id}` })
   return { waitsFor: 'approval', device: id, spki: intent.spkiHash, since: intent.now }
 }
 

@@ -3,10 +3,11 @@ import { MusterError } from '#shared/errors'
 import type { DeviceState } from '#shared/identity/device'
 import type { Sqlite } from '#shared/sqlite'
 import type { Fleets } from './fleets.ts'
-import type { Registry } from './registry.ts'
+import type { CredentialKind, Registry } from './registry.ts'
 import type { Store } from './store.ts'
 
 interface TokenSum {
+  readonly kind: CredentialKind
   readonly state: 'open' | 'spent' | 'expired' | 'cancelled'
   readonly tokens: number
   readonly uses: number
@@ -17,12 +18,12 @@ function prepare(db: Sqlite) {
   return {
     /** The states are those of a token's view. */
     tokens: db.prepare<[number, string], TokenSum>(
-      `SELECT COUNT(*) AS tokens, SUM(uses) AS uses, SUM(used) AS used, CASE
+      `SELECT kind, COUNT(*) AS tokens, SUM(uses) AS uses, SUM(used) AS used, CASE
          WHEN cancelled_at IS NOT NULL THEN 'cancelled'
-         WHEN used >= uses THEN 'spent'
+         WHEN used >= uses AND uses > 0 THEN 'spent'
          WHEN expires_at IS NOT NULL AND expires_at <= ? THEN 'expired'
          ELSE 'open' END AS state
-       FROM tokens WHERE batch = ? GROUP BY state`,
+       FROM tokens WHERE batch = ? GROUP BY kind, state`,
     ),
     reserved: db.prepare<[string], { reserved: number }>(
       `SELECT COUNT(*) AS reserved FROM approvals
@@ -32,9 +33,8 @@ function prepare(db: Sqlite) {
       'SELECT state, COUNT(*) AS devices FROM devices WHERE batch = ? GROUP BY state',
     ),
     alarms: db.prepare<[string], BatchReport['alarms'][number]>(
-      `SELECT (SELECT t.id FROM tokens t WHERE t.row = a.token) AS token, a.code, a.attempts, a.last_at AS lastAt
-       FROM token_attempts a WHERE a.token IN (SELECT t.row FROM tokens t WHERE t.batch = ?)
-       ORDER BY a.token, a.code`,
+      `SELECT t.batch, t.kind, t.id AS token, a.code, a.attempts, a.last_at AS lastAt
+       FROM tokens t CROSS JOIN token_attempts a ON a.token = t.row WHERE t.batch = ? ORDER BY a.token, a.code`,
     ),
   }
 }
@@ -64,17 +64,21 @@ function tokensOf(statements: Statements, { batch, now }: { batch: string; now: 
   const rows = statements.tokens.all(now, batch)
   const sum = (of: (row: TokenSum) => number, state?: TokenSum['state']) =>
     rows.reduce((total, row) => total + (state === undefined || row.state === state ? of(row) : 0), 0)
-  const tokens = (state?: TokenSum['state']) => sum((row) => row.tokens, state)
+  const stated = (kind: CredentialKind, state?: TokenSum['state']) =>
+    sum((row) => (row.kind === kind ? row.tokens : 0), state)
+  const credentials = (kind: CredentialKind) => ({
+    total: stated(kind),
+    open: stated(kind, 'open'),
+    spent: stated(kind, 'spent'),
+    expired: stated(kind, 'expired'),
+    cancelled: stated(kind, 'cancelled'),
+  })
   const unused = (state: TokenSum['state']) => sum((row) => row.uses - row.used, state)
   const reserved = statements.reserved.get(batch)?.reserved ?? 0
   return {
-    tokens: {
-      total: tokens(),
-      open: tokens('open'),
-      spent: tokens('spent'),
-      expired: tokens('expired'),
-      cancelled: tokens('cancelled'),
-    },
+    tokens: credentials('token'),
+    claims: credentials('claim'),
+    manufacturers: credentials('manufacturer'),
     uses: {
       total: sum((row) => row.uses),
       enrolled: sum((row) => row.used) - reserved,

@@ -13,6 +13,7 @@ function prepare(db: Sqlite) {
     successor: find<[string, number]>('c.spki = ? AND c.predecessor = ?'),
     ofDevice: find<[number]>('c.device = ?'),
     byKey: find<[string]>('c.spki = ?'),
+    claim: db.prepare<[string], { one: 1 }>('SELECT 1 AS one FROM claims WHERE spki = ?'),
     compromised: db.prepare<[string], { one: 1 }>('SELECT 1 AS one FROM compromised_keys WHERE spki = ?'),
     der: db.prepare<[number], { der: Buffer | null }>('SELECT der FROM certificates WHERE row = ?'),
   }
@@ -39,11 +40,14 @@ export function openCertificates(db: Sqlite) {
     der: (row: number) => statements.der.get(row)?.der ?? null,
     refuseCompromised,
     /**
-     * A key belongs to the device that first had a certificate for it, and to nobody once it is compromised.
+     * A key belongs to the device that first had a certificate for it, and to nobody once it is compromised, or when
+     * it is that of a claim certificate, which a whole batch may have.
      * @throws MusterError csr_key
      */
     refuseForeignKey(spki: string, device: string): void {
       refuseCompromised(spki, device)
+      if (statements.claim.get(spki))
+        throw keyRefused(spki, { device, why: 'it is the key of a claim certificate' })
       for (const other of statements.byKey.iterate(spki)) {
         if (other.device !== device) throw keyRefused(spki, { device, why: 'it belongs to another device' })
       }

@@ -4,6 +4,12 @@ import { type DeviceId, isAllowed } from '#shared/identity/device'
 import type { Sqlite } from '#shared/sqlite'
 import { apply, findApplication, redeem, refuseOtherRequest } from './applications.ts'
 import type { Approvals } from './approvals.ts'
+import {
+  type BootstrapCredentials,
+  refuseEnrolled,
+  refuseUsedUp,
+  type TokenRow,
+} from './bootstrap-credential.ts'
 import { type Certificates, isAnswerable } from './certificates.ts'
 import type { Holds } from './holds.ts'
 import type { Intent } from './ledger.ts'
@@ -13,23 +19,6 @@ import type { Reservations } from './reservations.ts'
 import { DEVICE_COLUMNS, type DeviceRow } from './rows.ts'
 import type { Store } from './store.ts'
 
-/** A token with the batch that it is for. */
-interface TokenRow {
-  readonly row: number
-  readonly id: string
-  readonly batch: string
-  readonly fleet: string
-  readonly naming: 'csr' | 'list' | 'assigned'
-  readonly uses: number
-  readonly used: number
-  readonly expires_at: number | null
-  readonly cancelled_at: number | null
-  readonly device: DeviceId | null
-  readonly listed: number
-  /** 1 when the token or its batch demands that an operator approves. */
-  readonly approval: 0 | 1
-}
-
 export interface IssuanceParts {
   readonly store: Store
   readonly certificates: Certificates
@@ -37,19 +26,13 @@ export interface IssuanceParts {
   readonly holds: Holds
   readonly approvals: Approvals
   readonly profiles: Profiles
+  readonly credentials: BootstrapCredentials
 }
 
 type Statements = ReturnType<typeof prepare>
 
 function prepare(db: Sqlite) {
   return {
-    token: db.prepare<[string], TokenRow>(
-      `SELECT t.row, t.id, t.batch, t.uses, t.used, t.expires_at, t.cancelled_at, t.device, t.listed,
-         (SELECT b.fleet FROM batches b WHERE b.id = t.batch) AS fleet,
-         (SELECT b.naming FROM batches b WHERE b.id = t.batch) AS naming,
-         t.approval OR (SELECT b.approval FROM batches b WHERE b.id = t.batch) AS approval
-       FROM tokens t WHERE t.hash = ?`,
-    ),
     spend: db.prepare<[number]>('UPDATE tokens SET used = used + 1 WHERE row = ?'),
     /** Two are enough to know that there is not exactly one. */
     listed: db.prepare<[number], { device: DeviceId }>(
@@ -71,6 +54,8 @@ export interface Enrolling extends IssuanceParts {
   readonly statements: Statements
   readonly intent: EnrollmentIntent
   readonly token: TokenRow
+  /** The device that the list of a manufacturer names; null for another kind of credential. */
+  readonly made: DeviceId | null
 }
 
 /** The first certificate of a device: spends a use of its token and reserves the certificate, both or neither. */
@@ -79,32 +64,17 @@ export function openIssuance(parts: IssuanceParts): Pick<Registry, 'beginIssuanc
   return {
     beginIssuance: (intent) =>
       parts.store.write({ now: intent.now, by: 'plane' }, (log) => {
-        const enrolling = { ...parts, statements, intent, token: findToken(statements, intent) }
+        const enrolling = opened({ ...parts, statements }, intent)
         return repeat(enrolling) ?? reapply(enrolling, log) ?? begin(enrolling, log)
       }),
   }
 }
 
-/** @throws MusterError token_unknown, token_cancelled, token_batch */
-function findToken(statements: Statements, intent: EnrollmentIntent): TokenRow {
-  const token = statements.token.get(intent.tokenHash)
-  if (token === undefined)
-    throw new MusterError('token_unknown', 'Cannot enroll with the token: it is not known')
-  if (token.cancelled_at !== null) {
-    throw new MusterError('token_cancelled', `Cannot enroll with the token "${token.id}": it is cancelled`, {
-      evidence: { token: token.id, cancelledAt: token.cancelled_at },
-    })
-  }
-  if (intent.label !== null && intent.label !== token.batch) {
-    throw new MusterError(
-      'token_batch',
-      `Cannot enroll with the token "${token.id}": it is for another batch`,
-      {
-        evidence: { token: token.id, label: intent.label },
-      },
-    )
-  }
-  return token
+/** @throws MusterError token_unknown, token_cancelled, token_batch, idevid_unlisted, csr_key (the claim's own is compromised) */
+function opened(parts: IssuanceParts & { statements: Statements }, intent: EnrollmentIntent): Enrolling {
+  const token = parts.credentials.find(intent)
+  if (token.claim_spki !== null) parts.certificates.refuseCompromised(token.claim_spki, token.id)
+  return { ...parts, intent, token, made: parts.credentials.madeBy(token, intent) }
 }
 
 /**
@@ -119,9 +89,10 @@ function repeat({
   holds,
   intent,
   token,
+  made,
 }: Enrolling): Issuance | null {
   const found = certificates.ofToken(intent.spkiHash, token.row)
-  if (found === undefined) return null
+  if (found === undefined || (made !== null && made !== found.device)) return null
   const device = statements.device.get(found.device)
   if (device === undefined) throw new Error(`no device ${found.device}`) // a foreign key keeps this from happening
   const returns = found.state === 'reserved' && found.activates === 1
@@ -154,11 +125,12 @@ function reapply(enrolling: Enrolling, log: Intent): Issuance | Application | nu
 }
 
 function begin(enrolling: Enrolling, log: Intent): Issuance | Application {
-  const { statements, certificates, approvals, holds, intent, token } = enrolling
+  const { statements, certificates, approvals, holds, credentials, intent, token } = enrolling
   const scope = { batch: token.batch, fleet: token.fleet, issuer: intent.issuer.id }
   holds.refuseHeld({ ...scope, device: token.device }, token.device ?? token.batch)
   refuseUsedUp(token, intent.now)
   const id = determineId(enrolling)
+  credentials.refuseManufactured(token, id)
   const known = statements.device.get(id)
   holds.refuseHeld({ ...scope, device: id, batch: known?.batch ?? token.batch }, id)
   if (known !== undefined) refuseKnown(enrolling, known)
@@ -181,8 +153,10 @@ function issue(enrolling: Enrolling, device: DeviceRow, log: Intent): Issuance {
   if (!redeem(enrolling, device)) statements.spend.run(token.row)
   log.audit({
     action: token.device === null ? 'enroll' : 'reenroll',
-    subject: `device:${device.id}`,
-    by: `token:${token.id}`,
+    subject: intent.idevid
+      ? `device:${device.id} idevid:${intent.idevid.fingerprint}`
+      : `device:${device.id}`,
+    by: `${token.kind}:${token.id}`,
   })
   return reservations.reserve({
     now: intent.now,
@@ -204,31 +178,18 @@ function newDevice(statements: Statements, id: DeviceId): DeviceRow {
   return row
 }
 
-/** @throws MusterError token_expired, token_spent */
-function refuseUsedUp(token: TokenRow, now: number): void {
-  if (token.expires_at !== null && token.expires_at <= now) {
-    throw new MusterError('token_expired', `Cannot enroll with the token "${token.id}": it has expired`, {
-      evidence: { token: token.id, expiresAt: token.expires_at },
-    })
-  }
-  if (token.used >= token.uses) {
-    throw new MusterError(
-      'token_spent',
-      `Cannot enroll with the token "${token.id}": all its uses are spent`,
-      {
-        evidence: { token: token.id, uses: token.uses },
-      },
-    )
-  }
-}
-
 /**
  * Where a device id comes from: the token's device or list, the key that a device is expected with, the CSR's CN, or
  * the server.
  * @throws MusterError csr_subject
  */
-function determineId({ statements, approvals, intent, token }: Enrolling): DeviceId {
+function determineId({ statements, approvals, intent, token, made }: Enrolling): DeviceId {
   const wish = intent.commonName
+  if (made !== null) {
+    if (wish !== null && wish !== made)
+      throw wrongSubject(wish, 'the list of the manufacturer has another id for it')
+    return made
+  }
   if (token.device !== null) {
     if (wish !== null && wish !== token.device) throw wrongSubject(wish, 'the token is for another device')
     return token.device
@@ -257,7 +218,7 @@ function listedId(statements: Statements, of: { token: TokenRow; wish: DeviceId 
 
 /**
  * A known id may enroll once, while it is expected; a reissue token may take it back.
- * @throws MusterError token_tombstone, id_taken
+ * @throws MusterError token_tombstone, id_taken, idevid_used
  */
 function refuseKnown({ certificates, token }: Enrolling, known: DeviceRow): void {
   if (token.device !== null) return
@@ -266,13 +227,7 @@ function refuseKnown({ certificates, token }: Enrolling, known: DeviceRow): void
   const isOurs = known.kind === 'device' && known.batch === token.batch
   if (known.state === 'pending' && isOurs) return
   if (isAllowed('enroll', known.state) && isOurs && issued.length === 0) return
-  throw new MusterError(
-    'id_taken',
-    `Cannot enroll "${known.id}": a device with this id is enrolled already`,
-    {
-      evidence: { device: known.id },
-    },
-  )
+  refuseEnrolled(token, known)
 }
 
 function wrongSubject(wish: string, why: string): MusterError {

@@ -15,7 +15,7 @@ interface Importing extends ManifestParts {
 }
 
 /** Undoes an import by being thrown out of its transaction: what was judged is all that is left of it. */
-class Undone extends Error {
+export class Undone extends Error {
   readonly verdicts: readonly RowVerdict[]
 
   constructor(verdicts: readonly RowVerdict[]) {

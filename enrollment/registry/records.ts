@@ -4,6 +4,7 @@ import type { Evidence, RefusalErrorCode } from '#shared/errors'
 import type { Change, Scope } from '#shared/feed'
 import type { DeviceId, IdentityKind } from '#shared/identity/device'
 import type { KeyType } from '#shared/pki/spki'
+import type { Idevid, NewClaim } from './bootstrap-records.ts'
 
 /** Who acts: `operator:<name>`, `token:<id>`, `device:<id>`, `broker:<id>` or `plane` (the service itself). */
 export type Actor = string
@@ -44,7 +45,7 @@ export interface IssuedNames {
 
 export interface EnrollmentIntent {
   readonly now: number
-  /** SHA-256 of the token, lower-case hex. */
+  /** SHA-256 of the token, or of the claim certificate, lower-case hex. */
   readonly tokenHash: string
   /** SHA-256 of the SubjectPublicKeyInfo, lower-case hex. */
   readonly spkiHash: string
@@ -52,6 +53,8 @@ export interface EnrollmentIntent {
   readonly commonName: DeviceId | null
   /** The EST label, which must name the token's batch; null without one. */
   readonly label: string | null
+  /** Of the manufacturer's certificate that the device has presented; then the hash is that of the manufacturer. */
+  readonly idevid?: Idevid
   /** Used when the batch's naming is `assigned`. */
   readonly assignedId: DeviceId
   readonly wish: DeviceWish
@@ -130,6 +133,8 @@ export interface NewToken extends Act {
   readonly naming: Naming | null
   /** Whether an operator has to approve each device that enrolls with it. */
   readonly approval: boolean
+  /** The certificate that is to be its secret, when it is a claim. */
+  readonly claim?: NewClaim
 }
 
 export interface NewReissue extends Act {

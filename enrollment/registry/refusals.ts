@@ -84,8 +84,14 @@ export function openRefusalLog({ db }: Store) {
 }
 export type RefusalLog = ReturnType<typeof openRefusalLog>
 
-/** Codes of a token that is over: who tries it may have found it. */
-const OVER: readonly RefusalErrorCode[] = ['token_spent', 'token_expired', 'token_cancelled']
+/** Codes of a token, claim or manufacturer that is over, or of a device it never had: who tries it may have found it. */
+const OVER: readonly RefusalErrorCode[] = [
+  'token_spent',
+  'token_expired',
+  'token_cancelled',
+  'idevid_unlisted',
+  'idevid_used',
+]
 
 export function openRefusals(parts: {
   store: Store

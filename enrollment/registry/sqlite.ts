@@ -5,8 +5,11 @@ import { openApproving } from './approving.ts'
 import { openAttributes } from './attributes.ts'
 import { openAudit } from './audit.ts'
 import { openBatchReports } from './batch-report.ts'
+import { openBootstrapAlarms } from './bootstrap-alarms.ts'
+import { openBootstrapCredentials } from './bootstrap-credential.ts'
 import { openBrokers } from './brokers.ts'
 import { openCertificates } from './certificates.ts'
+import { openClaims } from './claims.ts'
 import { openCompromisedKeys } from './compromised-keys.ts'
 import { openCounts } from './counts.ts'
 import { openDevices } from './devices.ts'
@@ -18,6 +21,8 @@ import { openApiTokens, openInfrastructure } from './infrastructure.ts'
 import { openIssuance } from './issuance.ts'
 import { openIssuers } from './issuers.ts'
 import { openManifests } from './manifest.ts'
+import { openManufactured } from './manufactured.ts'
+import { openManufacturers } from './manufacturers.ts'
 import { openPlanRows } from './plan-rows.ts'
 import { openPlanScopes } from './plan-scope.ts'
 import { openPlans } from './plans.ts'
@@ -65,6 +70,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     reservations: openReservations(db, profiles),
     profiles,
     holds: openHolds(db),
+    credentials: openBootstrapCredentials(db),
     fleets: openFleets(db),
     plans: openPlanRows(db),
     scopes: openPlanScopes(db),
@@ -85,6 +91,10 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     ...openFinish(parts),
     ...openApproving(parts),
     ...openManifests(parts),
+    ...openClaims(store),
+    ...openManufacturers(parts),
+    ...openManufactured(parts),
+    ...openBootstrapAlarms(store),
     ...openBatchReports(parts),
     ...openDevices(parts),
     ...openSynthetic(store),

@@ -2,15 +2,17 @@ import type { TokenView } from '#shared/api'
 import { MusterError } from '#shared/errors'
 import { isAllowed } from '#shared/identity/device'
 import type { Sqlite } from '#shared/sqlite'
+import type { Certificates } from './certificates.ts'
 import type { Fleets } from './fleets.ts'
-import type { NewReissue, NewToken, Registry } from './registry.ts'
+import type { CredentialKind, NewClaim, NewReissue, NewToken, Registry } from './registry.ts'
 import { DEVICE_COLUMNS, type DeviceRow } from './rows.ts'
 import { slices } from './slices.ts'
 import type { Store } from './store.ts'
 
-interface TokenRow {
+export interface TokenRow {
   readonly row: number
   readonly id: string
+  readonly kind: CredentialKind
   readonly batch: string
   readonly uses: number
   readonly used: number
@@ -24,6 +26,7 @@ interface TokenRow {
 
 interface NewRow {
   readonly id: string
+  readonly kind: CredentialKind
   readonly hash: string
   readonly batch: string
   readonly uses: number
@@ -39,8 +42,12 @@ type Statements = ReturnType<typeof prepare>
 function prepare(db: Sqlite) {
   return {
     insert: db.prepare<[NewRow]>(
-      `INSERT INTO tokens (id, hash, batch, uses, expires_at, device, listed, approval, created_at)
-       VALUES (@id, @hash, @batch, @uses, @expires_at, @device, @listed, @approval, @created_at)`,
+      `INSERT INTO tokens (id, kind, hash, batch, uses, expires_at, device, listed, approval, created_at)
+       VALUES (@id, @kind, @hash, @batch, @uses, @expires_at, @device, @listed, @approval, @created_at)`,
+    ),
+    insertClaim: db.prepare<[NewClaim & { token: number | bigint }]>(
+      `INSERT INTO claims (token, issuer, serial, spki, not_after)
+       VALUES (@token, @issuer, @serial, @spki, @notAfter)`,
     ),
     list: db.prepare<[number | bigint, string]>(
       'INSERT OR IGNORE INTO token_devices (token, device) VALUES (?, ?)',
@@ -51,6 +58,12 @@ function prepare(db: Sqlite) {
     ofBatch: db.prepare<[string], TokenRow>('SELECT * FROM tokens WHERE batch = ? ORDER BY row'),
     cancel: db.prepare<[number, string]>(
       'UPDATE tokens SET cancelled_at = ? WHERE id = ? AND cancelled_at IS NULL',
+    ),
+    /** It is on the CRL, too, for whoever looks there. */
+    revokeClaim: db.prepare<[{ id: string; now: number }]>(
+      `INSERT INTO revocations (issuer, serial, revoked_at, reason, not_after)
+       SELECT c.issuer, c.serial, @now, 'cessationOfOperation', c.not_after FROM claims c
+       WHERE c.token = (SELECT t.row FROM tokens t WHERE t.id = @id) AND c.der IS NOT NULL`,
     ),
     device: db.prepare<[string], DeviceRow>(`SELECT ${DEVICE_COLUMNS} FROM devices d WHERE d.id = ?`),
     expect: db.prepare<[string, string, string, number]>(
@@ -63,6 +76,7 @@ function prepare(db: Sqlite) {
 interface TokenParts {
   readonly store: Store
   readonly fleets: Fleets
+  readonly certificates: Certificates
 }
 
 type TokenIntents = Pick<
@@ -70,7 +84,7 @@ type TokenIntents = Pick<
   'createToken' | 'createReissue' | 'listTokens' | 'findToken' | 'cancelToken'
 >
 
-export function openTokens({ store, fleets }: TokenParts): TokenIntents {
+export function openTokens({ store, fleets, certificates }: TokenParts): TokenIntents {
   const statements = prepare(store.db)
   const show = (id: string, now: number) => {
     const row = statements.find.get(id)
@@ -80,7 +94,7 @@ export function openTokens({ store, fleets }: TokenParts): TokenIntents {
 
   return {
     async createToken(token) {
-      await createToken({ store, fleets, statements }, token)
+      await createToken({ store, fleets, certificates, statements }, token)
       return store.read(() => show(token.id, token.now))
     },
     createReissue: (reissue) =>
@@ -102,8 +116,11 @@ export function openTokens({ store, fleets }: TokenParts): TokenIntents {
     cancelToken: (id, act) =>
       store.write(act, (log) => {
         const { changes } = statements.cancel.run(act.now, id)
-        if (changes > 0) log.audit({ action: 'token.cancel', subject: `token:${id}` })
-        return show(id, act.now)
+        const view = show(id, act.now)
+        if (changes === 0) return view
+        if (view.kind === 'claim') statements.revokeClaim.run({ id, now: act.now })
+        log.audit({ action: `${view.kind}.cancel`, subject: `${view.kind}:${id}` })
+        return view
       }),
   }
 }
@@ -127,14 +144,15 @@ async function createToken(creating: Creating, token: NewToken): Promise<void> {
   for await (const { items, isFirst } of slices(listed)) {
     await store.write(token, (log) => {
       const batch = batchFor(creating, token)
-      if (isFirst) row = insertToken(statements, { token, listed: listed.length })
+      if (isFirst) row = insertToken(creating, { token, listed: listed.length })
       for (const id of items) {
         statements.expect.run(id, batch.fleet, batch.id, token.now)
         statements.list.run(row, id)
       }
       refuseForeign(statements, { ids: items, batch: batch.id })
-      const action = isFirst ? 'token.create' : 'token.list'
-      log.audit({ action, subject: `token:${token.id} batch:${token.batch}` })
+      const kind = kindOf(token)
+      const action = isFirst ? `${kind}.create` : `${kind}.list`
+      log.audit({ action, subject: `${kind}:${token.id} batch:${token.batch}` })
     })
   }
 }
@@ -148,9 +166,15 @@ function batchFor({ fleets }: Creating, { batch: id, naming, now }: NewToken): {
   throw new MusterError('conflict', `Cannot make the token: the batch "${id}" has the naming ${batch.naming}`)
 }
 
-function insertToken(statements: Statements, { token, listed }: { token: NewToken; listed: number }) {
+/** @throws MusterError csr_key: the key of a claim is no device's, and no other claim's */
+function insertToken(
+  { statements, certificates }: Creating,
+  { token, listed }: { token: NewToken; listed: number },
+) {
+  if (token.claim) certificates.refuseForeignKey(token.claim.spki, token.id)
   const { lastInsertRowid } = statements.insert.run({
     id: token.id,
+    kind: kindOf(token),
     hash: token.hash,
     batch: token.batch,
     uses: token.uses,
@@ -160,7 +184,12 @@ function insertToken(statements: Statements, { token, listed }: { token: NewToke
     approval: token.approval ? 1 : 0,
     created_at: token.now,
   })
+  if (token.claim) statements.insertClaim.run({ ...token.claim, token: lastInsertRowid })
   return lastInsertRowid
+}
+
+function kindOf({ claim }: NewToken): CredentialKind {
+  return claim ? 'claim' : 'token'
 }
 
 /** @throws MusterError conflict when another batch, or a service, has one of the ids */
@@ -192,6 +221,7 @@ function createReissue(statements: Statements, reissue: NewReissue): void {
   }
   statements.insert.run({
     id: reissue.id,
+    kind: 'token',
     hash: reissue.hash,
     batch: device.batch,
     uses: 1,
@@ -203,12 +233,23 @@ function createReissue(statements: Statements, reissue: NewReissue): void {
   })
 }
 
-function tokenView(row: TokenRow, now: number): TokenView {
-  const { id, batch, uses, used, device, listed } = row
+export function tokenView(row: TokenRow, now: number): TokenView {
+  const { id, kind, batch, uses, used, device, listed } = row
   const { expires_at: expiresAt, created_at: createdAt } = row
-  const view = { id, batch, uses, used, device, listed, approval: row.approval === 1, expiresAt, createdAt }
+  const view = {
+    id,
+    kind,
+    batch,
+    uses,
+    used,
+    device,
+    listed,
+    approval: row.approval === 1,
+    expiresAt,
+    createdAt,
+  }
   if (row.cancelled_at !== null) return { ...view, state: 'cancelled' }
-  if (used >= uses) return { ...view, state: 'spent' }
+  if (used >= uses && uses > 0) return { ...view, state: 'spent' }
   if (row.expires_at !== null && row.expires_at <= now) return { ...view, state: 'expired' }
   return { ...view, state: 'open' }
 }

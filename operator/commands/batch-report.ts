@@ -7,7 +7,7 @@ import type { Invocation, Use } from '../verb.ts'
 export function addReportCommand(batch: Command, use: Use): void {
   batch
     .command('report')
-    .description('what became of a batch: tokens and their uses, devices, attempts on tokens that are over')
+    .description('what became of a batch: tokens, claims and their uses, devices, attempts on what is over')
     .argument('<batch>')
     .action(use(reportBatch))
 }
@@ -19,22 +19,25 @@ async function reportBatch(context: Context, { args }: Invocation<object>) {
     context.say('Somebody has a token that is over: if it is not a device that repeats itself, find out who.')
   }
   return context.answer(report, () => {
-    const { batch, fleet, tokens, uses, devices, alarms } = report
+    const { batch, fleet, tokens, claims, manufacturers, uses, devices, alarms } = report
     const sums = pairs([
       ['Batch', batch],
       ['Fleet', fleet],
       ['Tokens', sum(tokens)],
+      ['Claims', sum(claims)],
+      ['Makers', sum(manufacturers)],
       ['Uses', sum(uses)],
       ['Devices', sum(devices)],
     ])
     if (alarms.length === 0) return sums
-    const rows = alarms.map(({ token, code, attempts, lastAt }) => [
+    const rows = alarms.map(({ token, kind, code, attempts, lastAt }) => [
       token,
+      kind,
       code,
       attempts,
       formatWhen(lastAt, context.now()),
     ])
-    return `${sums}\n\n${table(['TOKEN', 'REFUSED', 'ATTEMPTS', 'LAST'], rows)}`
+    return `${sums}\n\n${table(['TOKEN', 'KIND', 'REFUSED', 'ATTEMPTS', 'LAST'], rows)}`
   })
 }
 

@@ -1,20 +1,11 @@
 import type { Command } from 'commander'
-import type { Naming } from '#shared/api'
-import { MusterError } from '#shared/errors'
 import type { Context } from '../context.ts'
 import { formatWhen } from '../duration.ts'
+import { namingOf } from '../naming.ts'
 import { table } from '../table.ts'
 import { type Invocation, noun, type Use } from '../verb.ts'
 import { addReportCommand } from './batch-report.ts'
-
-const NAMINGS = ['csr', 'list', 'assigned'] as const satisfies readonly Naming[]
-
-/** Where a batch takes its ids from. @throws MusterError invalid_request */
-export function namingOf(text: string): Naming {
-  const naming = NAMINGS.find((one) => one === text)
-  if (naming !== undefined) return naming
-  throw new MusterError('invalid_request', `Cannot take --naming "${text}": it is ${NAMINGS.join(', ')}`)
-}
+import { addClaimCommand } from './claim.ts'
 
 export function addBatchCommands(program: Command, use: Use): void {
   const batch = noun(program, 'batch', 'production runs of a fleet')
@@ -28,6 +19,7 @@ export function addBatchCommands(program: Command, use: Use): void {
     .action(use(createBatch))
   batch.command('list').description('batches, with how many devices they have').action(use(listBatches))
   addReportCommand(batch, use)
+  addClaimCommand(batch, use)
 }
 
 async function createBatch(

@@ -73,11 +73,22 @@ export function statusText(view: StatusView, now: number): string {
       formatWhen(lastHeardAt, now),
     ]),
   )
-  return [head, ...view.alarms.map((alarm) => alarmLine(alarm, now)), '', brokers].join('\n')
+  const alarms = [
+    ...view.alarms.map((alarm) => alarmLine(alarm, now)),
+    ...view.bootstrapAlarms.map((alarm) => bootstrapAlarmLine(alarm, now)),
+  ]
+  return [head, ...alarms, '', brokers].join('\n')
 }
 
 /** One line for a CA that ends soon, with what to do. */
 export function alarmLine({ name, withinDays, notAfter }: StatusView['alarms'][number], now: number): string {
   const when = withinDays === 0 ? 'has ended' : `ends ${formatWhen(notAfter, now)}`
   return `ALARM  the ${name} ${when}: muster ca rollover start`
+}
+
+/** One line for a token, claim or manufacturer that somebody tried in vain. */
+export function bootstrapAlarmLine(alarm: StatusView['bootstrapAlarms'][number], now: number): string {
+  const { kind, token, batch, code, attempts, lastAt } = alarm
+  const last = formatWhen(lastAt, now)
+  return `ALARM  ${kind} ${token}: ${attempts} attempt(s) refused with ${code}, last ${last}: muster batch report ${batch}`
 }

@@ -4,10 +4,10 @@ import type { TokenReply, TokenView } from '#shared/api'
 import { MusterError } from '#shared/errors'
 import type { Context } from '../context.ts'
 import { formatWhen, parseExpiry } from '../duration.ts'
+import { namingOf } from '../naming.ts'
 import { positiveInteger } from '../number.ts'
 import { table } from '../table.ts'
 import { type Invocation, noun, type Use } from '../verb.ts'
-import { namingOf } from './batch.ts'
 
 interface CreateOptions {
   readonly batch: string
@@ -32,12 +32,12 @@ export function addTokenCommands(program: Command, use: Use): void {
     .action(use(createToken))
   token
     .command('list')
-    .description('tokens, without their secrets')
+    .description('tokens, claim certificates and manufacturers, without their secrets')
     .option('--batch <id>', 'of one batch')
     .action(use(listTokens))
   token
     .command('cancel')
-    .description('end a token: nobody enrolls with it any more')
+    .description('end a token or a claim certificate: nobody enrolls with it any more')
     .argument('<id>', 'as `muster token list` shows it')
     .action(use(cancelToken))
 }
@@ -68,9 +68,10 @@ async function listTokens(context: Context, { options }: Invocation<{ batch?: st
   const tokens = await context.plane().listTokens(options.batch)
   return context.answer({ tokens }, () =>
     table(
-      ['TOKEN', 'BATCH', 'STATE', 'USED', 'EXPIRES', 'FOR'],
+      ['TOKEN', 'KIND', 'BATCH', 'STATE', 'USED', 'EXPIRES', 'FOR'],
       tokens.map((token) => [
         token.id,
+        token.kind,
         token.batch,
         token.state,
         `${token.used}/${token.uses}`,
@@ -89,10 +90,10 @@ function boundTo({ device, listed }: TokenView): string {
 async function cancelToken(context: Context, { args }: Invocation<object>) {
   const [id = ''] = args
   const token = await context.plane().cancelToken(id)
-  return context.answer(token, () => `Token ${token.id} of batch ${token.batch} is cancelled.`)
+  return context.answer(token, () => `The ${token.kind} ${token.id} of batch ${token.batch} is cancelled.`)
 }
 
-function readIds(path: string): string[] {
+export function readIds(path: string): string[] {
   let text: string
   try {
     text = readFileSync(path, 'utf8')

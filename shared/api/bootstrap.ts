@@ -53,12 +53,28 @@ export type ImportReply = Static<typeof ImportReply>
 
 const Count = Type.Integer({ minimum: 0 })
 
+const Credentials = Type.Object({ total: Count, open: Count, spent: Count, expired: Count, cancelled: Count })
+
+/** How often somebody tried what was over, or what was never listed: it may be in the wrong hands. */
+export const BootstrapAlarm = Type.Object({
+  batch: Id,
+  kind: Type.Union([Type.Literal('token'), Type.Literal('claim'), Type.Literal('manufacturer')]),
+  token: Type.String(),
+  code: Type.String(),
+  attempts: Count,
+  lastAt: Time,
+})
+export type BootstrapAlarm = Static<typeof BootstrapAlarm>
+
 /** How a batch stands. In each sum the parts add up to `total`. */
 export const BatchReport = Type.Object({
   batch: Id,
   fleet: Id,
-  tokens: Type.Object({ total: Count, open: Count, spent: Count, expired: Count, cancelled: Count }),
-  /** `reserved` for a device that an operator has to approve, or has approved; what expired or was cancelled was never used. */
+  tokens: Credentials,
+  claims: Credentials,
+  /** One is spent when every device of its list has enrolled. */
+  manufacturers: Credentials,
+  /** Of all of them; `reserved` for a device that an operator has to approve, or has approved; what expired or was cancelled was never used. */
   uses: Type.Object({
     total: Count,
     enrolled: Count,
@@ -68,9 +84,7 @@ export const BatchReport = Type.Object({
     cancelled: Count,
   }),
   devices: Type.Object({ total: Count, expected: Count, pending: Count, enrolled: Count, retired: Count }),
-  /** Attempts on tokens that were over; of one address, at most some hundreds a minute are counted. */
-  alarms: Type.Array(
-    Type.Object({ token: Type.String(), code: Type.String(), attempts: Count, lastAt: Time }),
-  ),
+  /** Attempts on tokens, claims and manufacturers that were over, and of devices that a list does not have; of one address, at most some hundreds a minute are counted. */
+  alarms: Type.Array(BootstrapAlarm),
 })
 export type BatchReport = Static<typeof BatchReport>

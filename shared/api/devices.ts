@@ -4,8 +4,11 @@ import { Csr, Id, orNull, Time } from './fields.ts'
 
 // ---- devices ----
 
-/** `csr`: PKCS#10 as PEM or as base64 of DER. */
-export const EnrollRequest = Type.Object({ token: Type.String({ maxLength: 256 }), csr: Csr })
+/** Without a token the TLS client certificate is what it enrolls with. `csr`: PKCS#10 as PEM or as base64 of DER. */
+export const EnrollRequest = Type.Object({
+  token: Type.Optional(Type.String({ maxLength: 256 })),
+  csr: Csr,
+})
 export type EnrollRequest = Static<typeof EnrollRequest>
 
 export const RenewRequest = Type.Object({ csr: Csr })

@@ -74,6 +74,8 @@ export type TokenRequest = Static<typeof TokenRequest>
 export const TokenView = Type.Object({
   /** Names the token in lists and audit; it is not the secret. */
   id: Type.String(),
+  /** What a device enrolls with: a secret, a certificate that a batch shares, or one that its manufacturer gave it. */
+  kind: Type.Union([Type.Literal('token'), Type.Literal('claim'), Type.Literal('manufacturer')]),
   batch: Id,
   uses: Type.Integer(),
   used: Type.Integer(),

@@ -1,4 +1,5 @@
 import { type Static, Type } from 'typebox'
+import { BootstrapAlarm } from './bootstrap.ts'
 import { RefusalView } from './devices.ts'
 import { Csr, Expiry, Id, orNull, Time } from './fields.ts'
 import { CaAlarm } from './rollover.ts'
@@ -95,6 +96,8 @@ export const StatusView = Type.Object({
   certificates: Type.Array(Type.Object({ name: Type.String(), notAfter: Time })),
   /** CAs that end soon; `muster ca rollover start` is what to do. */
   alarms: Type.Array(CaAlarm),
+  /** Of the last seven days, the newest first, at most 20; `muster batch report` has all of them. */
+  bootstrapAlarms: Type.Array(BootstrapAlarm),
 })
 export type StatusView = Static<typeof StatusView>
 

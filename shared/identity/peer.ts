@@ -19,12 +19,13 @@ import {
 import { certifiableType, keyKind, keyName } from '../pki/spki.ts'
 import { isDeviceId } from './device.ts'
 
-export type PeerKind = 'device' | 'service' | 'broker' | 'operator' | 'server'
+export type PeerKind = 'device' | 'service' | 'claim' | 'broker' | 'operator' | 'server'
 
 /** Exactly these extended key usages a certificate of the kind has. */
 export const PURPOSES = {
   device: [OID.clientAuth],
   service: [OID.clientAuth],
+  claim: [OID.clientAuth],
   operator: [OID.clientAuth],
   broker: [OID.serverAuth, OID.clientAuth],
   server: [OID.serverAuth],
@@ -34,6 +35,7 @@ export const PURPOSES = {
 export const SERVES_HOSTS = {
   device: false,
   service: false,
+  claim: false,
   operator: false,
   broker: true,
   server: true,
@@ -67,7 +69,7 @@ interface Expected {
 /**
  * Profile checks that Node does not make, and the dates (a resumed session skips those as well).
  * Chain validity (`socket.authorized`) is the caller's.
- * @throws MusterError profile (evidence: violation), expired, notyet
+ * @throws MusterError profile (evidence: violation), claim (of a batch, where none is expected), expired, notyet
  */
 export function checkPeer(certificate: X509Certificate, expect: Expected): Peer {
   const { raw } = certificate
@@ -92,6 +94,15 @@ function refusal(violation: string): MusterError {
   })
 }
 
+function misplacedClaim(uri: string): MusterError {
+  const claim = uri.slice(uri.lastIndexOf('/') + 1, 200)
+  return new MusterError(
+    'claim',
+    `Cannot accept the claim certificate "${claim}" here: enroll with it, and come with the certificate that it brings`,
+    { evidence: { claim } },
+  )
+}
+
 function readOrRefuse(der: Buffer): Certificate {
   try {
     return readCertificate(der)
@@ -101,7 +112,8 @@ function readOrRefuse(der: Buffer): Certificate {
   }
 }
 
-const SIGNATURES: ReadonlySet<string> = new Set([
+/** What a certificate may be signed with. */
+export const SIGNATURES: ReadonlySet<string> = new Set([
   OID.ecdsaWithSha256,
   OID.ecdsaWithSha384,
   OID.ecdsaWithSha512,
@@ -130,6 +142,8 @@ function identityOf(tbs: Tbs, { trustDomain, kinds }: Expected): { kind: PeerKin
   const [uri] = uris
   if (uri?.type !== 'uri' || uris.length > 1) throw refusal(`${uris.length} SAN URIs of identities`)
   const kind = kinds.find((candidate) => uri.text.startsWith(spiffeUri(trustDomain, candidate, '')))
+  if (kind === undefined && uri.text.startsWith(spiffeUri(trustDomain, 'claim', '')))
+    throw misplacedClaim(uri.text)
   if (kind === undefined) throw refusal(`SAN URI ${uri.text.slice(0, 200)}`)
   const id = uri.text.slice(spiffeUri(trustDomain, kind, '').length)
   if (!isDeviceId(id)) throw refusal('SAN URI with an impossible id')

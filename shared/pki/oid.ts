@@ -1,6 +1,7 @@
 /** Object identifiers by the names that the RFCs give them (RFC 5280, 5480, 5758, 5652, 8018, 7914). */
 export const OID = {
   commonName: '2.5.4.3',
+  serialNumber: '2.5.4.5',
   organization: '2.5.4.10',
   organizationalUnit: '2.5.4.11',
 

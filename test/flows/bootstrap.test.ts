@@ -104,7 +104,7 @@ t.test('devices that a manifest announces', async (t) => {
     t.equal(told.status, 0)
     t.match(told.stdout, /^Uses +1 = 1 enrolled \+ 0 reserved \+ 0 open \+ 0 expired \+ 0 cancelled$/m)
     t.match(told.stdout, /^Devices +1 = 0 expected \+ 0 pending \+ 1 enrolled \+ 0 retired$/m)
-    t.match(told.stdout, new RegExp(`^${id} +R-TOKEN-SPENT +3 +\\d+`, 'm'))
+    t.match(told.stdout, new RegExp(`^${id} +token +R-TOKEN-SPENT +3 +\\d+`, 'm'))
     t.match(told.stderr, /a token that is over/)
     const report = JSON.parse((await muster('batch', 'report', 'line-2', '--json')).stdout)
     t.match(report, { schemaVersion: 1, alarms: [{ token: id, attempts: 3 }] })

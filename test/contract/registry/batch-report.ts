@@ -13,6 +13,7 @@ const attempt = (plane: Plane, token: string, code: 'token_spent' | 'token_expir
     fingerprint: null,
     address: '192.0.2.1',
   })
+const NONE = { total: 0, open: 0, spent: 0, expired: 0, cancelled: 0 }
 const parts = ({ total: _, ...counts }: Record<string, number>) =>
   Object.values(counts).reduce((total, count) => total + count, 0)
 
@@ -38,6 +39,8 @@ export async function batchReportContract(t: Test, fresh: Fresh): Promise<void> 
       batch: 'lab',
       fleet: 'default',
       tokens: { total: 5, open: 2, spent: 1, expired: 1, cancelled: 1 },
+      claims: NONE,
+      manufacturers: NONE,
       uses: { total: 18, enrolled: 3, reserved: 1, open: 5, expired: 2, cancelled: 7 },
       devices: { total: 5, expected: 1, pending: 1, enrolled: 2, retired: 1 },
       alarms: [],
@@ -54,9 +57,16 @@ export async function batchReportContract(t: Test, fresh: Fresh): Promise<void> 
     await attempt(plane, 't1', 'token_expired')
     await attempt(plane, 't1', 'token_batch')
     t.strictSame((await reportOf(plane)).alarms, [
-      { token: 't1', code: 'R-TOKEN-EXPIRED', attempts: 1, lastAt: plane.now() },
-      { token: 't1', code: 'R-TOKEN-SPENT', attempts: 3, lastAt: plane.now() },
-      { token: 't2', code: 'R-TOKEN-SPENT', attempts: 1, lastAt: plane.now() - DAY_MS },
+      { batch: 'lab', kind: 'token', token: 't1', code: 'R-TOKEN-EXPIRED', attempts: 1, lastAt: plane.now() },
+      { batch: 'lab', kind: 'token', token: 't1', code: 'R-TOKEN-SPENT', attempts: 3, lastAt: plane.now() },
+      {
+        batch: 'lab',
+        kind: 'token',
+        token: 't2',
+        code: 'R-TOKEN-SPENT',
+        attempts: 1,
+        lastAt: plane.now() - DAY_MS,
+      },
     ])
   })
 
