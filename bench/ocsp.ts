@@ -1,44 +1,41 @@
 import { execFileSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { freePort, listening, writeKeys } from './cfssl.ts'
+import { setTimeout } from 'node:timers/promises'
+import { MusterError } from '#shared/errors'
+import { freePort, writeKeys } from './cfssl.ts'
 import { type Bench, type BenchContext, compare, perCpuSecond, type Side } from './harness.ts'
 import { spent } from './issue.ts'
 import { fresh, keepAlive, type Load, type Target } from './load.ts'
 import { newDirectory, type Plane, startPlane } from './plane.ts'
-import { need, type Server, startServer, versionOf } from './processes.ts'
+import { need, programBeside, ready, type Server, startServer, versionOf } from './processes.ts'
 import { newCsr, post } from './requests.ts'
 
 const DEVICES = 50
-const KEEP_ALIVE = 20_000
-const FRESH = 1_000
+const KEEP_ALIVE = 60_000
+const FRESH = 5_000
 const CONNECTIONS = 16
 
 export const ocsp: Bench = {
   name: 'ocsp',
-  says: 'OCSP answers per server-CPU-second, beside the same server with nothing to answer and openssl ocsp',
+  says: 'OCSP answers per server-CPU-second, beside a constant reply of the same listener and openssl ocsp',
   async run(context) {
     need('openssl')
     const plane = await startPlane(context)
     const serials = await enrolled(plane)
     const requests = requestsFor(context, { plane, serials })
-    const openssl = await startOpenssl(context, { plane, serials })
+    const openssl = await startOpenssl(context, { plane, serials, first: requests[0] ?? Buffer.alloc(0) })
     const how = { context, unit: 'answers/CPU-s', better: 'higher', figure: perCpuSecond } as const
     const server = { server: plane.server, target: { port: plane.ports.http, ca: null } }
     const version = `Node ${process.versions.node}, OpenSSL ${process.versions.openssl}`
     const ours = { name: 'muster', command: plane.command, version, at: server, requests, context }
-    const nothing = {
-      ...ours,
-      name: 'muster, a request that says nothing',
-      requests: [Buffer.from([0x30, 0])],
-      isEmpty: true,
-    }
+    const empty = { ...ours, ...(await startEmpty(context)), isEmpty: true }
 
     context.say('keep-alive connections')
     const open = await compare(
       {
         ours: side(keepAlive, { ...ours, count: KEEP_ALIVE }),
-        peers: [side(keepAlive, { ...nothing, count: KEEP_ALIVE })],
+        peers: [side(keepAlive, { ...empty, count: KEEP_ALIVE })],
       },
       how,
     )
@@ -61,7 +58,7 @@ interface Asked {
   readonly version: string
   readonly at: { readonly server: Server; readonly target: Target }
   readonly requests: readonly Buffer[]
-  /** Answered with a failure of five octets. */
+  /** Answered with two octets, whatever is asked. */
   readonly isEmpty?: boolean
   readonly context: BenchContext
   readonly count: number
@@ -110,8 +107,10 @@ async function enrolled(plane: Plane): Promise<string[]> {
       body: JSON.stringify({ token, csr: newCsr(`ocsp-${index}`) }),
     }),
   )
-  const check: Load['check'] = ({ body }) =>
-    void serials.push((JSON.parse(body) as { serial: string }).serial) // the API says so
+  const check: Load['check'] = ({ status, body }) => {
+    if (status !== 200) throw new Error(`an enrollment was answered with ${status}: ${body.slice(0, 300)}`)
+    serials.push((JSON.parse(body) as { serial: string }).serial) // the API says so
+  }
   await keepAlive(plane.target, { requests, connections: 4, check })
   return serials
 }
@@ -138,9 +137,23 @@ function requestsFor(
   })
 }
 
+/** The same listener with nothing to do: what is left is the HTTP that every answer costs. */
+async function startEmpty(context: BenchContext) {
+  const port = await freePort()
+  const program = programBeside(import.meta.url, 'empty-reply')
+  const command = [process.execPath, program, String(port)]
+  const server = startServer(command, { context, cwd: newDirectory(context), ipc: true })
+  await ready(server, 'the empty reply')
+  return {
+    name: 'the same listener, a constant reply',
+    command: 'node bench/empty-reply.ts PORT',
+    at: { server, target: { port, ca: null } },
+  }
+}
+
 async function startOpenssl(
   context: BenchContext,
-  { plane, serials }: { plane: Plane; serials: readonly string[] },
+  { plane, serials, first }: { plane: Plane; serials: readonly string[]; first: Buffer },
 ) {
   const directory = newDirectory(context)
   writeKeys(directory, plane.layout)
@@ -163,9 +176,33 @@ async function startOpenssl(
     '60',
   ]
   const server = startServer([need('openssl'), ...args], { context, cwd: directory })
-  await listening(port)
+  await answering(port, first)
   return {
     at: { server, target: { port, ca: null } },
     command: `openssl ${args.join(' ').replace(String(port), 'PORT')}`,
   }
+}
+
+const READY_DEADLINE_MS = 10_000
+
+/**
+ * Resolves when a request is answered. A connection that says nothing would be the last one that `openssl ocsp` takes:
+ * it reads on from it for ever, also when it is closed.
+ * @throws MusterError unavailable
+ */
+async function answering(port: number, der: Buffer): Promise<void> {
+  const load: Load = { requests: [message(der)], connections: 1, check: () => {} }
+  for (
+    const deadline = performance.now() + READY_DEADLINE_MS;
+    performance.now() < deadline;
+    await setTimeout(50)
+  ) {
+    try {
+      await fresh({ port, ca: null }, load)
+      return
+    } catch {
+      // not yet
+    }
+  }
+  throw new MusterError('unavailable', `Cannot run the bench: openssl ocsp did not answer on port ${port}`)
 }

@@ -1,15 +1,13 @@
-import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type AdminClient, openAdminClient, readOperatorProfile } from '#shared/admin-client'
-import { MusterError } from '#shared/errors'
 import { type Layout, layout, ports } from '#shared/layout'
 import { freeBase } from '../device-sim/throwaway-plane.ts'
 import type { BenchContext } from './harness.ts'
 import type { Target } from './load.ts'
-import { type Server, startServer } from './processes.ts'
+import { ready, type Server, startServer } from './processes.ts'
 
 const MUSTER = fileURLToPath(new URL('../bin/muster.mjs', import.meta.url))
 
@@ -46,11 +44,7 @@ export async function startPlane(context: BenchContext, data = newDirectory(cont
     'warn',
   ]
   const server = startServer(command, { context, cwd: data, ipc: true })
-  const exited = once(server.child, 'exit').then(([code]) => {
-    throw new MusterError('unavailable', `Cannot run the bench: muster enrollment ended with ${code}`)
-  })
-  exited.catch(() => {}) // after it was ready, its end is no news
-  await Promise.race([once(server.child, 'message'), exited])
+  await ready(server, 'muster enrollment')
   const places = layout(data)
   const admin = openAdminClient(readOperatorProfile(places.operatorProfile))
   context.ended(() => admin.close())

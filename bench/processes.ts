@@ -54,6 +54,8 @@ export interface Server {
   cpuS(): number
   /** Resident memory, octets. */
   residentOctets(): number
+  /** Ends it before the bench does. */
+  stop(): Promise<void>
 }
 
 /** Starts a server on its core; it ends with the bench. */
@@ -68,7 +70,22 @@ export function startServer(
   child.stderr?.on('data', () => {}) // read, so that the server is never held up by a full pipe
   context.ended(() => stop(child))
   const pid = child.pid ?? 0
-  return { child, cpuS: () => cpuSeconds(pid), residentOctets: () => residentOf(pid) }
+  return {
+    child,
+    cpuS: () => cpuSeconds(pid),
+    residentOctets: () => residentOf(pid),
+    stop: () => stop(child),
+  }
+}
+
+/** Resolves when it says so over IPC, with what it says. @throws MusterError unavailable when it ends instead */
+export async function ready({ child }: Server, name: string): Promise<unknown> {
+  const exited = once(child, 'exit').then(([code]) => {
+    throw new MusterError('unavailable', `Cannot run the bench: ${name} ended with ${code}`)
+  })
+  exited.catch(() => {}) // after it was ready, its end is no news
+  const [message] = await Promise.race([once(child, 'message'), exited])
+  return message
 }
 
 async function stop(child: ChildProcess): Promise<void> {

@@ -46,7 +46,7 @@ export interface IssuerResponder {
 }
 
 export interface OcspOptions {
-  readonly registry: Pick<Registry, 'revocationStatus'>
+  readonly registry: Pick<Registry, 'revocationStatus' | 'stateMark'>
   readonly responders: readonly IssuerResponder[]
   readonly signingClock: Pick<SigningClock, 'check'>
   now(): number
@@ -59,6 +59,8 @@ interface Presigned {
   readonly says: string
   readonly signedAt: number
   readonly reply: OcspReply
+  /** Of the registry, before it was last found to say the same. */
+  mark: string | null
 }
 
 interface Answer {
@@ -116,13 +118,21 @@ export class OcspService {
     return kept ?? this.#answerAnew(readings)
   }
 
-  /** What was signed for this request, while it is fresh and the registry still says the same. */
+  /**
+   * What was signed for this request, while it is fresh and the registry still says the same: it is not asked while
+   * nothing has been written.
+   */
   async #kept(key: string): Promise<OcspReply | null> {
     const found = this.#presigned.get(key)
     const now = this.#options.now()
     if (found === undefined || now < found.signedAt || now >= found.signedAt + RENEW_AFTER_MS) return null
-    const status = await this.#options.registry.revocationStatus(found.issuer, found.serial)
-    return saysOf(certStatus(status)) === found.says ? found.reply : null
+    const { registry } = this.#options
+    const mark = registry.stateMark() // before the status: a commit in between is seen the next time
+    if (mark !== null && mark === found.mark) return found.reply
+    const status = await registry.revocationStatus(found.issuer, found.serial)
+    if (saysOf(certStatus(status)) !== found.says) return null
+    found.mark = mark
+    return found.reply
   }
 
   async #answerAnew(readings: readonly Uint8Array[]): Promise<OcspReply> {
@@ -185,6 +195,7 @@ export class OcspService {
       says: saysOf(answer.status),
       signedAt: now,
       reply,
+      mark: null,
     })
     return reply
   }

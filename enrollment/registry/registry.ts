@@ -246,6 +246,11 @@ export interface Registry extends RolloverIntents, BootstrapIntents {
    * reservation is no certificate.
    */
   revocationStatus(issuer: string, serial: string): Promise<RevocationStatus | null>
+  /**
+   * Another text after every commit, of whichever process: while it is the same, whatever was read is still so. Null
+   * where that cannot be told at once.
+   */
+  stateMark(): string | null
 
   // audit
   listAudit(after: number, limit: number): Promise<AuditEntry[]>

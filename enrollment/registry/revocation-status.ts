@@ -26,6 +26,9 @@ function prepare(db: Sqlite) {
     revoked: db.prepare<[string], { issuer: string; revoked_at: number; reason: Reason }>(
       'SELECT issuer, revoked_at, reason FROM revocations WHERE serial = ?',
     ),
+    /** Rises when this connection writes, and when another one has committed. */
+    written: db.prepare<[], number>('SELECT total_changes()').pluck(),
+    version: db.prepare<[], number>('PRAGMA data_version').pluck(),
     issued: db.prepare<[string], IssuedRow>(
       `SELECT c.issuer, d.id AS device, d.batch, d.fleet FROM certificates c JOIN devices d ON d.row = c.device
        WHERE c.serial = ? AND c.fingerprint IS NOT NULL`,
@@ -40,7 +43,7 @@ export function openRevocationStatus({
 }: {
   store: Store
   holds: Holds
-}): Pick<Registry, 'revocationStatus'> {
+}): Pick<Registry, 'revocationStatus' | 'stateMark'> {
   const statements = prepare(store.db)
 
   function statusOf(issuer: string, serial: string): RevocationStatus | null {
@@ -55,6 +58,7 @@ export function openRevocationStatus({
   }
 
   return {
+    stateMark: () => `${statements.written.get()} ${statements.version.get()}`,
     async revocationStatus(issuer, serial) {
       const plain = await store.readOne(() => statements.plain.get(serial, serial))
       if (plain === issuer) return { state: 'good' }

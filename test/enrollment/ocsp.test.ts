@@ -47,7 +47,7 @@ async function newResponder(notAfter = START + 7 * 24 * HOUR_MS): Promise<Respon
 const wholeSecond = (at: number) => Math.floor(at / 1000) * 1000
 
 /** A service over a table of statuses, with a clock, that counts its signatures. */
-async function open(of: { responder?: Responder } = {}) {
+async function open(of: { responder?: Responder; mark?: () => string } = {}) {
   const statuses = new Map<string, RevocationStatus>()
   const clock = { now: START }
   let signatures = 0
@@ -64,6 +64,7 @@ async function open(of: { responder?: Responder } = {}) {
   }
   const service = new OcspService({
     registry: {
+      stateMark: of.mark ?? (() => null),
       revocationStatus: async (of, serial) => (of === device.id ? (statuses.get(serial) ?? null) : null),
     },
     responders: [{ issuer: device, responder }],
@@ -174,6 +175,22 @@ t.test('a hold is looked at before what was signed earlier, and so is its end', 
     statuses.set(SERIAL, status)
     t.match(await ask(request), { statuses: [says] })
   }
+})
+
+t.test('while nothing was written the registry is not asked again, and a hold counts at once', async (t) => {
+  const written = { mark: 1 }
+  const { statuses, ask, signatures } = await open({ mark: () => `${written.mark}` })
+  const request = ocspRequest({ issuer, serials: [SERIAL] })
+  statuses.set(SERIAL, good)
+  for (let asked = 0; asked < 3; asked++) t.match(await ask(request), { statuses: ['good'] })
+  statuses.set(SERIAL, { state: 'held', since: START - 5_000 })
+  t.match(await ask(request), { statuses: ['good'] }, 'a registry that changes without a mark was not asked')
+  written.mark += 1
+  t.match(await ask(request), { statuses: ['revoked 6'] })
+  statuses.set(SERIAL, good)
+  written.mark += 1
+  t.match(await ask(request), { statuses: ['good'] })
+  t.equal(signatures(), 3)
 })
 
 t.test('what is unknown is not kept: it may be issued in the next moment', async (t) => {

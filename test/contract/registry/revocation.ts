@@ -56,6 +56,23 @@ export async function revocationContract(t: Test, fresh: Fresh): Promise<void> {
     t.strictSame(await status(), revoked, 'also when it has expired')
   })
 
+  await t.test('the mark of the state stays while nothing is written, and never returns', async (t) => {
+    const plane = await fresh(t)
+    const { registry, issuer } = plane
+    const { serial } = await plane.enroll('d1')
+    const marks = new Set([registry.stateMark()])
+    await registry.revocationStatus(issuer.id, serial)
+    marks.add(registry.stateMark())
+    t.equal(marks.size, 1, 'reading changes nothing')
+    await plane.hold('h1', device('d1'))
+    marks.add(registry.stateMark())
+    await registry.undoPlan('h1', plane.act())
+    marks.add(registry.stateMark())
+    await plane.revoke('r1', device('d1'), { reason: 'superseded' })
+    marks.add(registry.stateMark())
+    t.equal(marks.has(null) || marks.size, 4)
+  })
+
   await t.test('superseded and expired certificates are good, and reserved ones are not there', async (t) => {
     const plane = await fresh(t)
     await plane.broker()

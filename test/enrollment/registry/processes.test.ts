@@ -88,3 +88,12 @@ t.test('a process that is killed while it writes keeps all that it acknowledged'
     await registry.close()
   }
 })
+
+t.test('the mark of the state tells what another connection has committed', async (t) => {
+  const path = join(t.testdir({}), 'registry.db')
+  const [one, other] = [await open(t, path), await open(t, path)]
+  const before = one.stateMark()
+  t.equal(one.stateMark(), before)
+  await other.createFleet({ id: 'elsewhere' }, { now: BEGIN, by: 'operator:anna' })
+  t.not(one.stateMark(), before)
+})
