@@ -1,6 +1,6 @@
-import { verify, X509Certificate } from 'node:crypto'
+import { X509Certificate } from 'node:crypto'
 import { bitsOf, expectTag, fields, readDer, TAG } from '#shared/pki/der'
-import { sha256Hex } from '#shared/pki/keys'
+import { sha256Hex, verifyAs } from '#shared/pki/keys'
 import { type Clock, untilSeen } from './clock.ts'
 
 /** A certificate that should be on the CRL of its issuer. */
@@ -48,7 +48,7 @@ export function readCrl(der: Uint8Array, issuerPem: string): Set<string> {
   const [tbsNode, , signature] = fields(readDer(der), 'CRL', [3, 3])
   const tbs = expectTag(tbsNode, TAG.sequence, 'tbsCertList')
   const { publicKey } = new X509Certificate(issuerPem)
-  if (!verify('sha256', tbs.raw, publicKey, bitsOf(signature))) {
+  if (!verifyAs(publicKey, { data: tbs.raw, signature: bitsOf(signature) })) {
     throw new SyntaxError('the CRL is not signed by this issuer')
   }
   // The lists before it are the algorithm (5.1.2.2) and the issuer's name (5.1.2.3); times are no lists.

@@ -1,6 +1,7 @@
-import { createPublicKey, verify, X509Certificate } from 'node:crypto'
+import { X509Certificate } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { writeFileDurably } from '#shared/files'
+import { verifyAs } from '#shared/pki/keys'
 import type { Deps } from './deps.ts'
 
 /** The newest entry of the audit log as it was, signed by the infrastructure CA and kept outside the database. */
@@ -91,8 +92,8 @@ function readHead(path: string): AuditHead | null {
 function isSigned({ authority }: HeadDeps, head: AuditHead): boolean {
   const issuer = authority.cas.find(({ id }) => id === head.issuer)
   if (issuer === undefined || typeof head.signature !== 'string') return false
-  const key = createPublicKey(
-    new X509Certificate(issuer.pem).publicKey.export({ type: 'spki', format: 'pem' }),
-  )
-  return verify('sha256', signedOctets(head), key, Buffer.from(head.signature, 'base64'))
+  return verifyAs(new X509Certificate(issuer.pem).publicKey, {
+    data: signedOctets(head),
+    signature: Buffer.from(head.signature, 'base64'),
+  })
 }

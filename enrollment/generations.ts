@@ -155,7 +155,11 @@ export class Generations implements Authority {
     of: { now: number; lifetimeMs?: number },
   ): Promise<Pick<NewRollover, 'from' | 'to' | 'certificates'>> {
     const from = this.current
-    const certificates = await this.#keys.next(kind, { root: { id: this.rootId, pem: this.rootPem }, ...of })
+    const certificates = await this.#keys.next(kind, {
+      root: { id: this.rootId, pem: this.rootPem },
+      from,
+      ...of,
+    })
     const idOf = (role: 'root' | IssuerKind) =>
       certificates.find((one) => one.role === role)?.id ?? from[role]
     const to = { root: idOf('root'), device: idOf('device'), infrastructure: idOf('infrastructure') }

@@ -28,14 +28,26 @@ export interface Maintenance {
     journal: string | null
     acceptLoss: boolean
   }): Promise<RestoreResult>
-  initOffline(request: { data: string; trustDomain: string; httpBase: string }): Promise<string[]>
-  signIssuer(request: {
-    rootDirectory: string
-    csr: string
-    trustDomain: string
-    httpBase: string
-  }): Promise<string>
-  install(request: { data: string; certificates: readonly string[] }): string
+  /** Makes the CAs with keys in security modules; returns the SHA-256 of the root. */
+  init(request: CaNames & { data: string; keys?: KeyUris }): Promise<string>
+  initOffline(request: CaNames & { data: string; keys?: KeyUris }): Promise<string[]>
+  signIssuer(
+    request: CaNames & { rootDirectory: string; csr: string; rootKey?: string | null },
+  ): Promise<string>
+  install(request: { data: string; certificates: readonly string[] }): Promise<string>
+}
+
+/** What is in every certificate. */
+interface CaNames {
+  readonly trustDomain: string
+  readonly httpBase: string
+}
+
+/** PKCS#11 URIs of keys that lie in a security module. */
+export interface KeyUris {
+  readonly root?: string
+  readonly device?: string
+  readonly infrastructure?: string
 }
 
 export function noMaintenance(): never {

@@ -1,5 +1,6 @@
 import { MusterError } from '#shared/errors'
 import type { Issuer } from './issue.ts'
+import type { Tokens } from './pkcs11/tokens.ts'
 
 export interface AuthorityOptions {
   readonly directory: string
@@ -8,6 +9,10 @@ export interface AuthorityOptions {
   /** `http://host:port` under which CRLs and CA certificates are served; fixed at the first open. */
   readonly httpBase: string
   readonly passphrase: string
+  /** For keys that lie in security modules. */
+  readonly tokens?: Tokens | null
+  /** PKCS#11 URIs of the keys that it is to be created with; files without. */
+  readonly keys?: KeyUris
   /** CRLs that share the certificates of the device CA; used when it is created, and then fixed. */
   readonly crlShards?: number
   /** Ms since 1970. */
@@ -18,6 +23,13 @@ export interface AuthorityOptions {
   readonly lifetimes?: Lifetimes
   /** Called after each step of a creation (tests cut it there). */
   readonly reached?: (point: string) => void
+}
+
+/** Which keys lie in a security module, and where. */
+export interface KeyUris {
+  readonly root?: string
+  readonly device?: string
+  readonly infrastructure?: string
 }
 
 /** How long CA certificates live, ms. An issuing CA ends no later than its root. */

@@ -99,19 +99,19 @@ export function beginCreation(directory: CaDirectory): void {
   syncDirectory(directory.path)
 }
 
-export function writeCa(directory: CaDirectory, files: { ca: CaFile; keyPem: string; pem: string }): void {
-  writeSecretFile(directory.key(files.ca), files.keyPem)
+export function writeCa(directory: CaDirectory, files: { ca: CaFile; keyFile: string; pem: string }): void {
+  writeSecretFile(directory.key(files.ca), files.keyFile)
   writeFileDurably(directory.certificate(files.ca), files.pem)
 }
 
 /** Stores a CA of a rollover; it counts for nothing until the registry names it. */
 export function writeGeneration(
   directory: CaDirectory,
-  files: { id: string; keyPem: string; pem: string },
+  files: { id: string; keyFile: string; pem: string },
 ): void {
   mkdirSync(directory.generations, { recursive: true, mode: 0o700 })
   syncDirectory(directory.path)
-  writeSecretFile(directory.generationKey(files.id), files.keyPem)
+  writeSecretFile(directory.generationKey(files.id), files.keyFile)
   writeFileDurably(directory.generationCertificate(files.id), files.pem)
 }
 

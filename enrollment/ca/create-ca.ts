@@ -1,6 +1,5 @@
-import type { KeyObject } from 'node:crypto'
 import { readCertificate } from '#shared/pki/certificate'
-import { generateKey, privateKeyPem, sha256Hex, spkiDer } from '#shared/pki/keys'
+import { sha256Hex } from '#shared/pki/keys'
 import { derToPem } from '#shared/pki/pem'
 import { type Authority, type AuthorityOptions, checkOptions } from './authority.ts'
 import { issueCaCertificate } from './ca-certificate.ts'
@@ -16,10 +15,10 @@ import {
   writeAuthority,
   writeCa,
 } from './ca-directory.ts'
+import { type MadeKey, makeKey } from './key-access.ts'
 import { loadAuthority } from './load-ca.ts'
 import type { IssuerKind } from './profile.ts'
 import { DEFAULT_CRL_SHARDS } from './shard.ts'
-import { keySigner } from './signer.ts'
 import { keyIdentifier } from './template.ts'
 
 export type { Authority, AuthorityOptions } from './authority.ts'
@@ -51,25 +50,23 @@ function shardCrl(directory: CaDirectory): void {
   writeAuthority(directory, { ...authority, crlShards: DEFAULT_CRL_SHARDS })
 }
 
-interface NewCa {
-  readonly key: KeyObject
+interface NewCa extends MadeKey {
   readonly der: Buffer
 }
 
 /** Keys and certificates first, authority.json last: from then on the authority exists. */
 async function create(directory: CaDirectory, options: AuthorityOptions): Promise<void> {
   const reached = options.reached ?? (() => {})
-  const { passphrase } = options
   beginCreation(directory)
   reached('create-ca.1')
   const root = await makeRoot(options)
-  store(directory, { file: 'root', ca: root, passphrase })
+  store(directory, { file: 'root', ca: root })
   reached('create-ca.2')
   const device = await makeIssuing('device', { root, options })
-  store(directory, { file: 'device-ca', ca: device, passphrase })
+  store(directory, { file: 'device-ca', ca: device })
   reached('create-ca.3')
   const infrastructure = await makeIssuing('infrastructure', { root, options })
-  store(directory, { file: 'infrastructure-ca', ca: infrastructure, passphrase })
+  store(directory, { file: 'infrastructure-ca', ca: infrastructure })
   reached('create-ca.4')
   writeAuthority(directory, {
     schemaVersion: 1,
@@ -83,11 +80,12 @@ async function create(directory: CaDirectory, options: AuthorityOptions): Promis
   reached('create-ca.5')
 }
 
-async function makeRoot({ trustDomain, now, lifetimes }: AuthorityOptions): Promise<NewCa> {
-  const key = generateKey()
+async function makeRoot(options: AuthorityOptions): Promise<NewCa> {
+  const { trustDomain, now, lifetimes } = options
+  const key = await makeKey(options, options.keys?.root)
   const life = lifetimes && { lifetimeMs: lifetimes.rootMs }
-  const request = { kind: 'root', trustDomain, now, spki: spkiDer(key), ...life } as const
-  return { key, der: await issueCaCertificate(request, keySigner(key)) }
+  const request = { kind: 'root', trustDomain, now, spki: key.signer.spki, ...life } as const
+  return { ...key, der: await issueCaCertificate(request, key.signer) }
 }
 
 async function makeIssuing(
@@ -95,23 +93,22 @@ async function makeIssuing(
   { root, options }: { root: NewCa; options: AuthorityOptions },
 ): Promise<NewCa> {
   const { trustDomain, now, httpBase, lifetimes } = options
-  const key = generateKey()
+  const key = await makeKey(options, options.keys?.[kind])
   const life = lifetimes && { lifetimeMs: lifetimes.issuingMs }
   const { tbs } = readCertificate(root.der)
   const der = await issueCaCertificate(
-    { kind, trustDomain, now, spki: spkiDer(key), ...life },
+    { kind, trustDomain, now, spki: key.signer.spki, ...life },
     {
       name: tbs.subject.raw,
       keyId: keyIdentifier(tbs.spki.raw),
       notAfter: tbs.notAfter,
-      signer: keySigner(root.key),
+      signer: root.signer,
       caUrl: `${httpBase}/ca/${sha256Hex(root.der)}.crt`,
     },
   )
-  return { key, der }
+  return { ...key, der }
 }
 
-function store(directory: CaDirectory, made: { file: CaFile; ca: NewCa; passphrase: string }): void {
-  const keyPem = privateKeyPem(made.ca.key, made.passphrase)
-  writeCa(directory, { ca: made.file, keyPem, pem: derToPem(made.ca.der, 'CERTIFICATE') })
+function store(directory: CaDirectory, { file, ca }: { file: CaFile; ca: NewCa }): void {
+  writeCa(directory, { ca: file, keyFile: ca.keyFile, pem: derToPem(ca.der, 'CERTIFICATE') })
 }

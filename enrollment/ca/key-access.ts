@@ -49,6 +49,13 @@ export async function makeKey(access: KeyAccess, uri?: string): Promise<MadeKey>
   return { signer, keyFile: `${named}\n` }
 }
 
+/** A key that was made and whose certificate was not. @throws MusterError as `openKey` and `Tokens.take` */
+export async function reopenKey(access: KeyAccess, path: string): Promise<MadeKey> {
+  const keyFile = readSecretFile(path).toString('utf8')
+  if (isTokenKey(keyFile)) return { signer: (await tokensOf(access).take(keyFile.trim())).signer, keyFile }
+  return { signer: keySigner(readPrivateKey(keyFile, access.passphrase)), keyFile }
+}
+
 /** A new key where another one is: in a file, or in the same token. @throws MusterError as `Tokens.take` */
 export async function makeNextKey(access: KeyAccess, path: string): Promise<MadeKey> {
   const text = readSecretFile(path).toString('utf8')

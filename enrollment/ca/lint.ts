@@ -57,8 +57,7 @@ const COMMON: Rules<{ signing: Signing }> = {
   version: (tbs) => tbs.version === 3,
   // RFC 5280 section 4.1.2.2; fewer than 8 octets of 16 random ones do not happen by chance
   serial: ({ serial }) => serial.length >= 8 && serial.length <= 20 && (serial[0] ?? 0x80) < 0x80,
-  // RFC 5758 section 3.2: no parameters
-  signature_algorithm: (tbs) => tbs.algorithm === OID.ecdsaWithSha256 && tbs.algorithmParameters === null,
+  signature_algorithm: isSoundAlgorithm,
   issuer_name: (tbs, { signing }) => tbs.issuer.raw.equals(signing.name),
   validity_order: (tbs) => tbs.notBefore < tbs.notAfter,
   validity_encoding: (tbs) =>
@@ -162,7 +161,7 @@ export interface CaContext {
 
 /** Rules of a CA's own certificate. */
 const CA: Rules<CaContext> = {
-  ca_key: isPlainKey,
+  ca_key: (tbs) => isPlainKey(tbs) || keyKind(tbs.spki).type === 'RSA',
   key_usage: (tbs) => isSame(read.readKeyUsage(critical(tbs, OID.keyUsage)), ['keyCertSign', 'cRLSign']),
   basic_constraints: (tbs, { pathLength }) => {
     const constraints = read.readBasicConstraints(critical(tbs, OID.basicConstraints))
@@ -243,6 +242,13 @@ function sanOf(tbs: Tbs): read.ReadName[] {
 
 function namesIn(order: LeafOrder): readonly GeneralName[] {
   return order.names ?? []
+}
+
+/** ECDSA has no parameters (RFC 5758 section 3.2), RSA has NULL (RFC 4055 section 5). */
+function isSoundAlgorithm({ algorithm, algorithmParameters }: Tbs): boolean {
+  if (algorithm === OID.sha256WithRsa) return algorithmParameters?.raw.equals(NULL) === true
+  const isEcdsa = algorithm === OID.ecdsaWithSha256 || algorithm === OID.ecdsaWithSha384
+  return isEcdsa && algorithmParameters === null
 }
 
 function isPlainKey(tbs: Tbs): boolean {

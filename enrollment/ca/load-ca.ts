@@ -16,8 +16,9 @@ import {
   unusable,
 } from './ca-directory.ts'
 import type { Issuer } from './issue.ts'
+import { openKey } from './key-access.ts'
 import type { IssuerKind } from './profile.ts'
-import { fileSigner, type Signer } from './signer.ts'
+import type { Signer } from './signer.ts'
 
 /**
  * Opens what was created before, and trusts none of its files alone: authority.json names the certificates by
@@ -91,7 +92,7 @@ function loadIssuer(kind: IssuerKind, { directory, authority, options, root }: L
     throw unusable(directory, `authority.json does not say what is in the certificate of the ${kind} CA`)
   }
   if (options.clock !== 'later') checkClock({ kind, der, now: options.now })
-  const signer = fileSigner(directory.key(`${kind}-ca`), options.passphrase)
+  const signer = openKey(directory.key(`${kind}-ca`), { spki: tbs.spki.raw, access: options })
   if (!signer.spki.equals(tbs.spki.raw))
     throw unusable(directory, `the key of the ${kind} CA is another one's`)
   return issuerOf(kind, { der, authority, signer })

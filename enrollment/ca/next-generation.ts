@@ -1,11 +1,11 @@
-import type { KeyObject } from 'node:crypto'
 import { readCertificate } from '#shared/pki/certificate'
-import { generateKey, privateKeyPem, sha256Hex, spkiDer } from '#shared/pki/keys'
+import { sha256Hex } from '#shared/pki/keys'
 import { derToPem } from '#shared/pki/pem'
 import { issueCaCertificate, type Parent } from './ca-certificate.ts'
 import { type CaDirectory, writeGeneration } from './ca-directory.ts'
+import type { MadeKey } from './key-access.ts'
 import type { IssuerKind } from './profile.ts'
-import { keySigner, type Signer } from './signer.ts'
+import type { Signer } from './signer.ts'
 import { keyIdentifier } from './template.ts'
 
 /** A root that can sign. */
@@ -18,7 +18,8 @@ export interface NextOptions {
   readonly directory: CaDirectory
   readonly trustDomain: string
   readonly httpBase: string
-  readonly passphrase: string
+  /** Makes a key where that of the CA which it is to follow lies. */
+  nextKey(role: 'root' | IssuerKind): Promise<MadeKey>
   /** The root that signs now. */
   readonly root: SigningRoot
   readonly now: number
@@ -33,7 +34,7 @@ export interface NextCertificate {
   readonly pem: string
 }
 
-/** Both issuing CAs anew, under the root that there is. Their keys are on disk when the promise resolves. @throws MusterError lint_failed */
+/** Both issuing CAs anew, under the root that there is. Their keys are safe when the promise resolves. @throws MusterError lint_failed */
 export async function nextIssuing(options: NextOptions): Promise<NextCertificate[]> {
   return [await issuing('device', options), await issuing('infrastructure', options)]
 }
@@ -45,20 +46,21 @@ export async function nextIssuing(options: NextOptions): Promise<NextCertificate
  * @throws MusterError lint_failed
  */
 export async function nextRoot(options: NextOptions): Promise<NextCertificate[]> {
-  const { directory, passphrase, root: old, now, trustDomain, httpBase } = options
-  const key = generateKey()
+  const { directory, root: old, now, trustDomain, httpBase } = options
+  const key = await options.nextKey('root')
+  const { spki: newSpki } = key.signer
   const name = readCertificate(old.der).tbs.subject.raw
   const request = { kind: 'root', trustDomain, now, name } as const
-  const der = await issueCaCertificate({ ...request, spki: spkiDer(key) }, keySigner(key))
-  const root = { der, signer: keySigner(key) }
-  const newWithOld = await issueCaCertificate({ ...request, spki: spkiDer(key) }, parentOf(old, httpBase))
+  const der = await issueCaCertificate({ ...request, spki: newSpki }, key.signer)
+  const root = { der, signer: key.signer }
+  const newWithOld = await issueCaCertificate({ ...request, spki: newSpki }, parentOf(old, httpBase))
   const { spki, notAfter } = readCertificate(old.der).tbs
   const oldWithNew = await issueCaCertificate(
     { ...request, spki: spki.raw, lifetimeMs: notAfter - startOf(der) },
     parentOf(root, httpBase),
   )
   return [
-    store('root', { directory, passphrase, key, der }),
+    store('root', { directory, key, der }),
     await issuing('device', { ...options, root }),
     await issuing('infrastructure', { ...options, root }),
     certificate('new-with-old', newWithOld),
@@ -67,14 +69,14 @@ export async function nextRoot(options: NextOptions): Promise<NextCertificate[]>
 }
 
 async function issuing(kind: IssuerKind, options: NextOptions): Promise<NextCertificate> {
-  const { directory, passphrase, trustDomain, httpBase, root, now, lifetimeMs } = options
-  const key = generateKey()
+  const { directory, trustDomain, httpBase, root, now, lifetimeMs } = options
+  const key = await options.nextKey(kind)
   const life = lifetimeMs === undefined ? {} : { lifetimeMs }
   const der = await issueCaCertificate(
-    { kind, trustDomain, now, spki: spkiDer(key), ...life },
+    { kind, trustDomain, now, spki: key.signer.spki, ...life },
     parentOf(root, httpBase),
   )
-  return store(kind, { directory, passphrase, key, der })
+  return store(kind, { directory, key, der })
 }
 
 function parentOf({ der, signer }: SigningRoot, httpBase: string): Parent {
@@ -89,11 +91,10 @@ function startOf(der: Buffer): number {
 
 function store(
   role: NextCertificate['role'],
-  made: { directory: CaDirectory; passphrase: string; key: KeyObject; der: Buffer },
+  made: { directory: CaDirectory; key: MadeKey; der: Buffer },
 ): NextCertificate {
   const stored = certificate(role, made.der)
-  const keyPem = privateKeyPem(made.key, made.passphrase)
-  writeGeneration(made.directory, { ...stored, keyPem })
+  writeGeneration(made.directory, { ...stored, keyFile: made.key.keyFile })
   return stored
 }
 

@@ -2,19 +2,19 @@
 import { X509Certificate } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { MusterError } from '#shared/errors'
-import { readSecretFile, writeFileDurably, writeSecretFile } from '#shared/files'
+import { isMusterError, MusterError } from '#shared/errors'
+import { writeFileDurably, writeSecretFile } from '#shared/files'
 import { readCertificate } from '#shared/pki/certificate'
-import { generateKey, privateKeyPem, readPrivateKey, sha256Hex, spkiDer } from '#shared/pki/keys'
+import { sha256Hex, spkiDer } from '#shared/pki/keys'
 import { derToPem, pemToDer, splitPem } from '#shared/pki/pem'
-import { createCsr } from '#shared/pki/x509'
-import { checkOptions } from './authority.ts'
+import { checkOptions, type KeyUris } from './authority.ts'
 import { issueCaCertificate } from './ca-certificate.ts'
 import { type CaDirectory, caDirectory, prepareDirectory, unusable, writeAuthority } from './ca-directory.ts'
+import { requestFor } from './ca-request.ts'
 import { checkCsr, decodeCsr } from './check-csr.ts'
+import { type KeyAccess, makeKey, openKey, proveKey, reopenKey } from './key-access.ts'
 import type { IssuerKind } from './profile.ts'
 import { DEFAULT_CRL_SHARDS } from './shard.ts'
-import { fileSigner } from './signer.ts'
 import { keyIdentifier } from './template.ts'
 
 const KINDS = ['device', 'infrastructure'] as const satisfies readonly IssuerKind[]
@@ -27,15 +27,16 @@ export interface OfflineNames {
 }
 
 /**
- * Makes the keys of the issuing CAs, encrypted, and a request for each. Until the certificates are installed the
+ * Makes the keys of the issuing CAs, encrypted or in security modules, and a request for each. Until the certificates are installed the
  * plane does not start.
  * @returns paths of the requests
  * @throws MusterError config_invalid, key_file_insecure, conflict (the directory holds an authority, or keys)
  */
 export async function requestIssuers(
   path: string,
-  { trustDomain, httpBase, passphrase }: OfflineNames & { passphrase: string },
+  { trustDomain, httpBase, keys, ...access }: OfflineNames & KeyAccess & { keys?: KeyUris },
 ): Promise<string[]> {
+  const { passphrase } = access
   checkOptions({ directory: path, trustDomain, httpBase, passphrase, now: 0 })
   const directory = caDirectory(path)
   prepareDirectory(directory)
@@ -45,11 +46,11 @@ export async function requestIssuers(
   writeFileDurably(namesPath(path), `${JSON.stringify({ trustDomain, httpBase }, null, 2)}\n`)
   const paths: string[] = []
   for (const kind of KINDS) {
-    const key = generateKey()
-    const { pem } = await createCsr({ key, commonName: COMMON_NAME[kind] })
-    writeSecretFile(directory.key(`${kind}-ca`), privateKeyPem(key, passphrase))
+    const { signer, keyFile } = await makeKey(access, keys?.[kind])
+    const csr = await requestFor(signer, { commonName: COMMON_NAME[kind] })
+    writeSecretFile(directory.key(`${kind}-ca`), keyFile)
     const request = join(path, `${kind}-ca.csr`)
-    writeFileDurably(request, pem)
+    writeFileDurably(request, derToPem(csr, 'CERTIFICATE REQUEST'))
     paths.push(request)
   }
   return paths
@@ -73,9 +74,9 @@ export interface SignedIssuer {
  */
 export async function signIssuer(
   path: string,
-  request: OfflineNames & { csr: string; passphrase: string; now: number },
+  request: OfflineNames & RootRequest & { csr: string },
 ): Promise<SignedIssuer> {
-  const { trustDomain, httpBase, passphrase, now } = request
+  const { trustDomain, httpBase, now } = request
   checkOptions({ directory: path, ...request })
   const { spki, commonName } = await checkCsr(decodeCsr(request.csr))
   const kind = KINDS.find((one) => COMMON_NAME[one] === commonName)
@@ -86,7 +87,7 @@ export async function signIssuer(
       { evidence: { wish: commonName ?? 'none' } },
     )
   }
-  const root = await openRoot(caDirectory(path), { trustDomain, passphrase, now })
+  const root = await openRoot(caDirectory(path), request)
   const der = await issueCaCertificate(
     { kind, trustDomain, now, spki },
     {
@@ -100,23 +101,36 @@ export async function signIssuer(
   return { kind, chain: derToPem(der, 'CERTIFICATE') + derToPem(root.der, 'CERTIFICATE') }
 }
 
-async function openRoot(
-  directory: CaDirectory,
-  { trustDomain, passphrase, now }: { trustDomain: string; passphrase: string; now: number },
-) {
+interface RootRequest extends KeyAccess {
+  readonly trustDomain: string
+  readonly now: number
+  /** PKCS#11 URI of the key that the root is made with; a file without. */
+  readonly rootKey?: string
+}
+
+async function openRoot(directory: CaDirectory, request: RootRequest) {
   prepareDirectory(directory)
-  const path = directory.key('root')
-  if (!existsSync(path)) writeSecretFile(path, privateKeyPem(generateKey(), passphrase))
-  const signer = fileSigner(path, passphrase)
-  if (!existsSync(directory.certificate('root'))) {
-    const der = await issueCaCertificate({ kind: 'root', trustDomain, now, spki: signer.spki }, signer)
-    writeFileDurably(directory.certificate('root'), derToPem(der, 'CERTIFICATE'))
-  }
+  if (!existsSync(directory.certificate('root'))) await makeRoot(directory, request)
   const der = pemToDer(readFileSync(directory.certificate('root'), 'utf8'), 'CERTIFICATE')
   const parsed = readCertificate(der)
-  if (!parsed.tbs.spki.raw.equals(signer.spki))
-    throw unusable(directory, 'the key of the root is another one')
+  const spki = parsed.tbs.spki.raw
+  const signer = openKey(directory.key('root'), { spki, access: request })
+  if (!spki.equals(signer.spki)) throw unusable(directory, 'the key of the root is another one')
+  await proveKey(signer)
   return { der, parsed, signer }
+}
+
+/** A key that is there is never replaced: it may have signed something. */
+async function makeRoot(directory: CaDirectory, request: RootRequest): Promise<void> {
+  const { trustDomain, now } = request
+  const path = directory.key('root')
+  const isThere = existsSync(path)
+  const { signer, keyFile } = isThere
+    ? await reopenKey(request, path)
+    : await makeKey(request, request.rootKey)
+  if (!isThere) writeSecretFile(path, keyFile)
+  const der = await issueCaCertificate({ kind: 'root', trustDomain, now, spki: signer.spki }, signer)
+  writeFileDurably(directory.certificate('root'), derToPem(der, 'CERTIFICATE'))
 }
 
 /**
@@ -124,10 +138,10 @@ async function openRoot(
  * @returns SHA-256 of the root, hex
  * @throws MusterError not_found (no request was made here), check_failed (a certificate is missing or does not fit)
  */
-export function installCertificates(
+export async function installCertificates(
   path: string,
-  { pems, passphrase }: { pems: readonly string[]; passphrase: string },
-): string {
+  { pems, ...access }: KeyAccess & { pems: readonly string[] },
+): Promise<string> {
   const directory = caDirectory(path)
   if (existsSync(directory.authority)) {
     throw new MusterError('conflict', `Cannot install certificates in "${path}": it holds an authority`)
@@ -142,10 +156,10 @@ export function installCertificates(
   const certificates = pems.flatMap(splitPem).map((pem) => new X509Certificate(pem))
   const root = certificates.find((one) => one.ca && one.checkIssued(one) && one.verify(one.publicKey))
   if (root === undefined) throw misfit('the root is not among them')
-  const issuers = KINDS.map((kind) => ({
-    kind,
-    found: findIssuer(kind, { directory, certificates, root, names, passphrase }),
-  }))
+  const issuers: { kind: IssuerKind; found: X509Certificate }[] = []
+  for (const kind of KINDS) {
+    issuers.push({ kind, found: await findIssuer(kind, { directory, certificates, root, names, access }) })
+  }
   for (const { kind, found } of issuers)
     writeFileDurably(directory.certificate(`${kind}-ca`), found.toString())
   writeFileDurably(directory.certificate('root'), root.toString())
@@ -162,19 +176,22 @@ export function installCertificates(
 }
 
 /** The certificate for the key that was made here. @throws MusterError check_failed, key_file_insecure, passphrase_wrong */
-function findIssuer(
+async function findIssuer(
   kind: IssuerKind,
   of: {
     directory: CaDirectory
     certificates: readonly X509Certificate[]
     root: X509Certificate
     names: OfflineNames
-    passphrase: string
+    access: KeyAccess
   },
-): X509Certificate {
-  const { directory, certificates, root, names, passphrase } = of
-  const key = readPrivateKey(readSecretFile(directory.key(`${kind}-ca`)).toString('utf8'), passphrase)
-  const found = certificates.find((one) => one !== root && spkiDer(one.publicKey).equals(spkiDer(key)))
+): Promise<X509Certificate> {
+  const { directory, certificates, root, names, access } = of
+  const issuing = certificates.filter((one) => one !== root)
+  const fits = await Promise.all(
+    issuing.map((one) => isKeyOf(directory.key(`${kind}-ca`), { spki: spkiDer(one.publicKey), access })),
+  )
+  const found = issuing.find((_, index) => fits[index])
   if (found === undefined) throw misfit(`there is none for the key of the ${kind} CA`)
   if (!found.ca || !found.checkIssued(root) || !found.verify(root.publicKey)) {
     throw misfit(`the root has not signed the one of the ${kind} CA`)
@@ -185,6 +202,19 @@ function findIssuer(
   if (!isNamed)
     throw misfit(`the one of the ${kind} CA is not for ${names.trustDomain} and ${names.httpBase}`)
   return found
+}
+
+/** @throws MusterError key_file_insecure, passphrase_wrong, unavailable */
+async function isKeyOf(path: string, of: { spki: Buffer; access: KeyAccess }): Promise<boolean> {
+  const signer = openKey(path, of)
+  if (!signer.spki.equals(of.spki)) return false
+  return proveKey(signer).then(
+    () => true,
+    (error) => {
+      if (isMusterError(error, 'directory_unusable')) return false // it is another one
+      throw error
+    },
+  )
 }
 
 function misfit(why: string): MusterError {

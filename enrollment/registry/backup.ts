@@ -74,6 +74,10 @@ function caFiles(directory: string): { files: ArchiveFile[]; leftOut: string[] }
   return { files: files.map((path) => ({ name: `ca${path.slice(directory.length)}`, path })), leftOut }
 }
 
+/** A key file that says where the key is, in a token, gives nothing away either. */
 function isEncrypted(path: string): boolean {
-  return readFileSync(path, 'utf8').includes('BEGIN ENCRYPTED PRIVATE KEY')
+  const text = readFileSync(path, 'utf8')
+  return (
+    text.includes('BEGIN ENCRYPTED PRIVATE KEY') || (text.startsWith('pkcs11:') && !/pin-value/i.test(text))
+  )
 }

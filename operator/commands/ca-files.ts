@@ -1,4 +1,5 @@
 import type { Command } from 'commander'
+import { MusterError } from '#shared/errors'
 import type { Context } from '../context.ts'
 import { type Invocation, noun, type Use } from '../verb.ts'
 
@@ -23,15 +24,23 @@ export function addCaFileCommands(program: Command, use: Use): void {
       'restore although the journal is missing, and name the serials that are known to be lost',
     )
     .action(use(restore))
-  ca.command('init')
-    .description('keys of the issuing CAs and requests for a root that is kept elsewhere')
-    .requiredOption('--offline-root', 'the root is not made here')
+  const init = ca
+    .command('init')
+    .description('make the CAs before the first start: keys in a security module, or the root elsewhere')
+    .option('--offline-root', 'only keys and requests for the issuing CAs; the root is not made here')
     .option('--trust-domain <name>', 'name in every certificate', 'muster.local')
     .requiredOption('--http-base <url>', 'http://host:port of CRLs and CA certificates, in every certificate')
-    .action(use(init))
+  for (const [name, whose] of KEY_OPTIONS) {
+    init.option(
+      `--${name} <uri>`,
+      `PKCS#11 URI of the key of ${whose}, made there if absent; a file if not given`,
+    )
+  }
+  init.action(use(initialise))
   ca.command('sign-issuer')
     .description('where the root is: sign such a request; the first one makes the root')
     .requiredOption('--root-dir <directory>', 'directory of the root, entered by nobody else')
+    .option('--root-key <uri>', 'PKCS#11 URI of the key that the root is made with; a file if not given')
     .option('--trust-domain <name>', 'as at `ca init`', 'muster.local')
     .requiredOption('--http-base <url>', 'as at `ca init`')
     .argument('<csr>')
@@ -42,10 +51,41 @@ export function addCaFileCommands(program: Command, use: Use): void {
     .action(use(install))
 }
 
-async function init(context: Context, { options }: Invocation<{ trustDomain: string; httpBase: string }>) {
-  const { trustDomain, httpBase } = options
+const KEY_OPTIONS = [
+  ['root-key', 'the root'],
+  ['device-key', 'the device CA'],
+  ['infrastructure-key', 'the infrastructure CA'],
+] as const
+
+interface InitOptions {
+  readonly offlineRoot?: boolean
+  readonly trustDomain: string
+  readonly httpBase: string
+  readonly rootKey?: string
+  readonly deviceKey?: string
+  readonly infrastructureKey?: string
+}
+
+async function initialise(context: Context, { options }: Invocation<InitOptions>) {
+  const { trustDomain, httpBase, rootKey, deviceKey, infrastructureKey } = options
   const maintenance = await context.maintenance()
-  const requests = await maintenance.initOffline({ data: context.options.data, trustDomain, httpBase })
+  const keys = {
+    ...(rootKey ? { root: rootKey } : {}),
+    ...(deviceKey ? { device: deviceKey } : {}),
+    ...(infrastructureKey ? { infrastructure: infrastructureKey } : {}),
+  }
+  const request = { data: context.options.data, trustDomain, httpBase, keys }
+  if (!options.offlineRoot) {
+    const root = await maintenance.init(request)
+    return context.answer({ root }, () => `Made. Root CA  SHA-256 ${root}`)
+  }
+  if (rootKey) {
+    throw new MusterError(
+      'invalid_request',
+      'Cannot take --root-key: with --offline-root it is of `ca sign-issuer`',
+    )
+  }
+  const requests = await maintenance.initOffline(request)
   context.say(
     `Take these to the root: muster ca sign-issuer --root-dir <directory> --trust-domain ${trustDomain} --http-base ${httpBase} <csr>`,
   )
@@ -54,18 +94,19 @@ async function init(context: Context, { options }: Invocation<{ trustDomain: str
 
 async function signIssuer(
   context: Context,
-  { args, options }: Invocation<{ rootDir: string; trustDomain: string; httpBase: string }>,
+  { args, options }: Invocation<{ rootDir: string; rootKey?: string; trustDomain: string; httpBase: string }>,
 ) {
   const [csr = ''] = args
+  const { rootDir, rootKey = null, trustDomain, httpBase } = options
   const maintenance = await context.maintenance()
-  const chain = await maintenance.signIssuer({ ...options, rootDirectory: options.rootDir, csr })
+  const chain = await maintenance.signIssuer({ rootDirectory: rootDir, rootKey, trustDomain, httpBase, csr })
   context.say('Take it back to the plane: muster ca install <chain...>')
   return context.answer({ chain }, () => chain)
 }
 
 async function install(context: Context, { args }: Invocation<object>) {
   const maintenance = await context.maintenance()
-  const root = maintenance.install({ data: context.options.data, certificates: args })
+  const root = await maintenance.install({ data: context.options.data, certificates: args })
   return context.answer({ root }, () => `Installed. Root CA  SHA-256 ${root}`)
 }
 

@@ -7,6 +7,7 @@ import {
   type KeyObject,
   randomBytes,
   scryptSync,
+  verify,
 } from 'node:crypto'
 import { MusterError } from '../errors.ts'
 import { integer, octetString, oid, sequence } from './der-write.ts'
@@ -65,6 +66,18 @@ export function readPrivateKey(pem: string, passphrase?: string): KeyObject {
 export function spkiDer(key: KeyObject): Buffer {
   const publicKey = key.type === 'public' ? key : createPublicKey(key)
   return publicKey.export({ type: 'spki', format: 'der' })
+}
+
+/** The hash that a CA's key signs with: SHA-384 on P-384, SHA-256 otherwise. */
+export function hashOf(key: KeyObject): 'sha256' | 'sha384' {
+  return key.asymmetricKeyDetails?.namedCurve === 'secp384r1' ? 'sha384' : 'sha256'
+}
+
+/** Whether a signature is one of this CA's key. */
+export function verifyAs(key: KeyObject, of: { data: Uint8Array; signature: Uint8Array }): boolean {
+  // by way of PEM: the key of a certificate object verifies nothing before that
+  const publicKey = createPublicKey(key.export({ type: 'spki', format: 'pem' }))
+  return verify(hashOf(key), of.data, publicKey, of.signature)
 }
 
 /** Lower-case hex. */

@@ -10,6 +10,7 @@ import { Trust } from '../../device-sim/trust.ts'
 import { hearingTrust } from '../../device-sim/trust-news.ts'
 import { issueCaCertificate } from '../../enrollment/ca/ca-certificate.ts'
 import { caDirectory } from '../../enrollment/ca/ca-directory.ts'
+import { makeKey } from '../../enrollment/ca/key-access.ts'
 import { nextRoot } from '../../enrollment/ca/next-generation.ts'
 import { keySigner } from '../../enrollment/ca/signer.ts'
 
@@ -28,7 +29,7 @@ async function rollover(t: Test, root: { der: Buffer; signer: ReturnType<typeof 
   const made = await nextRoot({
     directory: caDirectory(t.testdir()),
     httpBase: 'http://localhost:8080',
-    passphrase: 'a long passphrase for a short test',
+    nextKey: () => makeKey({ passphrase: 'a long passphrase for a short test' }),
     trustDomain,
     root,
     now,

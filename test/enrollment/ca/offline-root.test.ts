@@ -1,4 +1,5 @@
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { X509Certificate } from 'node:crypto'
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { generateKey } from '#shared/pki/keys'
@@ -27,13 +28,13 @@ t.test('a plane runs under a root that was never on its machine', async (t) => {
     { code: 'directory_unusable' },
     'not before the certificates are there',
   )
-  maintenance.install({ data, certificates: chains })
+  await maintenance.install({ data, certificates: chains })
   t.notOk(existsSync(join(data, 'ca', 'root.key')))
   const service = await startEnrollment(t, { data: base })
   const lamp = await enrollDevice(service, { id: 'lamp' })
   t.match(lamp.certificate, /BEGIN CERTIFICATE/)
   t.equal(service.deps.authority.trustDomain, names.trustDomain)
-  t.throws(() => maintenance.install({ data, certificates: chains }), { code: 'conflict' })
+  await t.rejects(maintenance.install({ data, certificates: chains }), { code: 'conflict' })
   await t.rejects(maintenance.initOffline({ data, ...names }), { code: 'conflict' })
 })
 
@@ -41,30 +42,41 @@ t.test('certificates that do not fit are not installed', async (t) => {
   const { base, data, chains, requests, rootDirectory } = await offline(t)
   const [device = '', infrastructure = ''] = chains
   const refused = (certificates: string[], message: RegExp) =>
-    t.throws(() => maintenance.install({ data, certificates }), { code: 'check_failed', message })
-  refused([device], /key of the infrastructure CA/)
+    t.rejects(maintenance.install({ data, certificates }), { code: 'check_failed', message })
+  await refused([device], /key of the infrastructure CA/)
   const leafOnly = join(base, 'leaf.pem')
   writeFileSync(
     leafOnly,
     `${readFileSync(device, 'utf8').split('-----END CERTIFICATE-----\n', 1)[0]}-----END CERTIFICATE-----\n`,
   )
-  refused([leafOnly], /root is not among them/)
+  await refused([leafOnly], /root is not among them/)
   const other = await maintenance.signIssuer({
     ...names,
     rootDirectory: join(base, 'other'),
     csr: requests[1] ?? '',
   })
-  refused([device, other], /has not signed|root/)
+  await refused([device, other], /has not signed|root/)
   const misnamed = await maintenance.signIssuer({
     ...names,
     httpBase: 'http://elsewhere:8080',
     rootDirectory,
     csr: requests[1] ?? '',
   })
-  refused([device, misnamed], /not for plant\.example/)
+  await refused([device, misnamed], /not for plant\.example/)
   await maintenance.signIssuer({ ...names, rootDirectory, csr: requests[1] ?? '' })
   t.notOk(existsSync(join(data, 'ca', 'authority.json')))
-  t.doesNotThrow(() => maintenance.install({ data, certificates: [device, infrastructure] }))
+  await t.resolves(maintenance.install({ data, certificates: [device, infrastructure] }))
+})
+
+t.test('a root key without its certificate is not replaced: it may have signed something', async (t) => {
+  const { rootDirectory, requests } = await offline(t)
+  const [key, certificate] = ['root.key', 'root.crt'].map((name) => join(rootDirectory, name))
+  const before = readFileSync(key ?? '', 'utf8')
+  const { publicKey } = new X509Certificate(readFileSync(certificate ?? ''))
+  rmSync(certificate ?? '')
+  await maintenance.signIssuer({ ...names, rootDirectory, csr: requests[0] ?? '' })
+  t.equal(readFileSync(key ?? '', 'utf8'), before)
+  t.ok(new X509Certificate(readFileSync(certificate ?? '')).publicKey.equals(publicKey))
 })
 
 t.test('the root signs nothing but the requests of issuing CAs', async (t) => {
