@@ -31,6 +31,7 @@ import type { Registry } from './registry/registry.ts'
 import { keepResponders } from './responder.ts'
 import { startRetention } from './retention.ts'
 import { RevocationLists } from './revocation-lists.ts'
+import { followEnds } from './rollover.ts'
 import { paceDue } from './rotations.ts'
 import { checkMadeBefore, newestNotBefore, openSigningClock } from './signing-clock.ts'
 import { caKeysOf, openAlarms, publishTrust } from './trust.ts'
@@ -210,6 +211,7 @@ async function openGenerations(
   const { base, keys, now } = of
   const rollovers = await registry.listRollovers()
   const authority = new Generations(base, { keys, rollovers, now })
+  await followEnds({ registry, authority, now: () => now })
   authority.checkClock(now)
   for (const { signer } of [...authority.deviceIssuers, authority.infrastructure]) await proveKey(signer)
   if (rollovers.length > 0) return authority // the rollovers have recorded whom brokers trust
@@ -249,6 +251,7 @@ function startJobs(deps: Deps, own: { renewOwn(): Promise<void> }): () => Promis
     everyMs: SECOND_MS,
     log,
     run: async (signal) => {
+      if (await followEnds(deps)) log.warn('the CAs that signed have ended: others sign from now on')
       await finaliseDue(deps, signal)
       await deps.manufacturers.refresh()
       await deps.revocationLists.refresh(deps.now())

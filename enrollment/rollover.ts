@@ -4,6 +4,7 @@ import { MusterError } from '#shared/errors'
 import type { Deps } from './deps.ts'
 import { OWN_LIFETIME_MS } from './own-certificates.ts'
 import type { Actor, RolloverRecord } from './registry/registry.ts'
+import { refuseEnded, turnWhenEnded } from './rollover-ends.ts'
 
 /** Share of the devices that must have the new bundle before the new CAs sign, unless the operator says otherwise. */
 const THRESHOLD = 0.99
@@ -21,14 +22,18 @@ export interface RolloverStart {
 }
 
 /**
- * Makes the CAs that are to follow and publishes them; the old ones go on signing. See docs/rollover.md.
- * @throws MusterError conflict (one is under way; the key of the root is not here), clock_wrong
+ * Makes the CAs that are to follow and publishes them; the old ones go on signing. The same request again, while they
+ * are published and no more, finds that rollover. See docs/rollover.md.
+ * @throws MusterError conflict (another one is under way; the key of the root is not here), clock_wrong
  */
 export async function startRollover(deps: Deps, request: RolloverStart): Promise<RolloverView> {
   const now = deps.now()
   deps.signingClock.check(now)
-  const newest = (await deps.registry.listRollovers()).at(-1)
-  if (newest && newest.endedAt === null) throw underWay(newest)
+  const newest = await newestRollover(deps)
+  if (newest && newest.endedAt === null) {
+    if (!isThisRequest(deps, newest, request)) throw underWay(newest)
+    return follow(deps, newest)
+  }
 
   // 1 keys and certificates on disk: they count for nothing until the registry names them
   const kind = request.root ? 'root' : 'issuing'
@@ -45,38 +50,53 @@ export async function startRollover(deps: Deps, request: RolloverStart): Promise
   deps.reached('rollover-start.2')
 
   // 3 listeners, lists and bundle
-  await follow(deps)
-  return rolloverView(rollover)
+  return follow(deps, rollover)
 }
 
 /**
- * The new CAs sign from now on, when enough devices have the bundle that names them.
- * @throws MusterError conflict (too few; none is published), clock_wrong
+ * The new CAs sign from now on, when enough devices have the bundle that names them; also those of a rollover that is
+ * being aborted. Again, it changes nothing.
+ * @throws MusterError conflict (too few; none is published; the new CAs have ended), clock_wrong
  */
 export async function cutOver(deps: Deps, request: { threshold?: number; by: Actor }): Promise<RolloverView> {
   const { threshold = THRESHOLD, by } = request
-  const { id } = await openRollover(deps)
+  const open = await openRollover(deps)
+  const { id, to } = open
+  if (open.state === 'cut-over') return follow(deps, open)
+  refuseEnded(deps, { generation: to, to: 'cut over to', fix: 'muster ca rollover abort' })
   const adoption = await countAdoption(deps, id)
   if (adoption.adopted < adoption.devices * threshold) throw tooFew(adoption, threshold)
   deps.reached('rollover-cut-over.1')
   const rollover = await deps.registry.cutOverRollover(id, adoption, { now: deps.now(), by })
   deps.reached('rollover-cut-over.2')
-  await follow(deps)
-  return rolloverView(rollover)
+  return follow(deps, rollover)
 }
 
-/** The old CAs sign again, or go on signing. What the new ones signed stays good until it is finished. @throws MusterError conflict */
+/**
+ * The old CAs sign again, or go on signing. What the new ones signed stays good until it is finished. Again, it changes
+ * nothing.
+ * @throws MusterError conflict (none is under way; the old CAs have ended)
+ */
 export async function abortRollover(deps: Deps, { by }: { by: Actor }): Promise<RolloverView> {
-  const { id } = await openRollover(deps)
+  const newest = await newestRollover(deps)
+  if (newest?.state === 'aborting' || newest?.state === 'aborted') return follow(deps, newest)
+  const { id, from, state } = await openRollover(deps)
+  const fix = state === 'published' ? 'muster ca rollover cut-over' : 'muster ca rollover finish'
+  refuseEnded(deps, { generation: from, to: 'go back to', fix })
   deps.reached('rollover-abort.1')
   const rollover = await deps.registry.abortRollover(id, { now: deps.now(), by })
   deps.reached('rollover-abort.2')
-  await follow(deps)
-  return rolloverView(rollover)
+  return follow(deps, rollover)
 }
 
-/** Ends the trust in the CAs that no longer sign, when nothing good is left of them. @throws MusterError conflict */
+/**
+ * Ends the trust in the CAs that no longer sign, when nothing good is left of them. Again, it changes nothing.
+ * @throws MusterError conflict
+ */
 export async function finishRollover(deps: Deps, { by }: { by: Actor }): Promise<RolloverView> {
+  const newest = await newestRollover(deps)
+  const wasTurned = newest !== undefined && newest.cutOverAt !== null
+  if (newest?.state === 'finished' || (newest?.state === 'aborted' && wasTurned)) return follow(deps, newest)
   const open = await openRollover(deps)
   const notBefore = finishNotBefore(deps, open)
   const now = deps.now()
@@ -89,13 +109,17 @@ export async function finishRollover(deps: Deps, { by }: { by: Actor }): Promise
   deps.reached('rollover-finish.1')
   const rollover = await deps.registry.finishRollover(open.id, { now, by })
   deps.reached('rollover-finish.2')
-  await follow(deps)
-  return rolloverView(rollover)
+  return follow(deps, rollover)
+}
+
+/** What follows when the CAs that sign have ended: those that are to follow sign, or those that there were before. */
+export function followEnds(deps: Pick<Deps, 'registry' | 'authority' | 'now'>): Promise<boolean> {
+  return turnWhenEnded(deps, ({ id }) => countAdoption(deps, id))
 }
 
 /** How far the newest rollover is, and what it waits for. */
 export async function rolloverStatus(deps: Deps): Promise<RolloverStatus> {
-  const rollover = (await deps.registry.listRollovers()).at(-1)
+  const rollover = await newestRollover(deps)
   const bundleVersion = deps.authority.bundle.version
   if (!rollover) return { bundleVersion, rollover: null, adoption: null, retiring: null }
   const view = rolloverView(rollover)
@@ -116,7 +140,7 @@ export function caTree({ authority }: Deps): CaTree {
 }
 
 /** Other work gets its turn between slices: there may be a million devices. */
-async function countAdoption(deps: Deps, id: string): Promise<Adoption> {
+async function countAdoption(deps: Pick<Deps, 'registry' | 'now'>, id: string): Promise<Adoption> {
   const now = deps.now()
   const sum = { devices: 0, adopted: 0, waiting: [] as string[] }
   for (let after: number | null = 0; after !== null; ) {
@@ -130,8 +154,27 @@ async function countAdoption(deps: Deps, id: string): Promise<Adoption> {
   return sum
 }
 
-function follow({ authority, registry, now }: Deps): Promise<void> {
-  return authority.follow(() => registry.listRollovers(), now())
+/** Also what is repeated: a crash may have come between the step and this. */
+async function follow({ authority, registry, now }: Deps, rollover: RolloverRecord): Promise<RolloverView> {
+  await authority.follow(() => registry.listRollovers(), now())
+  return rolloverView(rollover)
+}
+
+async function newestRollover({ registry }: Pick<Deps, 'registry'>): Promise<RolloverRecord | undefined> {
+  return (await registry.listRollovers()).at(-1)
+}
+
+/** True when the rollover is what the request asks for: its reply was lost, perhaps with the process. */
+function isThisRequest(
+  { authority }: Deps,
+  { state, kind, to }: RolloverRecord,
+  request: RolloverStart,
+): boolean {
+  if (state !== 'published' || (kind === 'root') !== (request.root ?? false)) return false
+  const device = authority.cas.find(({ id }) => id === to.device)
+  const root = authority.cas.find(({ id }) => id === to.root)
+  if (request.lifetimeMs === undefined || device === undefined) return true
+  return device.notAfter === root?.notAfter || device.notAfter - device.notBefore === request.lifetimeMs
 }
 
 /** Null while the CAs that are to go still sign. The plane's own certificates have to go first: nobody counts them. */
@@ -145,8 +188,8 @@ function finishNotBefore({ authority }: Deps, rollover: RolloverRecord): number 
 }
 
 /** @throws MusterError conflict */
-async function openRollover({ registry }: Deps): Promise<RolloverRecord> {
-  const newest = (await registry.listRollovers()).at(-1)
+async function openRollover(deps: Deps): Promise<RolloverRecord> {
+  const newest = await newestRollover(deps)
   if (newest && newest.endedAt === null) return newest
   throw new MusterError(
     'conflict',

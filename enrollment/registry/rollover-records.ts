@@ -40,7 +40,7 @@ export interface RolloverIntents {
    * @throws MusterError conflict (another one is open, or `from` is not what signs)
    */
   startRollover(rollover: NewRollover): Promise<RolloverRecord>
-  /** From now on the new CAs sign; the caller has compared the adoption with a threshold. @throws MusterError conflict, not_found */
+  /** From now on the new CAs sign, also when they were given up and have not gone yet; the caller has compared the adoption with a threshold. @throws MusterError conflict, not_found */
   cutOverRollover(
     id: string,
     adoption: Pick<Adoption, 'devices' | 'adopted'>,

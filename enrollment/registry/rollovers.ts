@@ -23,7 +23,7 @@ type Step = 'cut-over' | 'abort' | 'finish'
 
 /** From which states a step leads on. */
 const STEPS = {
-  'cut-over': ['published'],
+  'cut-over': ['published', 'aborting'],
   abort: ['published', 'cut-over'],
   finish: ['cut-over', 'aborting'],
 } as const satisfies Record<Step, readonly RolloverState[]>
@@ -79,7 +79,7 @@ export function openRollovers(store: Store): RolloverSteps {
     cutOverRollover: (id, { devices, adopted }, act) =>
       store.write(act, (log) => {
         const row = permitted(statements, { id, step: 'cut-over' })
-        move(statements, { ...row, state: 'cut-over', cut_over_at: act.now })
+        move(statements, { ...row, state: 'cut-over', cut_over_at: act.now, aborted_at: null })
         log.audit({ action: 'rollover.cut-over', subject: `rollover:${id} adopted:${adopted}/${devices}` })
         return found(statements, id)
       }),

@@ -52,8 +52,10 @@ t.test('a new device CA takes over from the old one, and no device is lost', asy
   t.match(await admin.rolloverStatus(), { bundleVersion: 1, rollover: null })
   await t.rejects(admin.cutOverRollover(), { code: 'conflict' }, 'nothing is under way')
 
-  const { from, to } = await admin.startRollover()
-  await t.rejects(admin.startRollover(), { code: 'conflict' })
+  const { id, from, to } = await admin.startRollover()
+  t.equal((await admin.startRollover()).id, id, 'asked again, because the reply was lost: the same')
+  await t.rejects(admin.startRollover({ root: true }), { code: 'conflict' }, 'another one')
+  await t.rejects(admin.startRollover({ lifetimeMs: DAY_MS }), { code: 'conflict' })
   t.equal(from.root, to.root)
   t.match(await admin.rolloverStatus(), {
     adoption: { devices: 2, adopted: 0, waiting: ['pump-1', 'pump-2'] },

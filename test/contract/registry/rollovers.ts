@@ -121,6 +121,11 @@ export async function rolloversContract(t: Test, fresh: Fresh): Promise<void> {
         'a reservation counts: it may be signed',
       )
       await t.rejects(registry.finishRollover('first', act()), { code: 'conflict' })
+      t.match(await registry.cutOverRollover('first', { devices: 0, adopted: 0 }, act()), {
+        state: 'cut-over',
+        abortedAt: null,
+      })
+      t.match(await registry.abortRollover('first', act()), { state: 'aborting', endedAt: null })
       plane.pass(31 * DAY_MS)
       t.match(await registry.finishRollover('first', act()), { state: 'aborted' })
     },
