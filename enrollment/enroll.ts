@@ -1,9 +1,8 @@
 import type { DeviceId } from '#shared/identity/device'
 import { checkDeviceCsr } from './ca/check-csr.ts'
-import { issueCertificate } from './ca/issue.ts'
 import { type Channel, checkLink } from './channel.ts'
 import type { Deps } from './deps.ts'
-import { checkUris, type Issued, newSerial, record } from './issuance.ts'
+import { checkUris, completed, type Issued, newSerial, signNow } from './issuance.ts'
 import type { Application, Idevid } from './registry/registry.ts'
 
 export interface EnrollmentRequest {
@@ -33,32 +32,25 @@ export async function enroll(deps: Deps, request: EnrollmentRequest): Promise<Is
   deps.signingClock.check(now)
   deps.reached('enroll.1')
 
-  // 2 spend one use of the token and record what will be signed, in one transaction
-  const issuance = await deps.registry.beginIssuance({
-    now,
-    ...presented,
-    spkiHash: csr.spkiHash,
-    commonName: csr.commonName,
-    assignedId: assignedId(deps),
-    wish: { ...csr, unlinked: checkLink(csr.challengePassword, channel) },
-    serial: newSerial(deps),
-    issuer: deps.authority.device,
-  })
-  deps.reached('enroll.2')
+  // 2 spend one use of the token and record what will be signed; a key in memory signs in the same commit
+  const signing = { recipe: 'enroll', spki: csr.spki } as const
+  const issuance = await deps.registry.beginIssuance(
+    {
+      now,
+      ...presented,
+      spkiHash: csr.spkiHash,
+      commonName: csr.commonName,
+      assignedId: assignedId(deps),
+      wish: { ...csr, unlinked: checkLink(csr.challengePassword, channel) },
+      serial: newSerial(deps),
+      issuer: deps.authority.device,
+    },
+    signNow(deps, signing),
+  )
   if ('waitsFor' in issuance) return issuance
-  if (issuance.certificate) return { issuance, certificate: issuance.certificate }
 
-  // 3 sign
-  const signed = await issueCertificate(deps.authority.deviceIssuer(issuance.issuer), {
-    ...issuance,
-    profile: issuance.kind,
-    id: issuance.device,
-    spki: csr.spki,
-  })
-  deps.reached('enroll.3')
-
-  // 4 record the certificate: from here on brokers know it
-  const certificate = await record(deps, { issuance, signed, by: `device:${issuance.device}` })
+  // 3 sign and 4 record the certificate, where that is still to do; from here on brokers know it
+  const certificate = await completed(deps, { issuance, signing, by: `device:${issuance.device}` })
   deps.reached('enroll.4')
 
   // 5 answer

@@ -3,8 +3,9 @@ import { isMusterError, MusterError } from '#shared/errors'
 import { spiffeUri } from '#shared/identity/peer'
 import { derToPem } from '#shared/pki/pem'
 import type { CheckedCsr } from './ca/check-csr.ts'
+import { issueCertificate, issueNow } from './ca/issue.ts'
 import type { Deps } from './deps.ts'
-import type { Actor, Issuance, SignedCertificate } from './registry/registry.ts'
+import type { Actor, Issuance, SignNow } from './registry/registry.ts'
 
 /** What a recipe ends with: the certificate is recorded, and may leave the service. */
 export interface Issued {
@@ -33,25 +34,61 @@ export function checkUris(deps: Deps, csr: Pick<CheckedCsr, 'uris' | 'commonName
   })
 }
 
+/** What a recipe has signed. */
+export interface Signing {
+  readonly recipe: 'enroll' | 'renew' | 'service'
+  /** DER of the SubjectPublicKeyInfo. */
+  readonly spki: Buffer
+}
+
 /**
- * Records a signed certificate and returns the recorded one, which is another when a parallel request for the same
- * issuance was recorded first: only a recorded certificate leaves the service.
+ * Step 3 within the commit of step 2, for a CA whose key signs at once: what was signed and not committed never left
+ * the process, so that nobody has it.
  */
-export async function record(
+export function signNow(deps: Deps, signing: Signing): SignNow {
+  return (issuance) => {
+    const { issuer, request } = orderOf(deps, { issuance, signing })
+    if (issuer.signer.signNow === undefined) return null
+    deps.reached(`${signing.recipe}.2`)
+    const signed = issueNow(issuer, request)
+    deps.reached(`${signing.recipe}.3`)
+    return signed
+  }
+}
+
+/**
+ * Steps 3 and 4, as far as they have not been taken with step 2. Returns the recorded certificate, which is another than
+ * the signed one when a parallel request for the same issuance was recorded first: only a recorded one leaves the service.
+ * @throws MusterError lint_failed
+ */
+export async function completed(
   deps: Deps,
-  done: { issuance: Issuance; signed: SignedCertificate; by: Actor },
+  { issuance, signing, by }: { issuance: Issuance; signing: Signing; by: Actor },
 ): Promise<Buffer> {
-  const { serial, notBefore } = done.issuance
+  const { serial, notBefore, certificate } = issuance
+  deps.signingClock.issued(notBefore)
+  if (certificate !== null) return certificate
+  deps.reached(`${signing.recipe}.2`)
+  const { issuer, request } = orderOf(deps, { issuance, signing })
+  const signed = await issueCertificate(issuer, request)
+  deps.reached(`${signing.recipe}.3`)
   try {
-    await deps.registry.finishIssuance(serial, done.signed, { now: deps.now(), by: done.by })
+    await deps.registry.finishIssuance(serial, signed, { now: deps.now(), by })
+    return signed.der
   } catch (error) {
     if (!isMusterError(error, 'conflict')) throw error
     const recorded = await deps.registry.findCredential({ serial })
     if (!recorded) throw error
     return recorded.der
   }
-  deps.signingClock.issued(notBefore)
-  return done.signed.der
+}
+
+function orderOf(deps: Deps, { issuance, signing }: { issuance: Issuance; signing: Signing }) {
+  const { kind: profile, device: id } = issuance
+  return {
+    issuer: deps.authority.deviceIssuer(issuance.issuer),
+    request: { ...issuance, profile, id, spki: signing.spki },
+  }
 }
 
 /** The JSON form of an issued certificate. */

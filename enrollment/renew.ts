@@ -1,10 +1,9 @@
 import { MusterError } from '#shared/errors'
 import { spiffeUri } from '#shared/identity/peer'
 import { type CheckedDeviceCsr, checkDeviceCsr } from './ca/check-csr.ts'
-import { issueCertificate } from './ca/issue.ts'
 import { type Channel, checkLink } from './channel.ts'
 import type { Deps } from './deps.ts'
-import { type Issued, newSerial, record } from './issuance.ts'
+import { completed, type Issued, newSerial, signNow } from './issuance.ts'
 import type { Credential } from './registry/registry.ts'
 
 export interface RenewalRequest {
@@ -30,29 +29,22 @@ export async function renew(deps: Deps, request: RenewalRequest): Promise<Issued
   deps.signingClock.check(now)
   deps.reached('renew.1')
 
-  // 2 record the successor that will be signed
-  const issuance = await deps.registry.beginRenewal({
-    now,
-    presented: fingerprintOf(request.presented),
-    spkiHash: csr.spkiHash,
-    wish: { ...csr, unlinked: checkLink(csr.challengePassword, request.channel) },
-    serial: newSerial(deps),
-    issuer: deps.authority.device,
-  })
-  deps.reached('renew.2')
-  if (issuance.certificate) return { issuance, certificate: issuance.certificate }
+  // 2 record the successor that will be signed; a key in memory signs in the same commit
+  const signing = { recipe: 'renew', spki: csr.spki } as const
+  const issuance = await deps.registry.beginRenewal(
+    {
+      now,
+      presented: fingerprintOf(request.presented),
+      spkiHash: csr.spkiHash,
+      wish: { ...csr, unlinked: checkLink(csr.challengePassword, request.channel) },
+      serial: newSerial(deps),
+      issuer: deps.authority.device,
+    },
+    signNow(deps, signing),
+  )
 
-  // 3 sign
-  const signed = await issueCertificate(deps.authority.deviceIssuer(issuance.issuer), {
-    ...issuance,
-    profile: issuance.kind,
-    id: issuance.device,
-    spki: csr.spki,
-  })
-  deps.reached('renew.3')
-
-  // 4 record the certificate: from here on brokers know it
-  const certificate = await record(deps, { issuance, signed, by: `device:${issuance.device}` })
+  // 3 sign and 4 record the certificate, where that is still to do; from here on brokers know it
+  const certificate = await completed(deps, { issuance, signing, by: `device:${issuance.device}` })
   deps.reached('renew.4')
 
   // 5 answer

@@ -1,9 +1,8 @@
 import { MusterError } from '#shared/errors'
 import { isDeviceId } from '#shared/identity/device'
 import { checkCsr } from './ca/check-csr.ts'
-import { issueCertificate } from './ca/issue.ts'
 import type { Deps } from './deps.ts'
-import { type Issued, newSerial, record } from './issuance.ts'
+import { completed, type Issued, newSerial, signNow } from './issuance.ts'
 import type { Actor } from './registry/registry.ts'
 
 export interface NewService {
@@ -27,29 +26,22 @@ export async function createService(deps: Deps, request: NewService): Promise<Is
   deps.signingClock.check(now)
   deps.reached('service.1')
 
-  // 2 record what will be signed
-  const issuance = await deps.registry.beginService({
-    now,
-    by: request.by,
-    id: request.id,
-    spkiHash: csr.spkiHash,
-    serial: newSerial(deps),
-    issuer: deps.authority.device,
-  })
-  deps.reached('service.2')
-  if (issuance.certificate) return { issuance, certificate: issuance.certificate }
+  // 2 record what will be signed; a key in memory signs in the same commit
+  const signing = { recipe: 'service', spki: csr.spki } as const
+  const issuance = await deps.registry.beginService(
+    {
+      now,
+      by: request.by,
+      id: request.id,
+      spkiHash: csr.spkiHash,
+      serial: newSerial(deps),
+      issuer: deps.authority.device,
+    },
+    signNow(deps, signing),
+  )
 
-  // 3 sign
-  const signed = await issueCertificate(deps.authority.deviceIssuer(issuance.issuer), {
-    ...issuance,
-    profile: issuance.kind,
-    id: issuance.device,
-    spki: csr.spki,
-  })
-  deps.reached('service.3')
-
-  // 4 record the certificate: from here on brokers know it
-  const certificate = await record(deps, { issuance, signed, by: request.by })
+  // 3 sign and 4 record the certificate, where that is still to do; from here on brokers know it
+  const certificate = await completed(deps, { issuance, signing, by: request.by })
   deps.reached('service.4')
 
   // 5 answer

@@ -77,11 +77,27 @@ export async function issueCertificate(
   issuer: Issuer,
   request: CertificateRequest,
 ): Promise<SignedCertificate> {
+  const tbs = checkedTbs(issuer, request)
+  return signedWith(issuer, { tbs, signature: await issuer.signer.sign(tbs) })
+}
+
+/** The same at once; null when the key of the CA cannot. @throws MusterError lint_failed (evidence: rule) */
+export function issueNow(issuer: Issuer, request: CertificateRequest): SignedCertificate | null {
+  const { signer } = issuer
+  if (signer.signNow === undefined) return null
+  const tbs = checkedTbs(issuer, request)
+  return signedWith(issuer, { tbs, signature: signer.signNow(tbs) })
+}
+
+/** @throws MusterError lint_failed (evidence: rule) */
+function checkedTbs(issuer: Issuer, request: CertificateRequest): Buffer {
   const named = { ...request, crlUrl: distributionPoint(issuer, request.serial) }
   const general = () => lintedLeaf(issuer, named)
-  const tbs = fromTemplate(issuer, named, general) ?? general()
-  const signature = await issuer.signer.sign(tbs)
-  const der = assemble({ tbs, algorithm: issuer.signer.algorithm, signature })
+  return fromTemplate(issuer, named, general) ?? general()
+}
+
+function signedWith({ signer }: Issuer, signed: { tbs: Buffer; signature: Buffer }): SignedCertificate {
+  const der = assemble({ ...signed, algorithm: signer.algorithm })
   return { der, fingerprint: sha256Hex(der) }
 }
 

@@ -76,8 +76,8 @@ export function refuseOtherRequest(enrolling: Enrolling, known: DeviceRow): void
 }
 
 /** The approval has served its purpose: the certificate takes its place. Returns whether a use was reserved with it. */
-export function redeem({ approvals, token }: Enrolling, device: DeviceRow): boolean {
-  const approval = approvals.ofDevice(device.row)
+export function redeem({ approvals, token }: Enrolling, device: number): boolean {
+  const approval = approvals.ofDevice(device)
   if (approval === undefined) return false
   approvals.remove(approval.row)
   if (approval.token === token.row) return true

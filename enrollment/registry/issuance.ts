@@ -11,17 +11,19 @@ import {
   type TokenRow,
 } from './bootstrap-credential.ts'
 import { type Certificates, isAnswerable } from './certificates.ts'
+import type { DeviceRows } from './device-rows.ts'
 import type { Holds } from './holds.ts'
 import type { Intent } from './ledger.ts'
 import type { Profiles } from './profiles.ts'
-import type { Application, EnrollmentIntent, Issuance, Registry } from './registry.ts'
+import type { Application, EnrollmentIntent, Issuance, Registry, SignNow } from './registry.ts'
 import type { Reservations } from './reservations.ts'
-import { DEVICE_COLUMNS, type DeviceRow } from './rows.ts'
+import { DEVICE_COLUMNS, type DeviceRow, type NewDeviceRow } from './rows.ts'
 import type { Store } from './store.ts'
 
 export interface IssuanceParts {
   readonly store: Store
   readonly certificates: Certificates
+  readonly devices: DeviceRows
   readonly reservations: Reservations
   readonly holds: Holds
   readonly approvals: Approvals
@@ -44,15 +46,13 @@ function prepare(db: Sqlite) {
     device: db.prepare<[string], DeviceRow>(`SELECT ${DEVICE_COLUMNS} FROM devices d WHERE d.id = ?`),
     deviceAt: db.prepare<[number], DeviceRow>(`SELECT ${DEVICE_COLUMNS} FROM devices d WHERE d.row = ?`),
     setState: db.prepare<[DeviceState, number]>('UPDATE devices SET state = ? WHERE row = ?'),
-    insertDevice: db.prepare<[string, string, string, number]>(
-      `INSERT INTO devices (id, kind, fleet, batch, state, created_at) VALUES (?, 'device', ?, ?, 'expected', ?)`,
-    ),
   }
 }
 
 export interface Enrolling extends IssuanceParts {
   readonly statements: Statements
   readonly intent: EnrollmentIntent
+  readonly signNow: SignNow | undefined
   readonly token: TokenRow
   /** The device that the list of a manufacturer names; null for another kind of credential. */
   readonly made: DeviceId | null
@@ -62,16 +62,16 @@ export interface Enrolling extends IssuanceParts {
 export function openIssuance(parts: IssuanceParts): Pick<Registry, 'beginIssuance'> {
   const statements = prepare(parts.store.db)
   return {
-    beginIssuance: (intent) =>
+    beginIssuance: (intent, signNow) =>
       parts.store.write({ now: intent.now, by: 'plane' }, (log) => {
-        const enrolling = opened({ ...parts, statements }, intent)
-        return repeat(enrolling) ?? reapply(enrolling, log) ?? begin(enrolling, log)
+        const enrolling = opened({ ...parts, statements, signNow }, intent)
+        return repeat(enrolling, log) ?? reapply(enrolling, log) ?? begin(enrolling, log)
       }),
   }
 }
 
 /** @throws MusterError token_unknown, token_cancelled, token_batch, idevid_unlisted, csr_key (the claim's own is compromised) */
-function opened(parts: IssuanceParts & { statements: Statements }, intent: EnrollmentIntent): Enrolling {
+function opened(parts: Omit<Enrolling, 'intent' | 'token' | 'made'>, intent: EnrollmentIntent): Enrolling {
   const token = parts.credentials.find(intent)
   if (token.claim_spki !== null) parts.certificates.refuseCompromised(token.claim_spki, token.id)
   return { ...parts, intent, token, made: parts.credentials.madeBy(token, intent) }
@@ -82,15 +82,8 @@ function opened(parts: IssuanceParts & { statements: Statements }, intent: Enrol
  * that certificate has been replaced or has expired since (then the token counts like any other).
  * @throws MusterError token_tombstone, held
  */
-function repeat({
-  statements,
-  certificates,
-  reservations,
-  holds,
-  intent,
-  token,
-  made,
-}: Enrolling): Issuance | null {
+function repeat(enrolling: Enrolling, log: Intent): Issuance | null {
+  const { statements, certificates, reservations, holds, intent, signNow, token, made } = enrolling
   const found = certificates.ofToken(intent.spkiHash, token.row)
   if (found === undefined || (made !== null && made !== found.device)) return null
   const device = statements.device.get(found.device)
@@ -103,7 +96,8 @@ function repeat({
     device.id,
   )
   certificates.refuseCompromised(intent.spkiHash, device.id)
-  return reservations.resume(found, { now: intent.now, issuer: intent.issuer, device })
+  const { now, issuer } = intent
+  return reservations.resume(found, { now, issuer, device, by: `token:${token.id}` }, { log, signNow })
 }
 
 /**
@@ -125,7 +119,7 @@ function reapply(enrolling: Enrolling, log: Intent): Issuance | Application | nu
 }
 
 function begin(enrolling: Enrolling, log: Intent): Issuance | Application {
-  const { statements, certificates, approvals, holds, credentials, intent, token } = enrolling
+  const { statements, certificates, devices, approvals, holds, credentials, intent, token } = enrolling
   const scope = { batch: token.batch, fleet: token.fleet, issuer: intent.issuer.id }
   holds.refuseHeld({ ...scope, device: token.device }, token.device ?? token.batch)
   refuseUsedUp(token, intent.now)
@@ -137,45 +131,31 @@ function begin(enrolling: Enrolling, log: Intent): Issuance | Application {
   certificates.refuseForeignKey(intent.spkiHash, id)
   approvals.refuseForeignKey(intent.spkiHash, id)
   if (known !== undefined) refuseOtherRequest(enrolling, known)
-  if (known === undefined) statements.insertDevice.run(id, token.fleet, token.batch, intent.now)
-  const device = known ?? newDevice(statements, id)
-  const isApproved = token.approval === 0 || approvals.ofDevice(device.row)?.state === 'approved'
-  if (token.device === null && !isApproved) {
-    enrolling.profiles.names(device, intent.wish) // nobody is asked to approve what is not granted afterwards
-    return apply(enrolling, { row: device, isNew: known === undefined }, log)
-  }
-  return issue(enrolling, device, log)
+  const device = known ?? newDevice(enrolling, id)
+  const isApproved = token.approval === 0 || (known && approvals.ofDevice(known.row)?.state === 'approved')
+  if (token.device !== null || isApproved) return issue(enrolling, device, log)
+  enrolling.profiles.names(device, intent.wish) // nobody is asked to approve what is not granted afterwards
+  return apply(enrolling, { row: devices.expect(device), isNew: known === undefined }, log)
 }
 
 /** Spends a use, unless one is reserved for this device, and records what will be signed. */
-function issue(enrolling: Enrolling, device: DeviceRow, log: Intent): Issuance {
-  const { statements, reservations, intent, token } = enrolling
-  if (!redeem(enrolling, device)) statements.spend.run(token.row)
+function issue(enrolling: Enrolling, device: DeviceRow | NewDeviceRow, log: Intent): Issuance {
+  const { statements, reservations, intent, signNow, token } = enrolling
+  if (device.row === null || !redeem(enrolling, device.row)) statements.spend.run(token.row)
+  const idevid = intent.idevid ? ` idevid:${intent.idevid.fingerprint}` : ''
   log.audit({
     action: token.device === null ? 'enroll' : 'reenroll',
-    subject: intent.idevid
-      ? `device:${device.id} idevid:${intent.idevid.fingerprint}`
-      : `device:${device.id}`,
+    subject: `device:${device.id} certificate:${intent.serial}${idevid}`,
     by: `${token.kind}:${token.id}`,
   })
-  return reservations.reserve({
-    now: intent.now,
-    serial: intent.serial,
-    issuer: intent.issuer,
-    device,
-    spki: intent.spkiHash,
-    wish: intent.wish,
-    token: token.row,
-    predecessor: null,
-    line: device.id,
-    activates: true,
-  })
+  const { now, serial, issuer, spkiHash: spki, wish } = intent
+  const own = { device, token: token.row, predecessor: null, line: device.id, activates: true }
+  return reservations.reserve({ now, serial, issuer, spki, wish, ...own }, { log, signNow })
 }
 
-function newDevice(statements: Statements, id: DeviceId): DeviceRow {
-  const row = statements.device.get(id)
-  if (row === undefined) throw new Error(`no device ${id}`) // inserted in this transaction
-  return row
+function newDevice({ intent, token }: Enrolling, id: DeviceId): NewDeviceRow {
+  const { fleet, batch } = token
+  return { row: null, id, kind: 'device', fleet, batch, created_at: intent.now }
 }
 
 /**

@@ -110,6 +110,12 @@ export interface SignedCertificate {
   readonly fingerprint: string
 }
 
+/**
+ * Signs what an intent is recording while it is not committed yet, so that both are one commit; null when the key cannot
+ * sign at once. It may be called again for the same issuance, when a commit has to be repeated.
+ */
+export type SignNow = (issuance: Issuance) => SignedCertificate | null
+
 /** A certificate, the device it belongs to and the hold it is under, as admission sees them. */
 export interface Credential {
   readonly certificate: CertificateView

@@ -55,6 +55,7 @@ import type {
   RotationMember,
   ServiceIntent,
   SignedCertificate,
+  SignNow,
   StatusCounts,
 } from './records.ts'
 import type { RolloverIntents } from './rollover-records.ts'
@@ -94,7 +95,7 @@ export interface Registry extends RolloverIntents, BootstrapIntents {
   /** @throws MusterError not_found */
   cancelToken(id: string, act: Act): Promise<TokenView>
 
-  // issuance: begin -> sign -> finish (docs/issuance-cycle.md)
+  // issuance: begin -> sign -> finish, in one commit where `signNow` signs, otherwise in two (docs/issuance-cycle.md)
   /**
    * Spends one use of the token, determines the device id, allocates the serial and records the intent; all or nothing.
    * The same token and key again: the same issuance, nothing spent, also when the token is spent or expired since.
@@ -104,14 +105,14 @@ export interface Registry extends RolloverIntents, BootstrapIntents {
    *   csr_subject (no id, or one that is not on the list), id_taken, csr_key (the key of another device, or not the one
    *   that was approved), held, pending (with another token), rejected
    */
-  beginIssuance(intent: EnrollmentIntent): Promise<Issuance | Application>
+  beginIssuance(intent: EnrollmentIntent, signNow?: SignNow): Promise<Issuance | Application>
   /**
    * Records a successor of the presented certificate; idempotent on (presented certificate, key).
    * @throws MusterError unrecorded, held, revoked, superseded, retired, pending, expired, notyet, successors, csr_key
    */
-  beginRenewal(intent: RenewalIntent): Promise<Issuance>
+  beginRenewal(intent: RenewalIntent, signNow?: SignNow): Promise<Issuance>
   /** Makes or extends a service: its first certificate, or one for another key. @throws MusterError id_taken, held, csr_key */
-  beginService(intent: ServiceIntent): Promise<Issuance>
+  beginService(intent: ServiceIntent, signNow?: SignNow): Promise<Issuance>
   /** Makes the reserved certificate `issued`; from here on brokers know it. Idempotent. @throws MusterError not_found, conflict */
   finishIssuance(serial: string, signed: SignedCertificate, act: Act): Promise<void>
 

@@ -3,7 +3,7 @@ import type { Sqlite } from '#shared/sqlite'
 import { isAnswerable, isSuperseded } from './certificates.ts'
 import type { IssuanceParts } from './issuance.ts'
 import type { Intent } from './ledger.ts'
-import type { Issuance, Registry, RenewalIntent } from './registry.ts'
+import type { Issuance, Registry, RenewalIntent, SignNow } from './registry.ts'
 import { type CertificateRow, DEVICE_COLUMNS, type DeviceRow } from './rows.ts'
 import { isExpired } from './validity.ts'
 
@@ -31,6 +31,7 @@ function prepare(db: Sqlite) {
 interface Renewing extends IssuanceParts {
   readonly statements: Statements
   readonly intent: RenewalIntent
+  readonly signNow: SignNow | undefined
   readonly presented: CertificateRow
   readonly device: DeviceRow
 }
@@ -39,16 +40,16 @@ interface Renewing extends IssuanceParts {
 export function openRenewal(parts: IssuanceParts): Pick<Registry, 'beginRenewal'> {
   const statements = prepare(parts.store.db)
   return {
-    beginRenewal: (intent) =>
+    beginRenewal: (intent, signNow) =>
       parts.store.write({ now: intent.now, by: 'plane' }, (log) => {
         const presented = parts.certificates.byFingerprint(intent.presented)
         const device = presented && statements.device.get(presented.device_row)
         if (presented === undefined || device === undefined) throw unrecorded(intent.presented)
-        const renewing = { ...parts, statements, intent, presented, device }
+        const renewing = { ...parts, statements, intent, signNow, presented, device }
         refuseDead(renewing)
         for (const key of [presented.spki, intent.spkiHash])
           parts.certificates.refuseCompromised(key, device.id)
-        return repeat(renewing) ?? succeed(renewing, log)
+        return repeat(renewing, log) ?? succeed(renewing, log)
       }),
   }
 }
@@ -100,15 +101,17 @@ function isInGrace({ statements, profiles, intent, presented, device }: Renewing
   return statements.newer.get(device.row, line, row, row, intent.spkiHash) === undefined
 }
 
-function repeat({ certificates, reservations, intent, presented, device }: Renewing): Issuance | null {
+function repeat(renewing: Renewing, log: Intent): Issuance | null {
+  const { certificates, reservations, intent, signNow, presented, device } = renewing
   const found = certificates.successor(intent.spkiHash, presented.row)
   if (found === undefined || !isAnswerable(found, intent.now)) return null
-  return reservations.resume(found, { now: intent.now, issuer: intent.issuer, device })
+  const { now, issuer } = intent
+  return reservations.resume(found, { now, issuer, device, by: `device:${device.id}` }, { log, signNow })
 }
 
 /** @throws MusterError successors, csr_key */
 function succeed(
-  { statements, certificates, reservations, intent, presented, device }: Renewing,
+  { statements, certificates, reservations, intent, signNow, presented, device }: Renewing,
   log: Intent,
 ): Issuance {
   certificates.refuseForeignKey(intent.spkiHash, device.id)
@@ -124,17 +127,8 @@ function succeed(
   }
   const verb = intent.spkiHash === presented.spki ? 'renew' : 'rekey'
   const action = isExpired(presented.not_after, intent.now) ? `${verb}.expired` : verb
-  log.audit({ action, subject: `device:${device.id}`, by: `device:${device.id}` })
-  return reservations.reserve({
-    now: intent.now,
-    serial: intent.serial,
-    issuer: intent.issuer,
-    device,
-    spki: intent.spkiHash,
-    wish: intent.wish,
-    token: null,
-    predecessor: presented.row,
-    line: presented.line,
-    activates: false,
-  })
+  const { now, serial, issuer, spkiHash: spki, wish } = intent
+  log.audit({ action, subject: `device:${device.id} certificate:${serial}`, by: `device:${device.id}` })
+  const own = { device, token: null, predecessor: presented.row, line: presented.line, activates: false }
+  return reservations.reserve({ now, serial, issuer, spki, wish, ...own }, { log, signNow })
 }

@@ -14,6 +14,9 @@ export interface DeviceRow {
   readonly created_at: number
 }
 
+/** One that is about to be recorded. */
+export type NewDeviceRow = Omit<DeviceRow, 'row' | 'state' | 'last_seen_at'> & { readonly row: null }
+
 export const DEVICE_COLUMNS = 'd.row, d.id, d.kind, d.fleet, d.batch, d.state, d.last_seen_at, d.created_at'
 
 /** Without the DER, which few readers need; `device` is the id. */

@@ -1,20 +1,15 @@
 import { MusterError } from '#shared/errors'
-import { SERVICES_FLEET } from '#shared/identity/device'
+import { type DeviceId, SERVICES_FLEET } from '#shared/identity/device'
 import type { Sqlite } from '#shared/sqlite'
 import { isAnswerable } from './certificates.ts'
 import type { IssuanceParts } from './issuance.ts'
-import type { Intent } from './ledger.ts'
 import type { Issuance, Registry, ServiceIntent } from './registry.ts'
-import { DEVICE_COLUMNS, type DeviceRow } from './rows.ts'
-
-type Statements = ReturnType<typeof prepare>
+import type { Recording } from './reservations.ts'
+import { DEVICE_COLUMNS, type DeviceRow, type NewDeviceRow } from './rows.ts'
 
 function prepare(db: Sqlite) {
   return {
     device: db.prepare<[string], DeviceRow>(`SELECT ${DEVICE_COLUMNS} FROM devices d WHERE d.id = ?`),
-    insert: db.prepare<[string, string, number]>(
-      `INSERT INTO devices (id, kind, fleet, batch, state, created_at) VALUES (?, 'service', ?, NULL, 'expected', ?)`,
-    ),
   }
 }
 
@@ -25,7 +20,7 @@ function prepare(db: Sqlite) {
 export function openServices(parts: IssuanceParts): Pick<Registry, 'beginService'> {
   const statements = prepare(parts.store.db)
   return {
-    beginService: (intent) =>
+    beginService: (intent, signNow) =>
       parts.store.write(intent, (log) => {
         const service = statements.device.get(intent.id)
         if (service !== undefined && service.kind !== 'service') {
@@ -36,16 +31,21 @@ export function openServices(parts: IssuanceParts): Pick<Registry, 'beginService
         const subject = { device: intent.id, batch: null, fleet: SERVICES_FLEET, issuer: intent.issuer.id }
         parts.holds.refuseHeld(subject, intent.id)
         parts.certificates.refuseForeignKey(intent.spkiHash, intent.id)
-        return (service && repeat(parts, { intent, service })) ?? begin(parts, { statements, intent, log })
+        const asked = { intent, service, recording: { log, signNow } }
+        return repeat(parts, asked) ?? begin(parts, asked)
       }),
   }
 }
 
-function repeat(
-  { certificates, reservations }: IssuanceParts,
-  of: { intent: ServiceIntent; service: DeviceRow },
-): Issuance | null {
-  const { intent, service } = of
+interface Asked {
+  readonly intent: ServiceIntent
+  readonly service: DeviceRow | undefined
+  readonly recording: Recording
+}
+
+function repeat({ certificates, reservations }: IssuanceParts, asked: Asked): Issuance | null {
+  const { intent, service, recording } = asked
+  if (service === undefined) return null
   const found = certificates
     .ofDevice(service.row)
     .find(
@@ -54,29 +54,18 @@ function repeat(
     )
   if (found === undefined || !isAnswerable(found, intent.now)) return null
   if (service.state === 'retired' && found.state !== 'reserved') return null
-  return reservations.resume(found, { now: intent.now, issuer: intent.issuer, device: service })
+  const { now, issuer, by } = intent
+  return reservations.resume(found, { now, issuer, device: service, by }, recording)
 }
 
-function begin(
-  { reservations }: IssuanceParts,
-  { statements, intent, log }: { statements: Statements; intent: ServiceIntent; log: Intent },
-): Issuance {
-  if (statements.device.get(intent.id) === undefined) {
-    statements.insert.run(intent.id, SERVICES_FLEET, intent.now)
-  }
-  const device = statements.device.get(intent.id)
-  if (device === undefined) throw new Error(`no service ${intent.id}`) // inserted in this transaction
-  log.audit({ action: 'service', subject: `service:${intent.id}` })
-  return reservations.reserve({
-    now: intent.now,
-    serial: intent.serial,
-    issuer: intent.issuer,
-    device,
-    spki: intent.spkiHash,
-    wish: null,
-    token: null,
-    predecessor: null,
-    line: intent.serial,
-    activates: true,
-  })
+function begin({ reservations }: IssuanceParts, { intent, service, recording }: Asked): Issuance {
+  const { id, now, serial, issuer, spkiHash: spki } = intent
+  const device = service ?? newService(id, now)
+  recording.log.audit({ action: 'service', subject: `service:${id} certificate:${serial}` })
+  const own = { wish: null, token: null, predecessor: null, line: serial, activates: true }
+  return reservations.reserve({ now, serial, issuer, device, spki, ...own }, recording)
+}
+
+function newService(id: DeviceId, now: number): NewDeviceRow {
+  return { row: null, id, kind: 'service', fleet: SERVICES_FLEET, batch: null, created_at: now }
 }

@@ -12,9 +12,10 @@ import { openCertificates } from './certificates.ts'
 import { openClaims } from './claims.ts'
 import { openCompromisedKeys } from './compromised-keys.ts'
 import { openCounts } from './counts.ts'
+import { openDeviceRows } from './device-rows.ts'
 import { openDevices } from './devices.ts'
 import { openFinalising } from './finalising.ts'
-import { openFinish } from './finish.ts'
+import { openFinish, openFinishing } from './finish.ts'
 import { openFleetIntents, openFleets } from './fleets.ts'
 import { openHolds } from './holds.ts'
 import { openApiTokens, openInfrastructure } from './infrastructure.ts'
@@ -58,16 +59,21 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
   const { db } = store
   const streams = new Streams()
   const profiles = openProfiles(db)
+  const certificates = openCertificates(db)
+  const devices = openDeviceRows(db)
+  const finishing = openFinishing(db, { certificates, devices })
   const parts = {
     store,
     path,
     epoch,
     streams,
     snapshots: new Set<Sqlite>(),
-    certificates: openCertificates(db),
+    certificates,
+    devices,
+    finishing,
     approvals: openApprovals(db),
     attributes: openAttributes(db),
-    reservations: openReservations(db, profiles),
+    reservations: openReservations(db, { profiles, devices, finishing }),
     profiles,
     holds: openHolds(db),
     credentials: openBootstrapCredentials(db),

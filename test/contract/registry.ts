@@ -2,6 +2,7 @@ import type { Test } from 'tap'
 import type { Registry } from '../../enrollment/registry/registry.ts'
 import { type Plane, planeOf } from '../support/registry-plane.ts'
 import { approvalContract } from './registry/approval.ts'
+import { atOnceContract } from './registry/at-once.ts'
 import { batchReportContract } from './registry/batch-report.ts'
 import { brokersContract } from './registry/brokers.ts'
 import { devicesContract } from './registry/devices.ts'
@@ -43,6 +44,7 @@ export async function registryContract(t: Test, create: (t: Test) => Promise<Sto
     'fleets and batches': fleetsContract,
     tokens: tokensContract,
     enrollment: enrollmentContract,
+    'issuing in one commit': atOnceContract,
     approval: approvalContract,
     manifests: manifestContract,
     'reports of batches': batchReportContract,

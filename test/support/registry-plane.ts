@@ -91,12 +91,16 @@ export function planeOf(registry: Registry, name = 'a') {
       }),
     reissue: (id: string, device: string) =>
       registry.createReissue({ ...act(), id, hash: hex(id), device: deviceId(device), expiresAt: null }),
-    /** Signs what was reserved; the DER is made up, the registry does not look into it. */
+    /** The DER is made up, the registry does not look into it. */
+    sign: ({ serial }: Pick<Issuance, 'serial'>) => ({
+      der: Buffer.from(`certificate ${serial}`),
+      fingerprint: hex(`certificate ${serial}`),
+    }),
+    /** Signs what was reserved. */
     async finish(issuance: Issuance) {
-      const der = Buffer.from(`certificate ${issuance.serial}`)
-      const fingerprint = hex(`certificate ${issuance.serial}`)
-      await registry.finishIssuance(issuance.serial, { der, fingerprint }, act())
-      return { ...issuance, fingerprint }
+      const signed = plane.sign(issuance)
+      await registry.finishIssuance(issuance.serial, signed, act())
+      return { ...issuance, fingerprint: signed.fingerprint }
     },
     begin: (token: string, device: string, key: string) =>
       plane.beginIssuance(intent({ token, key, commonName: deviceId(device) })),
