@@ -108,6 +108,13 @@ export class OcspService {
     this.#owners = responders.map((one) => ({ ...one, isOurs: issuerMatcher(one.issuer) }))
   }
 
+  /** What was signed for this very request, when nothing has been written since the registry last said the same. */
+  kept(der: Uint8Array): OcspReply | null {
+    const found = this.#fresh(keyOf(der))
+    const mark = found?.mark ?? null
+    return found !== null && mark !== null && mark === this.#options.registry.stateMark() ? found.reply : null
+  }
+
   /**
    * Answers the first of the readings of a request that makes sense: one that was damaged on its way may have several.
    * @throws MusterError unavailable, clock_wrong
@@ -118,17 +125,20 @@ export class OcspService {
     return kept ?? this.#answerAnew(readings)
   }
 
-  /**
-   * What was signed for this request, while it is fresh and the registry still says the same: it is not asked while
-   * nothing has been written.
-   */
-  async #kept(key: string): Promise<OcspReply | null> {
+  #fresh(key: string): Presigned | null {
     const found = this.#presigned.get(key)
     const now = this.#options.now()
-    if (found === undefined || now < found.signedAt || now >= found.signedAt + RENEW_AFTER_MS) return null
+    return found !== undefined && now >= found.signedAt && now < found.signedAt + RENEW_AFTER_MS
+      ? found
+      : null
+  }
+
+  /** What was signed for this request, while it is fresh and the registry still says the same. */
+  async #kept(key: string): Promise<OcspReply | null> {
+    const found = this.#fresh(key)
+    if (found === null) return null
     const { registry } = this.#options
     const mark = registry.stateMark() // before the status: a commit in between is seen the next time
-    if (mark !== null && mark === found.mark) return found.reply
     const status = await registry.revocationStatus(found.issuer, found.serial)
     if (saysOf(certStatus(status)) !== found.says) return null
     found.mark = mark

@@ -19,7 +19,11 @@ export function serveOcsp(app: FastifyInstance, deps: Deps): void {
     { parseAs: 'buffer', bodyLimit: BODY_OCTETS },
     (_request, body, done) => done(null, body),
   )
-  const post = async (request: FastifyRequest, reply: FastifyReply) => {
+  const post = (request: FastifyRequest, reply: FastifyReply) => {
+    const kept = Buffer.isBuffer(request.body) ? deps.ocsp.kept(request.body) : null
+    return kept?.freshness ? write(reply, kept, kept.freshness) : postAnew(request, reply)
+  }
+  const postAnew = async (request: FastifyRequest, reply: FastifyReply) => {
     if (!Buffer.isBuffer(request.body)) {
       throw new MusterError('unsupported', 'Cannot answer: send application/ocsp-request')
     }
@@ -54,6 +58,11 @@ function send(reply: FastifyReply, { request, answer }: { request: FastifyReques
   if (request.method === 'GET' && request.headers['if-none-match'] === `"${freshness.tag}"`) {
     return reply.code(304).headers(cachingHeaders(freshness)).send()
   }
+  return write(reply, answer, freshness)
+}
+
+/** Fastify's way would make promises and copies for an answer that has been ready for long. */
+function write(reply: FastifyReply, answer: OcspReply, freshness: Freshness): FastifyReply {
   const { headers, text } = wireFormOf(answer, freshness)
   reply.hijack()
   reply.raw.writeHead(200, headers).end(text, 'latin1')

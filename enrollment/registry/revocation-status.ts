@@ -1,5 +1,5 @@
 import type { Reason } from '#shared/api'
-import type { Sqlite } from '#shared/sqlite'
+import { type Sqlite, sqliteCode } from '#shared/sqlite'
 import { type Holds, IN_FORCE } from './holds.ts'
 import type { Registry, RevocationStatus } from './registry.ts'
 import type { Store } from './store.ts'
@@ -58,7 +58,14 @@ export function openRevocationStatus({
   }
 
   return {
-    stateMark: () => `${statements.written.get()} ${statements.version.get()}`,
+    stateMark() {
+      try {
+        return `${statements.written.get()} ${statements.version.get()}`
+      } catch (error) {
+        if (sqliteCode(error) !== null) return null // whoever reads next says what is wrong
+        throw error
+      }
+    },
     async revocationStatus(issuer, serial) {
       const plain = await store.readOne(() => statements.plain.get(serial, serial))
       if (plain === issuer) return { state: 'good' }
