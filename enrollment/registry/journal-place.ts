@@ -5,6 +5,8 @@ import { JOURNAL_BEGIN, type JournalPlace } from './journal-lines.ts'
 export interface PlaceRow {
   read(): JournalPlace
   write(place: JournalPlace): void
+  /** Writes the same place with another ending: SQLite would not write a page that stays as it is. */
+  rewrite(): void
 }
 
 export function placeRow(db: Sqlite): PlaceRow {
@@ -18,5 +20,10 @@ export function placeRow(db: Sqlite): PlaceRow {
       return { number: Number(number), check }
     },
     write: ({ number, check }) => void put.run(`${number} ${check}`),
+    rewrite() {
+      const [number, check, times = '0'] = get.get()?.value.split(' ') ?? []
+      if (check !== undefined) put.run(`${number} ${check} ${Number(times) + 1}`)
+      else put.run(`${JOURNAL_BEGIN.number} ${JOURNAL_BEGIN.check} 1`)
+    },
   }
 }

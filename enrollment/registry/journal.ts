@@ -1,4 +1,4 @@
-import { closeSync, fsyncSync, ftruncateSync, openSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, fsyncSync, ftruncateSync, openSync, readSync, rmSync, writeSync } from 'node:fs'
 import { makeDirectory } from '#shared/directory'
 import { MusterError } from '#shared/errors'
 import { syncDirectory } from '#shared/files'
@@ -17,6 +17,8 @@ import { captureRows, type RowCapture } from './row-capture.ts'
 
 /** From this size on the next commit begins another segment, octets: a start reads the newest one. */
 const SEGMENT_OCTETS = 16 * 1024 * 1024
+/** No file system here has larger pages. */
+const BLOCK_OCTETS = 65_536
 
 /** The segment that is written to, up to where it is whole and on disk. */
 interface Tail {
@@ -64,10 +66,35 @@ export class Journal {
     this.#capture.rows.length = mark
   }
 
-  /** Called when a group begins, or begins again. @throws what the disk says */
+  /** True after a group that was not committed: then `settle` and `takeBack` come before the next one. */
+  get isAhead(): boolean {
+    return this.#isAhead
+  }
+
+  /**
+   * Called in a transaction of its own. A commit whose sync failed is not in force, but its frames lie whole in the
+   * WAL, where a start after a crash would find them; a commit of anything else writes over the first of them, and
+   * the checks of the others then fit nothing. Until that is on disk the line has to stay: a start that finds the
+   * commit without its line, or with another one, would have a journal that does not belong to it.
+   */
+  settle(): void {
+    this.#placeRow.rewrite()
+  }
+
+  /** Called when `settle` is committed. @throws what the disk says */
+  takeBack(): void {
+    if (!this.#isAhead || this.#tail === null) return
+    const { file, whole } = this.#tail
+    ftruncateSync(file, whole)
+    rewriteEnd({ file, whole })
+    fsyncSync(file)
+    this.#pending = null
+    this.#isAhead = false
+  }
+
+  /** Called when a group begins, or begins again. */
   begin(): void {
     this.forget(0)
-    this.#takeBack()
   }
 
   /** Called within the transaction, when the group has run. @throws what the disk says */
@@ -93,27 +120,9 @@ export class Journal {
     this.#isAhead = false
   }
 
-  /** Called when the group was not committed. A disk that refuses now is asked again before the next group. */
-  retract(): void {
-    this.forget(0)
-    try {
-      this.#takeBack()
-    } catch {
-      // `begin` refuses every group until the disk no longer does
-    }
-  }
-
   close(): void {
     if (this.#tail) closeSync(this.#tail.file)
     this.#tail = null
-  }
-
-  #takeBack(): void {
-    if (!this.#isAhead || this.#tail === null) return
-    ftruncateSync(this.#tail.file, this.#tail.whole)
-    fsyncSync(this.#tail.file)
-    this.#pending = null
-    this.#isAhead = false
   }
 
   #tailWithRoom(): Tail {
@@ -132,6 +141,17 @@ export class Journal {
   }
 }
 
+/**
+ * The kernel takes a page that it could not write for clean, and a later sync says nothing of it: the block that the
+ * last good line shares with the one that failed is written again.
+ */
+function rewriteEnd({ file, whole }: Tail): void {
+  const start = Math.max(0, whole - (whole % BLOCK_OCTETS || BLOCK_OCTETS))
+  const octets = Buffer.alloc(whole - start)
+  const read = readSync(file, octets, 0, octets.length, start)
+  for (let done = 0; done < read; ) done += writeSync(file, octets, done, read - done, start + done)
+}
+
 /** Writes and syncs; returns where it ends. */
 function writeAt({ file, whole }: Tail, text: string): number {
   const octets = Buffer.from(text)
@@ -143,7 +163,7 @@ function writeAt({ file, whole }: Tail, text: string): number {
 
 function newSegment(directory: string, head: SegmentHead): Tail {
   const path = segmentPath(directory, head.first)
-  const tail = { file: openSync(path, 'w', 0o600), whole: 0 }
+  const tail = { file: openSync(path, 'w+', 0o600), whole: 0 }
   try {
     const text = JSON.stringify(head)
     tail.whole = writeAt(tail, journalLine(checkOf(head.previous, text), text))

@@ -113,6 +113,14 @@ export class Store {
     this.#committing = null
   }
 
+  /** After a group that was not committed: nothing of it may come back once somebody was told that it failed. */
+  #settle(): void {
+    const journal = this.#journal
+    if (!journal?.isAhead) return
+    this.#inImmediate(() => journal.settle())
+    journal.takeBack()
+  }
+
   #runGroup(group: readonly Waiting[]): Outcome[] {
     this.#journal?.begin()
     const outcomes = group.map((intent) => intent.run())
@@ -122,15 +130,15 @@ export class Store {
 
   async #commit(group: readonly Waiting[]): Promise<void> {
     try {
-      const outcomes = await retrying(
-        () => this.#inImmediate(() => this.#runGroup(group)) as Outcome[], // what it was given
-      )
+      const outcomes = await retrying(() => {
+        this.#settle()
+        return this.#inImmediate(() => this.#runGroup(group)) as Outcome[] // what it was given
+      })
       this.#journal?.committed()
       for (const { settle } of outcomes) settle()
       const position = outcomes.findLast((outcome) => outcome.position !== null)?.position ?? null
       if (position !== null) for (const listener of this.#listeners) queueMicrotask(() => listener(position))
     } catch (error) {
-      this.#journal?.retract()
       for (const { reject } of group) reject(error)
     }
   }

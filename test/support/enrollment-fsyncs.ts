@@ -41,7 +41,7 @@ export async function cutAtSync(t: Test, n: number): Promise<Cut> {
   const place = { data: join(scratch(t), 'data'), portBase: await freePortBase() }
   const life = await newLife(new Told())
   const isKilled = await liveUntilKilled(t, { place, life, n })
-  const again = await serveEnrollment(t, place)
+  const again = await serveEnrollment(t, { ...place, portBase: await freePortBase() })
   const faults = faultsOf(place.data, life.told)
   await liveThrough(again, life)
   const { ok } = await again.admin.verifyAudit()

@@ -12,10 +12,17 @@ export function contents(path: string): Record<string, unknown[]> {
       const told = columns.filter(
         (column) => !(table === 'brokers' && SEEN.includes(column)) && column !== 'last_seen_at',
       )
-      return [table, db.prepare(`SELECT ${told.join(', ')} FROM ${table} ORDER BY ${key.join(', ')}`).all()]
+      const rows = db.prepare(`SELECT ${told.join(', ')} FROM ${table} ORDER BY ${key.join(', ')}`).all()
+      return [table, table === 'meta' ? rows.map(withoutTimes) : rows]
     })
     return Object.fromEntries(tables)
   } finally {
     db.close()
   }
+}
+
+/** The place in the journal, without how often it was written again. */
+function withoutTimes(row: unknown): unknown {
+  const { name, value } = row as { name: string; value: string } // the columns of meta
+  return name === 'journal' ? { name, value: value.split(' ').slice(0, 2).join(' ') } : row
 }

@@ -10,42 +10,23 @@ import {
 import { join } from 'node:path'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
-import { openSqlite, openSqliteForReading } from '#shared/sqlite'
+import { openSqlite } from '#shared/sqlite'
 import { Journal } from '../../../enrollment/registry/journal.ts'
 import { readSegment, segmentPaths } from '../../../enrollment/registry/journal-lines.ts'
 import { openRegistry } from '../../../enrollment/registry/open.ts'
 import { placeOf, replayJournal } from '../../../enrollment/registry/replay.ts'
-import { journalTables } from '../../../enrollment/registry/row-capture.ts'
 import { MIGRATIONS } from '../../../enrollment/registry/schema.ts'
 import { Store } from '../../../enrollment/registry/store.ts'
+import { contents } from '../../support/registry-contents.ts'
 import { BEGIN, device, type Plane, planeOf } from '../../support/registry-plane.ts'
 
 const options = { trustDomain: 'plane.test', epoch: 'epoch-1', now: BEGIN }
-/** What was merely seen is not journaled. */
-const SEEN = ['last_seen_at', 'url', 'sessions', 'position', 'last_heard_at']
-
 /** A registry with a journal in a directory of its own. */
 function place(t: Test) {
   const root = t.testdir({})
   const [path, journal] = [join(root, 'registry.db'), join(root, 'journal')]
   const open = () => openRegistry(path, { ...options, journal })
   return { root, path, journal, open }
-}
-
-/** Every journaled row, the same for two databases that are the same. */
-function contents(path: string): Record<string, unknown[]> {
-  const db = openSqliteForReading(path, 1000)
-  try {
-    const tables = Object.entries(journalTables(db)).map(([table, { columns, key }]) => {
-      const told = columns.filter(
-        (column) => !(table === 'brokers' && SEEN.includes(column)) && column !== 'last_seen_at',
-      )
-      return [table, db.prepare(`SELECT ${told.join(', ')} FROM ${table} ORDER BY ${key.join(', ')}`).all()]
-    })
-    return Object.fromEntries(tables)
-  } finally {
-    db.close()
-  }
 }
 
 /** Something of everything that a registry does. */
@@ -190,22 +171,10 @@ t.test('a disk that refuses the journal refuses the intents, and needs no restar
   const plane = planeOf(registry)
   await plane.enroll('d1')
   const before = readdirSync(journal)
-  const fs = await import('node:fs')
-  const real = fs.default.fsyncSync
-  let refuses = true
-  fs.default.fsyncSync = (file: number) => {
-    if (refuses) throw Object.assign(new Error('EIO: i/o error, fsync'), { code: 'EIO', syscall: 'fsync' })
-    real(file)
-  }
-  const { syncBuiltinESMExports } = await import('node:module')
-  syncBuiltinESMExports()
-  t.teardown(() => {
-    fs.default.fsyncSync = real
-    syncBuiltinESMExports()
-  })
+  const disk = await refusingDisk(t)
   await t.rejects(plane.enroll('d2'), { code: 'unavailable' })
   await t.rejects(plane.token('d3'), { code: 'unavailable' })
-  refuses = false
+  disk.refuses = false
   await plane.enroll('d4')
   await registry.close()
   t.strictSame(readdirSync(journal), before)
@@ -235,4 +204,43 @@ function storeWithJournal(t: Test) {
   const { path, journal } = place(t)
   const db = openSqlite(path, { busyTimeoutMs: 0, migrations: MIGRATIONS })
   return { db, journal, store: new Store(db, new Journal(db, journal)) }
+}
+
+t.test('of a group that was refused nothing stays behind a shorter one', async (t) => {
+  const { path, journal, open } = place(t)
+  const registry = await open()
+  const plane = planeOf(registry)
+  await plane.enroll('d1')
+  const disk = await refusingDisk(t)
+  const refused = await Promise.allSettled(
+    Array.from({ length: 20 }, (_, at) => plane.token(`refused-${at}`)),
+  )
+  t.notOk(refused.some(({ status }) => status === 'fulfilled'))
+  disk.refuses = false
+  await plane.token('kept')
+  await registry.close()
+  t.notMatch(readFileSync(segmentPaths(journal)[0] ?? '', 'utf8'), /refused-19/)
+  const again = await open()
+  t.match((await again.listTokens({ now: BEGIN })).map(({ id }) => id).toSorted(), ['kept', 'token of d1'])
+  await again.close()
+  t.equal(placeOf(path).number, readSegment(segmentPaths(journal)[0] ?? '')?.commits.at(-1)?.place.number)
+})
+
+/** Every sync of this process that goes through node:fs fails while `refuses` is true: SQLite's own do not. */
+async function refusingDisk(t: Test): Promise<{ refuses: boolean }> {
+  const fs = await import('node:fs')
+  const { syncBuiltinESMExports } = await import('node:module')
+  const real = fs.default.fsyncSync
+  const disk = { refuses: true }
+  fs.default.fsyncSync = (file: number) => {
+    if (disk.refuses)
+      throw Object.assign(new Error('EIO: i/o error, fsync'), { code: 'EIO', syscall: 'fsync' })
+    real(file)
+  }
+  syncBuiltinESMExports()
+  t.teardown(() => {
+    fs.default.fsyncSync = real
+    syncBuiltinESMExports()
+  })
+  return disk
 }

@@ -1,0 +1,142 @@
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { layout } from '#shared/layout'
+import { breakDisk, type DiskFault } from '../support/disk-faults.ts'
+import { newRequest } from '../support/enrollment.ts'
+import { type ServingEnrollment, serveEnrollment } from '../support/enrollment-process.ts'
+import { freePortBase, scratch } from '../support/muster.ts'
+import { faultsOf, replayFaults, Told } from '../support/registry-invariants.ts'
+
+t.setTimeout(240_000)
+
+const FIRST_SEGMENT = '000000000001.log'
+
+interface Place {
+  readonly data: string
+  readonly portBase: number
+}
+
+async function newPlace(t: Test): Promise<Place> {
+  return { data: join(scratch(t), 'data'), portBase: await freePortBase() }
+}
+
+/** Files of the registry, and the newest of its journal. */
+function filesOf({ data }: Place) {
+  const { registry, journal } = layout(data)
+  return { db: registry, wal: `${registry}-wal`, journal: join(journal, FIRST_SEGMENT) }
+}
+
+/** Enrolls until it gets the certificate; tells what the answers before it were. */
+async function enroll(service: ServingEnrollment, request: { token: string; csr: string }) {
+  const client = service.client()
+  return client.send('POST', '/v1/enroll', { json: request }).finally(() => client.close())
+}
+
+/** The same request over EST. */
+async function enrollByEst(service: ServingEnrollment, { token, der }: { token: string; der: Buffer }) {
+  const client = service.client()
+  const headers = {
+    'content-type': 'application/pkcs10',
+    authorization: `Basic ${Buffer.from(`:${token}`).toString('base64')}`,
+  }
+  const body = der.toString('base64')
+  return client.send('POST', '/.well-known/est/simpleenroll', { body, headers }).finally(() => client.close())
+}
+
+/** What needs no write is answered whatever the disk does. */
+async function checkReads(t: Test, service: ServingEnrollment): Promise<void> {
+  t.match(await service.admin.status(), { trustDomain: 'muster.local' }, 'status')
+  t.ok((await service.admin.listDevices()).devices.length > 0, 'devices')
+  const client = service.client()
+  for (const path of ['/healthz', '/v1/ca', '/.well-known/est/cacerts', '/.well-known/est/csrattrs'])
+    t.equal((await client.send('GET', path)).status, 200, path)
+}
+
+/** While the disk refuses, requests hear 503 and when to come back; then they are answered, by the same process. */
+async function refuseAndHeal(t: Test, fault: (place: Place) => DiskFault): Promise<void> {
+  const place = await newPlace(t)
+  const service = await serveEnrollment(t, place)
+  const told = new Told()
+  const { token } = await service.admin.createToken({ batch: 'lab', uses: 3 })
+  const keep = (reply: { text: string }) => {
+    const { serial, certificate } = JSON.parse(reply.text)
+    told.certificates.set(serial, certificate)
+    return certificate as string
+  }
+  const first = await newRequest('disk-1')
+  const certificate = keep(await enroll(service, { token, csr: first.csr }))
+  const heal = await breakDisk(t, service.child.pid ?? 0, fault(place))
+  const second = await newRequest('disk-2')
+  const third = await newRequest('disk-3')
+  for (let time = 0; time < 2; time++) {
+    const json = await enroll(service, { token, csr: second.csr })
+    t.match(json, { status: 503, headers: { 'retry-after': '5' }, text: /"code":"unavailable"/ })
+    const est = await enrollByEst(service, { token, der: third.der })
+    t.match(est, { status: 503, headers: { 'retry-after': '5', 'content-type': /^text\/plain/ } })
+  }
+  const renewing = service.client({ key: first.key, certificate })
+  const renewal = { json: { csr: (await newRequest('disk-1')).csr } }
+  t.match(await renewing.send('POST', '/v1/renew', renewal), { status: 503 })
+  await t.rejects(service.admin.createToken({ batch: 'lab', uses: 1 }), { code: 'unavailable' })
+  await checkReads(t, service)
+  await heal()
+  const [healed, again] = [
+    await enroll(service, { token, csr: second.csr }),
+    await enrollByEst(service, { token, der: third.der }),
+  ]
+  t.equal(healed.status, 200, 'and over JSON it enrolls')
+  t.equal(again.status, 200, 'and over EST')
+  keep(healed)
+  const renewed = await renewing.send('POST', '/v1/renew', renewal)
+  t.equal(renewed.status, 200, 'and renews')
+  keep(renewed)
+  t.strictSame(faultsOf(place.data, told), [])
+  await service.kill()
+  t.strictSame(replayFaults(place.data), [])
+}
+
+const FAULTS: Readonly<Record<string, (files: ReturnType<typeof filesOf>) => DiskFault>> = {
+  'no space for the database': ({ wal }) => ({ calls: 'pwrite64', error: 'ENOSPC', paths: [wal] }),
+  'no space for the journal': ({ journal }) => ({ calls: 'pwrite64', error: 'ENOSPC', paths: [journal] }),
+  'a database that cannot be synced': ({ wal }) => ({ calls: 'fsync', error: 'EIO', paths: [wal] }),
+  'a journal that cannot be synced': ({ journal }) => ({ calls: 'fsync', error: 'EIO', paths: [journal] }),
+  'a disk that became read-only': ({ db, wal, journal }) => ({
+    calls: 'pwrite64,ftruncate',
+    error: 'EROFS',
+    paths: [db, wal, journal],
+  }),
+}
+
+for (const [name, fault] of Object.entries(FAULTS)) {
+  t.test(`${name}: 503, no half state, reads go on, and it heals by itself`, (t) =>
+    refuseAndHeal(t, (place) => fault(filesOf(place))),
+  )
+}
+
+t.test(
+  'a commit whose sync failed, and a crash: no start finds it without its line in the journal',
+  async (t) => {
+    const place = await newPlace(t)
+    const { wal, journal } = filesOf(place)
+    const service = await serveEnrollment(t, place)
+    const { token } = await service.admin.createToken({ batch: 'lab', uses: 2 })
+    const request = { token, csr: (await newRequest('disk-1')).csr }
+    const pid = service.child.pid ?? 0
+    const heal = await breakDisk(t, pid, { calls: 'fsync', error: 'EIO', paths: [wal] })
+    t.match(
+      await enroll(service, request),
+      { status: 503 },
+      'its commit is whole in the WAL, and not in force',
+    )
+    await heal()
+    await breakDisk(t, pid, { calls: 'pwrite64', error: 'EIO', paths: [journal] })
+    t.match(await enroll(service, request), { status: 503 }, 'its line is gone from the journal')
+    await service.kill()
+    t.strictSame(replayFaults(place.data), [])
+    const again = await serveEnrollment(t, place)
+    t.equal((await enroll(again, request)).status, 200)
+    t.strictSame(faultsOf(place.data, new Told()), [])
+    await again.kill()
+    t.strictSame(replayFaults(place.data), [])
+  },
+)
