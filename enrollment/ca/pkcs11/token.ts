@@ -1,4 +1,4 @@
-import { MusterError } from '#shared/errors'
+import { isMusterError, MusterError } from '#shared/errors'
 import { type Cryptoki, CryptokiError, FLAG, type Handle, RV } from './cryptoki.ts'
 import type { Lane } from './lane.ts'
 import type { KeyUri } from './uri.ts'
@@ -103,10 +103,11 @@ export class Token {
   async #open(): Promise<Session> {
     if (this.#pinRefused) throw this.#pinRefused
     if (this.#deps.now() < this.#askAgainAt) throw this.#unavailable('it is away')
-    this.#askAgainAt = this.#deps.now() + PAUSE_MS
     try {
       return await this.#login()
     } catch (error) {
+      if (isMusterError(error) && error.code !== 'unavailable') throw error
+      this.#askAgainAt = this.#deps.now() + PAUSE_MS
       if (!(error instanceof CryptokiError)) throw error
       // the module may hold on to what it knew of a token that was taken out and put back
       await this.#deps.module.finalize().catch(() => {})
@@ -126,7 +127,6 @@ export class Token {
       if (error instanceof CryptokiError && PIN_REFUSED.includes(error.rv)) throw this.#refuse(error.message)
       throw error
     }
-    this.#askAgainAt = 0
     return { module, handle, keys: new Map() }
   }
 

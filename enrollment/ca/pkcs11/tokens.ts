@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { isMusterError, MusterError } from '#shared/errors'
 import { readSecretFile } from '#shared/files'
 import type { Signer } from '../signer.ts'
-import { CKA, type Cryptoki } from './cryptoki.ts'
+import { CKA, type Cryptoki, CryptokiError, RV } from './cryptoki.ts'
 import { Lane } from './lane.ts'
 import { schemeOf } from './scheme.ts'
 import { type Session, Token } from './token.ts'
@@ -142,8 +142,9 @@ function tokenSigner({ uri, spki, token }: { uri: KeyUri; spki: Buffer; token: T
     const key = await findKey(session, { object: uri.object, id: uri.id, half: 'private' })
     if (key === null) throw fault('not_found', 'there is none')
     const { mechanism } = scheme
-    const raw = await session.module.sign(session.handle, { mechanism, key, data: scheme.prepare(tbs) })
-    const signature = scheme.finish(raw)
+    const data = scheme.prepare(tbs)
+    const raw = await session.module.sign(session.handle, { mechanism, key, data }).catch(misfit)
+    const signature = raw && scheme.finish(raw)
     // a token that errs, or was exchanged, must not be noticed by devices first
     if (signature !== null && scheme.isGood(tbs, signature)) return signature
     session.keys.clear()
@@ -158,6 +159,12 @@ function tokenSigner({ uri, spki, token }: { uri: KeyUri; spki: Buffer; token: T
       await token.use((session) => signed(session, Buffer.from(`muster key check 1\n${nonce}\n`)))
     },
   }
+}
+
+/** A key of another type cannot be the one that is looked for. */
+function misfit(error: unknown): null {
+  if (error instanceof CryptokiError && error.rv === RV.CKR_KEY_TYPE_INCONSISTENT) return null
+  throw error
 }
 
 /** Whatever is the matter with the token, the request may come again. */
