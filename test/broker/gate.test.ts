@@ -4,7 +4,7 @@ import { connect as tcpConnect } from 'node:net'
 import { Duplex, PassThrough } from 'node:stream'
 import { type TLSSocket, connect as tlsConnect } from 'node:tls'
 import t, { type Test } from 'tap'
-import { refusalCode } from '#shared/refusals'
+import { REFUSALS, refusalCode } from '#shared/refusals'
 import {
   admissionRecord,
   openTestBroker,
@@ -58,6 +58,21 @@ t.test(
     const device = await broker.enroll('dev-1')
     const client = await connectDevice(broker, device)
     await client.endAsync()
+  },
+)
+
+t.test(
+  'the claim of a batch is refused with what to do, even if the registry had it as a device',
+  async (t) => {
+    const broker = await open(t)
+    const claim = await testIdentity(authority, 'c-1', { kind: 'claim' })
+    t.equal(await returnCode(broker, claim, 'c-1'), 5)
+    broker.replica.put(admissionRecord(claim))
+    t.equal(await returnCode(broker, claim, 'c-1'), 5)
+    const refused = { code: 'R-CLAIM', evidence: { claim: 'c-1' }, fingerprint: claim.fingerprint }
+    t.match(broker.refusals(), [refused, refused])
+    t.match(REFUSALS['R-CLAIM'].fix, /Enroll with it/)
+    t.equal(broker.sessions.count(), 0)
   },
 )
 

@@ -4,6 +4,7 @@ import { type Plane, planeOf } from '../support/registry-plane.ts'
 import { approvalContract } from './registry/approval.ts'
 import { atOnceContract } from './registry/at-once.ts'
 import { batchReportContract } from './registry/batch-report.ts'
+import { bootstrapContract } from './registry/bootstrap.ts'
 import { brokersContract } from './registry/brokers.ts'
 import { devicesContract } from './registry/devices.ts'
 import { enrollmentContract } from './registry/enrollment.ts'
@@ -47,6 +48,7 @@ export async function registryContract(t: Test, create: (t: Test) => Promise<Sto
     'issuing in one commit': atOnceContract,
     approval: approvalContract,
     manifests: manifestContract,
+    'claims and manufacturers': bootstrapContract,
     'reports of batches': batchReportContract,
     renewal: renewalContract,
     'devices and services': devicesContract,

@@ -77,6 +77,7 @@ export const HOSTILE = {
   'no SAN': ['profile', { without: OID.subjectAltName }],
   'SAN URI of another trust domain': ['profile', { san: [{ uri: 'spiffe://other.test/device/<id>' }] }],
   'SAN URI of another kind': ['profile', { san: [{ uri: `spiffe://${TEST_DOMAIN}/operator/<id>` }] }],
+  'the claim of a batch': ['claim', { san: [{ uri: `spiffe://${TEST_DOMAIN}/claim/<id>` }] }],
   'SAN URI of another device': ['profile', { san: [{ uri: `spiffe://${TEST_DOMAIN}/device/other` }] }],
   'SAN URI with a longer path': ['profile', { san: [{ uri: `spiffe://${TEST_DOMAIN}/device/<id>/x` }] }],
   'two SAN URIs': [

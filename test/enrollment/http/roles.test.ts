@@ -18,6 +18,7 @@ import {
   startEnrollment,
 } from '../../support/enrollment.ts'
 import { openTestClient } from '../../support/https.ts'
+import { testManufacturer } from '../../support/manufacturer.ts'
 
 /** Somebody who calls, and the roles that he has on each listener. */
 interface Visitor {
@@ -39,6 +40,10 @@ async function visitors(service: RunningEnrollment, other: RunningEnrollment): P
   await admin.forgetBroker('edge-0')
   const own = (file: string) => readFileSync(join(service.config.layout.enrollment, file), 'utf8')
   const nothing = { admin: [], enrollment: [] }
+  const [claim, maker] = [await newRequest(), testManufacturer()]
+  const claimed = await admin.createClaim({ batch: 'b', uses: 9, csr: claim.csr })
+  await admin.addManufacturer({ id: 'acme', batch: 'b', ca: maker.ca })
+  await admin.listManufactured('acme', { rows: [{ serialNumber: 'SN-1' }] })
   return [
     { name: 'nobody', ...nothing },
     { name: 'an operator', pair: operatorPair(service), admin: ['operator'], enrollment: [] },
@@ -51,6 +56,13 @@ async function visitors(service: RunningEnrollment, other: RunningEnrollment): P
       enrollment: ['device'],
     },
     { name: 'a service', pair: { key, certificate }, admin: [], enrollment: ['device'] },
+    {
+      name: 'who has the claim of a batch',
+      pair: { key: claim.key, certificate: claimed.certificate },
+      ...nothing,
+    },
+    { name: 'a device as its manufacturer made it', pair: maker.issue('SN-1'), ...nothing },
+    { name: 'a manufacturer', pair: maker.pair, ...nothing },
     { name: 'a forgotten broker', pair: forgotten, ...nothing },
     { name: 'a cancelled API token', bearer: cancelled.token, ...nothing },
     {
