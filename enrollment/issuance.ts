@@ -12,6 +12,8 @@ export interface Issued {
   readonly issuance: Issuance
   /** DER. */
   readonly certificate: Buffer
+  /** DER of the PrivateKeyInfo, when the plane has made the key; null otherwise. It is stored nowhere. */
+  readonly privateKey: Buffer | null
 }
 
 /** 16 octets whose first is 0x40 to 0x7f: positive, of full length (RFC 5280 section 4.1.2.2), 126 of them random bits. */

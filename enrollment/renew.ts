@@ -1,9 +1,9 @@
 import { MusterError } from '#shared/errors'
 import { spiffeUri } from '#shared/identity/peer'
-import { type CheckedDeviceCsr, checkDeviceCsr } from './ca/check-csr.ts'
-import { type Channel, checkLink } from './channel.ts'
+import type { Channel } from './channel.ts'
 import type { Deps } from './deps.ts'
 import { completed, type Issued, newSerial, signNow } from './issuance.ts'
+import { type KeyedRequest, type KeyMaker, keyedRequest, wishOf } from './keyed-request.ts'
 import type { Credential } from './registry/registry.ts'
 
 export interface RenewalRequest {
@@ -14,16 +14,20 @@ export interface RenewalRequest {
   /** `equal`: subject and SAN must be there and be the current ones (RFC 7030 section 4.2.2); `optional`: or left out. */
   readonly names: 'equal' | 'optional'
   readonly channel: Channel
+  /** The device, when it is not said. */
+  readonly keyBy?: KeyMaker
 }
 
 /**
  * The next certificate of a device or service, for the same key or another; the numbers are those of
  * docs/issuance-cycle.md. The same presented certificate and key again get the same certificate.
- * @throws MusterError csr_*, unrecorded, held, revoked, superseded, retired, pending, expired, notyet, successors, clock_wrong
+ * With a key that the plane makes, each request gets a new one, as at the first enrollment.
+ * @throws MusterError csr_*, server_key, unrecorded, held, revoked, superseded, retired, pending, expired, notyet, successors, clock_wrong
  */
 export async function renew(deps: Deps, request: RenewalRequest): Promise<Issued> {
   // 1 check the request, and that it asks for the identity it was made with
-  const csr = await checkDeviceCsr(request.csr, deps.caKeys)
+  const { fleet } = request.presented.device
+  const csr = await keyedRequest(deps, { ...request, profile: () => deps.registry.showProfile(fleet) })
   checkNames(deps, csr, request)
   const now = deps.now()
   deps.signingClock.check(now)
@@ -36,7 +40,7 @@ export async function renew(deps: Deps, request: RenewalRequest): Promise<Issued
       now,
       presented: fingerprintOf(request.presented),
       spkiHash: csr.spkiHash,
-      wish: { ...csr, unlinked: checkLink(csr.challengePassword, request.channel) },
+      wish: wishOf(csr, request.channel),
       serial: newSerial(deps),
       issuer: deps.authority.device,
     },
@@ -48,11 +52,11 @@ export async function renew(deps: Deps, request: RenewalRequest): Promise<Issued
   deps.reached('renew.4')
 
   // 5 answer
-  return { issuance, certificate }
+  return { issuance, certificate, privateKey: csr.privateKey }
 }
 
 /** @throws MusterError csr_subject */
-function checkNames(deps: Deps, csr: CheckedDeviceCsr, request: RenewalRequest): void {
+function checkNames(deps: Deps, csr: KeyedRequest, request: RenewalRequest): void {
   const { id, kind } = request.presented.device
   const uri = spiffeUri(deps.authority.trustDomain, kind, id)
   const isOptional = request.names === 'optional'

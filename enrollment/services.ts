@@ -45,5 +45,5 @@ export async function createService(deps: Deps, request: NewService): Promise<Is
   deps.reached('service.4')
 
   // 5 answer
-  return { issuance, certificate }
+  return { issuance, certificate, privateKey: null }
 }

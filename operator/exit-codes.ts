@@ -27,6 +27,7 @@ const EXIT_OF = {
   csr_subject: EXIT.usage,
   csr_pop: EXIT.usage,
   csr_link: EXIT.usage,
+  server_key: EXIT.denied,
   not_found: EXIT.notFound,
   unauthenticated: EXIT.denied,
   forbidden: EXIT.denied,

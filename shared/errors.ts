@@ -40,6 +40,7 @@ export type RefusalErrorCode =
   | 'csr_subject'
   | 'csr_pop'
   | 'csr_link'
+  | 'server_key'
 
 /** Codes of everything else that a caller can act on. */
 export type OperationErrorCode =

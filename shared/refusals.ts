@@ -244,6 +244,12 @@ export const REFUSALS = {
     evidence: ['why', 'fleet'],
     fix: 'Send the tls-unique of the connection, in base64, as challengePassword, over TLS 1.2 with the extended master secret; or take `linkedToTls` out of the profile of the fleet.',
   },
+  'R-SERVER-KEY': {
+    stage: 'enroll',
+    text: 'The device asked the plane to make its key, and the profile of its fleet does not allow that, or not in this way.',
+    evidence: ['why', 'fleet'],
+    fix: 'Let the device make its key and use `simpleenroll`; or set `serverKeys` in the profile of the fleet, and ask for a key without encryption of its own.',
+  },
 } as const satisfies Record<RefusalCode, RefusalRow>
 
 /** The refusal code of an error code: `token_spent` becomes `R-TOKEN-SPENT`. */

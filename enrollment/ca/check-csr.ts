@@ -94,6 +94,35 @@ export async function checkDeviceCsr(
   return { ...proven, ...wishesOf(csr), challengePassword: csr.challengePassword }
 }
 
+/** A request for a key that somebody else makes: what is left of it. */
+export interface CheckedKeylessCsr extends Wishes {
+  /** SHA-256 of the SubjectPublicKeyInfo in the request, lower-case hex: nothing is certified for it. */
+  readonly requestKey: string
+  readonly challengePassword: string | null
+}
+
+/**
+ * Checks the names of a request for a key that the plane makes; the key in it and its signature are not looked at
+ * (RFC 7030 section 4.4.1).
+ * @throws MusterError csr_malformed, csr_subject, server_key (the new key is to be encrypted)
+ */
+export function checkKeylessCsr(der: Uint8Array): CheckedKeylessCsr {
+  const csr = readSized(der)
+  for (const node of csr.attributes) refuseEncryption(node)
+  const { challengePassword } = csr
+  return { requestKey: sha256Hex(csr.spki.raw), ...wishesOf(csr), challengePassword }
+}
+
+/** RFC 7030 sections 4.4.1.1 and 4.4.1.2: without the key that is named, the request ends. @throws MusterError server_key */
+function refuseEncryption(attribute: DerNode): void {
+  const [type] = attribute.children
+  if (type?.tag !== TAG.oid) return
+  const name = oidName(oidOf(type))
+  if (name !== 'decryptKeyId' && name !== 'asymmDecryptKeyId') return
+  const why = `the attribute ${name} asks for encryption with a key that the plane does not have`
+  throw new MusterError('server_key', `Cannot make a key: ${why}`, { evidence: { why } })
+}
+
 /** @throws MusterError csr_malformed */
 function readSized(der: Uint8Array): Csr {
   if (der.length > MAX_DER_OCTETS) throw malformed('longer than 16 KiB')
@@ -118,6 +147,7 @@ interface Csr {
   readonly subject: DerNode
   readonly spki: DerNode
   readonly extensions: Extensions
+  readonly attributes: readonly DerNode[]
   readonly challengePassword: string | null
   readonly algorithm: DerNode
   readonly signature: Buffer
@@ -143,6 +173,7 @@ function parseCsr(der: Uint8Array): Csr {
     subject: expectTag(subject, TAG.sequence, 'subject'),
     spki: expectTag(spki, TAG.sequence, 'public key'),
     extensions: attributes === undefined ? new Map() : wishedExtensions(attributes),
+    attributes: attributes?.children ?? [],
     challengePassword: attributes === undefined ? null : challengePasswordIn(attributes),
     algorithm: expectTag(algorithm, TAG.sequence, 'signature algorithm'),
     signature: bitsOf(signature),

@@ -4,11 +4,11 @@ import { isMusterError, MusterError } from '#shared/errors'
 import { decodeCsr } from '../ca/check-csr.ts'
 import type { Channel } from '../channel.ts'
 import type { Deps } from '../deps.ts'
-import { enroll } from '../enroll.ts'
+import { type EnrollmentRequest, enroll } from '../enroll.ts'
 import { certificateReply, type Issued } from '../issuance.ts'
 import { rememberRefusal } from '../refused.ts'
 import type { Application, Credential } from '../registry/registry.ts'
-import { renew } from '../renew.ts'
+import { type RenewalRequest, renew } from '../renew.ts'
 import { caReply, noteAdoption } from '../trust.ts'
 import { type BootstrapCredential, identifyBootstrap } from './bootstrap-caller.ts'
 import type { Caller, CallerDeps, PeerCertificate } from './caller.ts'
@@ -71,7 +71,7 @@ export const API_ROUTES: readonly Route[] = [
  */
 export async function enrollWith(
   { deps, limits, address, channel, peer }: EnrollingFrom,
-  request: { token: string | null; csr(): Uint8Array; label: string | null },
+  request: { token: string | null; csr(): Uint8Array } & Pick<EnrollmentRequest, 'label' | 'keyBy'>,
 ): Promise<Issued | Application> {
   const { token } = request
   const found =
@@ -81,8 +81,9 @@ export async function enrollWith(
   const key = `${found.id} ${address}`
   await limits.check(key, address)
   try {
+    const { token: _, csr, ...asked } = request
     const { hash: tokenHash, idevid } = found
-    const of = { tokenHash, csr: request.csr(), label: request.label, channel }
+    const of = { ...asked, tokenHash, csr: csr(), channel }
     return await enroll(deps, idevid === undefined ? of : { ...of, idevid })
   } catch (error) {
     if (isMusterError(error)) await limits.failed(key)
@@ -109,13 +110,13 @@ export async function renewWith(
     address,
     channel,
   }: CallerDeps & { caller: Caller; address: string; channel: Channel },
-  request: { csr(): Uint8Array; names: 'equal' | 'optional' },
+  request: { csr(): Uint8Array } & Pick<RenewalRequest, 'names' | 'keyBy'>,
 ): Promise<Issued> {
   const presented = credentialOf(caller)
   const key = `renewal ${presented.device.id}`
   await limits.check(key, address)
   try {
-    return await renew(deps, { presented, csr: request.csr(), names: request.names, channel })
+    return await renew(deps, { ...request, presented, csr: request.csr(), channel })
   } catch (error) {
     if (isMusterError(error)) await limits.failed(key)
     throw error

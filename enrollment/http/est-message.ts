@@ -37,9 +37,29 @@ export function writeCertificates(
   certificates: readonly Uint8Array[],
   userAgent: string | undefined,
 ): string {
-  const base64 = certsOnly([...certificates]).toString('base64')
-  const wantsLines = /\blibest\b/i.test(userAgent ?? '')
-  return wantsLines ? base64.replace(/.{1,64}/g, '$&\n') : base64
+  return inBase64(certsOnly([...certificates]), userAgent)
+}
+
+/** A private key and the certificate for it, each as base64 (RFC 7030 section 4.4.2 with RFC 8951 section 3.2.4). */
+export function writeKeyAndCertificate(
+  of: { privateKey: Uint8Array; certificate: Uint8Array },
+  { boundary, userAgent }: { boundary: string; userAgent: string | undefined },
+): { type: string; body: string } {
+  const parts = [
+    ['application/pkcs8', inBase64(Buffer.from(of.privateKey), userAgent)],
+    ['application/pkcs7-mime; smime-type=certs-only', writeCertificates([of.certificate], userAgent)],
+  ]
+  const written = parts.map(([type, text]) =>
+    [`--${boundary}`, `Content-Type: ${type}`, 'Content-Transfer-Encoding: base64', '', text, ''].join(
+      '\r\n',
+    ),
+  )
+  return { type: `multipart/mixed; boundary=${boundary}`, body: `${written.join('')}--${boundary}--\r\n` }
+}
+
+function inBase64(der: Buffer, userAgent: string | undefined): string {
+  const base64 = der.toString('base64')
+  return /\blibest\b/i.test(userAgent ?? '') ? base64.replace(/.{1,64}/g, '$&\n') : base64
 }
 
 function malformed(violation: string): MusterError {

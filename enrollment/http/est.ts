@@ -1,5 +1,5 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { MusterError } from '#shared/errors'
+import { isMusterError, MusterError } from '#shared/errors'
 import { type EstOperation, isBatchId } from '#shared/identity/device'
 import { encodeCsrAttributes } from '#shared/pki/csr-attributes'
 import { pemToDer } from '#shared/pki/pem'
@@ -8,7 +8,13 @@ import type { Application } from '../registry/registry.ts'
 import { caCertificates, noteAdoption } from '../trust.ts'
 import { APPROVAL_RETRY_S, enrollWith, rememberFailure, renewWith } from './api.ts'
 import { type Caller, type CallerDeps, identifyDevice, identifyLate, peerOf, whoMayCall } from './caller.ts'
-import { basicPassword, mediaType, readBody, writeCertificates } from './est-message.ts'
+import {
+  basicPassword,
+  mediaType,
+  readBody,
+  writeCertificates,
+  writeKeyAndCertificate,
+} from './est-message.ts'
 import { asMusterError, errorHeaders, logFault, STATUS, shownCode } from './problem.ts'
 import { channelOf } from './tls-channel.ts'
 
@@ -38,7 +44,7 @@ const OPERATIONS = {
   simplereenroll: { method: 'POST', answer: simplereenroll },
   csrattrs: { method: 'GET', answer: csrattrs },
   fullcmc: { method: 'POST', answer: notImplemented },
-  serverkeygen: { method: 'POST', answer: notImplemented },
+  serverkeygen: { method: 'POST', answer: serverkeygen },
 } as const satisfies Record<EstOperation, Operation>
 
 const PREFIX = '/.well-known/est'
@@ -112,12 +118,58 @@ async function simplereenroll(est: EstRequest): Promise<EstReply> {
   return issued(renewed, request)
 }
 
-/** With the window for the next certificate, which RFC 7030 has no place for. */
-function issued({ certificate, issuance }: Issued, request: FastifyRequest): EstReply {
+/**
+ * RFC 7030 section 4.4: a key that is made here and leaves with the reply. With the certificate of a device it is a
+ * re-enrollment, with anything else that `simpleenroll` takes a first one.
+ */
+async function serverkeygen(est: EstRequest): Promise<EstReply> {
+  const { request, label, deps, limits } = est
+  const { socket } = request.raw
+  const at = { deps, limits, address: request.ip, channel: channelOf(socket) }
+  const asked = { csr: () => readBody(request.body), keyBy: 'plane' } as const
+  const token = basicPassword(request.headers.authorization)
+  const caller = token === null ? await deviceOf(est) : null
+  est.caller = caller
+  checkType(request)
+  if (caller) return keyed(await renewWith({ ...at, caller }, { ...asked, names: 'equal' }), est)
+  const enrolled = await enrollWith({ ...at, peer: () => peerOf(socket) }, { ...asked, token, label })
+  return 'waitsFor' in enrolled ? waiting(enrolled) : keyed(enrolled, est)
+}
+
+/** Null for a claim and for a certificate of another CA, which may be a manufacturer's. @throws MusterError as `identifyLate` */
+async function deviceOf(est: EstRequest): Promise<Caller | null> {
+  try {
+    return await identifyLate(est, est.request)
+  } catch (error) {
+    if (isMusterError(error, 'claim', 'unknown_ca')) return null
+    throw error
+  }
+}
+
+function keyed(done: Issued, { request, deps }: EstRequest): EstReply {
+  const { privateKey, certificate } = done
+  if (privateKey === null) throw new TypeError('a key was asked for and not made')
+  const boundary = deps.random(16).toString('hex')
+  const { type, body } = writeKeyAndCertificate(
+    { privateKey, certificate },
+    { boundary, userAgent: request.headers['user-agent'] },
+  )
+  return {
+    status: 200,
+    headers: { 'Content-Type': type, 'Cache-Control': 'no-store', ...windowOf(done) },
+    body,
+  }
+}
+
+function issued(done: Issued, request: FastifyRequest): EstReply {
+  const reply = certificates([done.certificate], request)
+  return { ...reply, headers: { ...reply.headers, ...windowOf(done) } }
+}
+
+/** The window for the next certificate, which RFC 7030 has no place for. */
+function windowOf({ issuance }: Issued): { 'Muster-Renewal': string } {
   const shown = (at: number) => new Date(at).toISOString()
-  const window = `after=${shown(issuance.renewAfter)}, before=${shown(issuance.renewBefore)}`
-  const reply = certificates([certificate], request)
-  return { ...reply, headers: { ...reply.headers, 'Muster-Renewal': window } }
+  return { 'Muster-Renewal': `after=${shown(issuance.renewAfter)}, before=${shown(issuance.renewBefore)}` }
 }
 
 /** RFC 7030 section 4.2.3: the client repeats its request after Retry-After. */

@@ -43,6 +43,7 @@ export const STATUS = {
   csr_subject: 422,
   csr_pop: 422,
   csr_link: 422,
+  server_key: 403,
   invalid_request: 400,
   unauthenticated: 401,
   forbidden: 403,

@@ -53,7 +53,9 @@ export function refuseOtherRequest(enrolling: Enrolling, known: DeviceRow): void
   const { approvals, intent, token } = enrolling
   if (token.device !== null) return // an operator has said anew who it is
   const approval = approvals.ofDevice(known.row)
-  const isSameKey = approval === undefined || approval.spki === null || approval.spki === intent.spkiHash
+  // a key that the plane makes is never the one that was named beforehand
+  const key = intent.serverKey ?? intent.spkiHash
+  const isSameKey = approval === undefined || approval.spki === null || approval.spki === key
   if (known.state === 'pending' && isSameKey) {
     throw new MusterError(
       'pending',

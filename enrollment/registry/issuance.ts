@@ -16,9 +16,12 @@ import type { Holds } from './holds.ts'
 import type { Intent } from './ledger.ts'
 import type { Profiles } from './profiles.ts'
 import type { Application, EnrollmentIntent, Issuance, Registry, SignNow } from './registry.ts'
+import { replaceKey } from './replace-key.ts'
 import type { Reservations } from './reservations.ts'
 import { DEVICE_COLUMNS, type DeviceRow, type NewDeviceRow } from './rows.ts'
+import type { ServerKeys } from './server-keys.ts'
 import type { Store } from './store.ts'
+import { tombstone } from './tombstone.ts'
 
 export interface IssuanceParts {
   readonly store: Store
@@ -29,6 +32,7 @@ export interface IssuanceParts {
   readonly approvals: Approvals
   readonly profiles: Profiles
   readonly credentials: BootstrapCredentials
+  readonly serverKeys: ServerKeys
 }
 
 type Statements = ReturnType<typeof prepare>
@@ -65,7 +69,8 @@ export function openIssuance(parts: IssuanceParts): Pick<Registry, 'beginIssuanc
     beginIssuance: (intent, signNow) =>
       parts.store.write({ now: intent.now, by: 'plane' }, (log) => {
         const enrolling = opened({ ...parts, statements, signNow }, intent)
-        return repeat(enrolling, log) ?? reapply(enrolling, log) ?? begin(enrolling, log)
+        const again = intent.serverKey === undefined ? repeat(enrolling, log) : keyAgain(enrolling, log)
+        return again ?? reapply(enrolling, log) ?? begin(enrolling, log)
       }),
   }
 }
@@ -100,6 +105,19 @@ function repeat(enrolling: Enrolling, log: Intent): Issuance | null {
   return reservations.resume(found, { now, issuer, device, by: `token:${token.id}` }, { log, signNow })
 }
 
+/** The same for a key that the plane makes: a new one each time, on the same use of the token. */
+function keyAgain(enrolling: Enrolling, log: Intent): Issuance | null {
+  const device = replaceKey(enrolling, { log, idOf: () => determineId(enrolling) })
+  if (device === null) return null
+  const { intent, token } = enrolling
+  log.audit({
+    action: 'enroll.again',
+    subject: `device:${device.id} certificate:${intent.serial}`,
+    by: `${token.kind}:${token.id}`,
+  })
+  return reserve(enrolling, device, log)
+}
+
 /**
  * The answer to an application that was repeated: still pending, or approved, and then the certificate.
  * @throws MusterError rejected, token_tombstone, held, csr_key, csr_subject, csr_link
@@ -112,7 +130,7 @@ function reapply(enrolling: Enrolling, log: Intent): Issuance | Application | nu
   if (device.state === 'retired') throw tombstone(device)
   const { id, batch, fleet } = device
   holds.refuseHeld({ device: id, batch, fleet, issuer: intent.issuer.id }, id)
-  certificates.refuseForeignKey(intent.spkiHash, id)
+  certificates.refuseForeignKey(intent.serverKey ?? intent.spkiHash, id)
   if (found.state === 'approved') return issue(enrolling, device, log)
   profiles.names(device, intent.wish)
   return { waitsFor: 'approval', device: id, spki: intent.spkiHash, since: found.created_at }
@@ -128,7 +146,7 @@ function begin(enrolling: Enrolling, log: Intent): Issuance | Application {
   const known = statements.device.get(id)
   holds.refuseHeld({ ...scope, device: id, batch: known?.batch ?? token.batch }, id)
   if (known !== undefined) refuseKnown(enrolling, known)
-  certificates.refuseForeignKey(intent.spkiHash, id)
+  certificates.refuseForeignKey(intent.serverKey ?? intent.spkiHash, id)
   approvals.refuseForeignKey(intent.spkiHash, id)
   if (known !== undefined) refuseOtherRequest(enrolling, known)
   const device = known ?? newDevice(enrolling, id)
@@ -140,7 +158,7 @@ function begin(enrolling: Enrolling, log: Intent): Issuance | Application {
 
 /** Spends a use, unless one is reserved for this device, and records what will be signed. */
 function issue(enrolling: Enrolling, device: DeviceRow | NewDeviceRow, log: Intent): Issuance {
-  const { statements, reservations, intent, signNow, token } = enrolling
+  const { statements, intent, token } = enrolling
   if (device.row === null || !redeem(enrolling, device.row)) statements.spend.run(token.row)
   const idevid = intent.idevid ? ` idevid:${intent.idevid.fingerprint}` : ''
   log.audit({
@@ -148,9 +166,17 @@ function issue(enrolling: Enrolling, device: DeviceRow | NewDeviceRow, log: Inte
     subject: `device:${device.id} certificate:${intent.serial}${idevid}`,
     by: `${token.kind}:${token.id}`,
   })
-  const { now, serial, issuer, spkiHash: spki, wish } = intent
+  return reserve(enrolling, device, log)
+}
+
+function reserve(enrolling: Enrolling, device: DeviceRow | NewDeviceRow, log: Intent): Issuance {
+  const { reservations, serverKeys, intent, signNow, token } = enrolling
+  const { now, serial, issuer, serverKey, wish } = intent
+  const spki = serverKey ?? intent.spkiHash
   const own = { device, token: token.row, predecessor: null, line: device.id, activates: true }
-  return reservations.reserve({ now, serial, issuer, spki, wish, ...own }, { log, signNow })
+  const issuance = reservations.reserve({ now, serial, issuer, spki, wish, ...own }, { log, signNow })
+  if (serverKey !== undefined) serverKeys.mark(issuance.serial)
+  return issuance
 }
 
 function newDevice({ intent, token }: Enrolling, id: DeviceId): NewDeviceRow {
@@ -212,11 +238,4 @@ function refuseKnown({ certificates, token }: Enrolling, known: DeviceRow): void
 
 function wrongSubject(wish: string, why: string): MusterError {
   return new MusterError('csr_subject', `Cannot enroll "${wish}": ${why}`, { evidence: { wish, why } })
-}
-
-function tombstone(device: DeviceRow): MusterError {
-  const state = device.state === 'retired' ? 'retired' : 'revoked'
-  return new MusterError('token_tombstone', `Cannot enroll "${device.id}" with this token: it was ${state}`, {
-    evidence: { device: device.id, state },
-  })
 }

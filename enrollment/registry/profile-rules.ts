@@ -54,12 +54,18 @@ function rendered(template: string, of: Subject, isFit: (text: string) => boolea
 
 /**
  * Is what the device asks for what the profile grants? It may ask for less: the certificate has all of it.
- * @throws MusterError csr_key, csr_link, csr_subject
+ * @throws MusterError csr_key, csr_link, csr_subject, server_key
  */
 export function refuseOutside(
   profile: FleetProfile,
   { of, wish, granted }: { of: Subject; wish: DeviceWish; granted: IssuedNames },
 ): void {
+  if (wish.serverKey && !profile.serverKeys) {
+    const why = `the profile of the fleet "${of.fleet}" does not allow it`
+    throw new MusterError('server_key', `Cannot make a key for "${of.id}": ${why}`, {
+      evidence: { why, fleet: of.fleet },
+    })
+  }
   if (!profile.keys.includes(wish.key.type)) {
     throw new MusterError(
       'csr_key',

@@ -15,6 +15,7 @@ const DEFAULT_PROFILE: Omit<FleetProfile, 'lifetimeMs'> = {
   san: [],
   graceMs: 0,
   linkedToTls: false,
+  serverKeys: false,
 }
 
 interface ProfileColumns {

@@ -32,6 +32,8 @@ export interface DeviceWish {
   readonly organizationalUnit: string | null
   /** Why the request is not linked to its TLS connection; null when it is. */
   readonly unlinked: string | null
+  /** The plane has made the key. */
+  readonly serverKey?: true
 }
 
 /** A SAN entry; a host is a DNS name. */
@@ -47,8 +49,10 @@ export interface EnrollmentIntent {
   readonly now: number
   /** SHA-256 of the token, or of the claim certificate, lower-case hex. */
   readonly tokenHash: string
-  /** SHA-256 of the SubjectPublicKeyInfo, lower-case hex. */
+  /** SHA-256 of the SubjectPublicKeyInfo of the request, lower-case hex. */
   readonly spkiHash: string
+  /** The same of the key that the plane has made: the request's own then only tells one application from another. */
+  readonly serverKey?: string
   /** CN of the CSR, already checked to be a device id; null when there was none. */
   readonly commonName: DeviceId | null
   /** The EST label, which must name the token's batch; null without one. */

@@ -110,11 +110,10 @@ function repeat(renewing: Renewing, log: Intent): Issuance | null {
 }
 
 /** @throws MusterError successors, csr_key */
-function succeed(
-  { statements, certificates, reservations, intent, signNow, presented, device }: Renewing,
-  log: Intent,
-): Issuance {
+function succeed(renewing: Renewing, log: Intent): Issuance {
+  const { statements, certificates, reservations, serverKeys, intent, signNow, presented, device } = renewing
   certificates.refuseForeignKey(intent.spkiHash, device.id)
+  if (intent.wish.serverKey) replace(renewing, log)
   const unseen = statements.unseen.get(device.row, presented.line, intent.now)?.unseen ?? 0
   if (unseen >= UNSEEN_SUCCESSORS) {
     throw new MusterError(
@@ -130,5 +129,16 @@ function succeed(
   const { now, serial, issuer, spkiHash: spki, wish } = intent
   log.audit({ action, subject: `device:${device.id} certificate:${serial}`, by: `device:${device.id}` })
   const own = { device, token: null, predecessor: presented.row, line: presented.line, activates: false }
-  return reservations.reserve({ now, serial, issuer, spki, wish, ...own }, { log, signNow })
+  const issuance = reservations.reserve({ now, serial, issuer, spki, wish, ...own }, { log, signNow })
+  if (wish.serverKey) serverKeys.mark(issuance.serial)
+  return issuance
+}
+
+/** The key of the last reply may be lost: another takes its place, as long as no broker has seen it. @throws MusterError successors */
+function replace({ serverKeys, intent, presented, device }: Renewing, log: Intent): void {
+  const asked = { device: device.row, presented: presented.row }
+  const found = serverKeys.newest(asked)
+  if (found && serverKeys.isReplaceable(found, intent.now)) {
+    serverKeys.replace(found, { ...asked, now: intent.now, log })
+  }
 }

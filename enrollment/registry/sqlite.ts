@@ -39,6 +39,7 @@ import { openReservations } from './reservations.ts'
 import { openRevocationStatus } from './revocation-status.ts'
 import { openRollovers } from './rollovers.ts'
 import { openRotations } from './rotations.ts'
+import { openServerKeys } from './server-keys.ts'
 import { openServices } from './services.ts'
 import { openSightings, openSupersession } from './sightings.ts'
 import type { Store } from './store.ts'
@@ -75,6 +76,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     attributes: openAttributes(db),
     reservations: openReservations(db, { profiles, devices, finishing }),
     profiles,
+    serverKeys: openServerKeys(db, certificates),
     holds: openHolds(db),
     credentials: openBootstrapCredentials(db),
     fleets: openFleets(db),

@@ -7,7 +7,7 @@ import { addProfileCommands, profileIn } from './profile.ts'
 
 interface CreateOptions {
   readonly lifetime?: string
-  readonly profile?: string
+  readonly certificates?: string
   readonly publish: readonly string[]
   readonly subscribe: readonly string[]
   readonly synthetic?: boolean
@@ -21,7 +21,10 @@ export function addFleetCommands(program: Command, use: Use): void {
     .command('create')
     .description('make a fleet')
     .argument('<id>')
-    .option('--profile <file>', 'JSON with keys, lifetime, renewal and names; see docs/profiles.md')
+    .option(
+      '--certificates <file>',
+      'profile of its certificates: JSON with keys, lifetime, renewal and names; see docs/profiles.md',
+    )
     .option('--lifetime <duration>', 'life of its device certificates; 30d when not given')
     .option(
       '--publish <topic>',
@@ -38,12 +41,12 @@ export function addFleetCommands(program: Command, use: Use): void {
 
 async function createFleet(context: Context, { args, options }: Invocation<CreateOptions>) {
   const [id = ''] = args
-  const { lifetime, profile, publish, subscribe, synthetic } = options
+  const { lifetime, certificates, publish, subscribe, synthetic } = options
   const hasPolicy = publish.length + subscribe.length > 0
   const fleet = await context.plane().createFleet({
     id,
     ...(lifetime ? { lifetimeMs: parseDuration(lifetime) } : {}),
-    ...(profile ? { profile: profileIn(profile) } : {}),
+    ...(certificates ? { profile: profileIn(certificates) } : {}),
     ...(hasPolicy ? { policy: { publish: [...publish], subscribe: [...subscribe] } } : {}),
     ...(synthetic ? { synthetic } : {}),
   })

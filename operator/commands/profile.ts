@@ -42,7 +42,7 @@ export function profileIn(file: string): object {
 }
 
 function describe(fleet: string, { keys, lifetimeMs, lifetimeJitter, renewal, ...profile }: FleetProfile) {
-  const { subject, san, graceMs, linkedToTls } = profile
+  const { subject, san, graceMs, linkedToTls, serverKeys } = profile
   const percent = (share: number) => `${Math.round(share * 1000) / 10}%`
   const names = san.map((name) => ('uri' in name ? `URI:${name.uri}` : `DNS:${name.dns}`))
   return pairs([
@@ -58,5 +58,6 @@ function describe(fleet: string, { keys, lifetimeMs, lifetimeJitter, renewal, ..
     ['Further names', names.join(' ') || '-'],
     ['Grace', graceMs === 0 ? 'none' : `${formatDuration(graceMs)} after the end`],
     ['Linked to TLS', linkedToTls ? 'yes' : 'no'],
+    ['Keys made by the plane', serverKeys ? 'where a device asks for it' : 'no'],
   ])
 }

@@ -43,6 +43,8 @@ export const FleetProfile = Type.Object({
   graceMs: Type.Integer(),
   /** Whether a request must carry the tls-unique of its connection (RFC 7030 section 3.5), which TLS 1.3 does not have. */
   linkedToTls: Type.Boolean(),
+  /** Whether the plane makes the key of a device that asks for it (EST `serverkeygen`). */
+  serverKeys: Type.Boolean(),
 })
 export type FleetProfile = Static<typeof FleetProfile>
 
@@ -57,6 +59,7 @@ export const ProfileRequest = Type.Object(
     san: Type.Optional(Type.Array(SanTemplate, { maxItems: 8 })),
     graceMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_GRACE_MS })),
     linkedToTls: Type.Optional(Type.Boolean()),
+    serverKeys: Type.Optional(Type.Boolean()),
   },
   { additionalProperties: false },
 )

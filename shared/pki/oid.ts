@@ -46,6 +46,8 @@ export const OID = {
 
   challengePassword: '1.2.840.113549.1.9.7',
   extensionRequest: '1.2.840.113549.1.9.14',
+  decryptKeyId: '1.2.840.113549.1.9.16.2.37',
+  asymmDecryptKeyId: '1.2.840.113549.1.9.16.2.54',
   data: '1.2.840.113549.1.7.1',
   signedData: '1.2.840.113549.1.7.2',
 

@@ -19,6 +19,7 @@ import { reportsContract } from './registry/reports.ts'
 import { revocationContract } from './registry/revocation.ts'
 import { rolloversContract } from './registry/rollovers.ts'
 import { rotationsContract } from './registry/rotations.ts'
+import { serverKeysContract } from './registry/server-keys.ts'
 import { streamContract } from './registry/stream.ts'
 import { tokensContract } from './registry/tokens.ts'
 
@@ -53,6 +54,7 @@ export async function registryContract(t: Test, create: (t: Test) => Promise<Sto
     renewal: renewalContract,
     'devices and services': devicesContract,
     keys: keysContract,
+    'keys that the plane makes': serverKeysContract,
     rotations: rotationsContract,
     plans: plansContract,
     finalising: finalisingContract,

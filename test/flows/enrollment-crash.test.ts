@@ -26,6 +26,8 @@ interface Cut {
 interface Service {
   readonly root: string
   send(request: Cut): Promise<{ status: number; text: string }>
+  /** EST `serverkeygen` with a token. */
+  askForKey(of: { token: string; csr: Buffer }): Promise<{ status: number; text: string }>
   readonly ended: Promise<NodeJS.Signals | null>
   stop(): Promise<void>
 }
@@ -50,6 +52,14 @@ async function start(at: { data: string; portBase: number; crashAt?: string }): 
         ...pair,
       })
       return client.send('POST', path, { json }).finally(() => client.close())
+    },
+    async askForKey({ token, csr }) {
+      const client = openTestClient({ url: `https://localhost:${ports(at.portBase).enrollment}`, ca: root })
+      const authorization = `Basic ${Buffer.from(`:${token}`).toString('base64')}`
+      const headers = { authorization, 'content-type': 'application/pkcs10' }
+      const body = csr.toString('base64')
+      const path = '/.well-known/est/serverkeygen'
+      return client.send('POST', path, { headers, body }).finally(() => client.close())
     },
     async stop() {
       child.kill('SIGTERM')
@@ -151,4 +161,46 @@ t.test('a power cut between any two steps of an issuance loses nothing', async (
     await checkInvariants(t, registry, held)
     t.match(await registry.listTokens({ now: Date.now() }), [{ uses: 4, used: 4, state: 'spent' }])
   })
+})
+
+t.test('a key that was lost with the reply is replaced, on the same use of the token', async (t) => {
+  const data = join(t.testdir(), 'plane')
+  const portBase = 12_000 + Math.floor(Math.random() * 9_000)
+  let service = await start({ data, portBase, crashAt: 'enroll.2' })
+  const admin = openAdminClient(readOperatorProfile(layout(data).operatorProfile))
+  await admin.createFleet({ id: 'kiosks', profile: { serverKeys: true } })
+  await admin.createBatch({ id: 'kiosks-1', fleet: 'kiosks' })
+  const { token } = await admin.createToken({ batch: 'kiosks-1', uses: 3 })
+  await admin.close()
+
+  for (const step of [2, 3, 4]) {
+    const csr = (await newRequest(`kiosk-${step}`)).der
+    await t.rejects(service.askForKey({ token, csr }), `cut after step ${step}`)
+    t.equal(await service.ended, 'SIGKILL')
+    service = await start({ data, portBase, ...(step < 4 ? { crashAt: `enroll.${step + 1}` } : {}) })
+    if (step < 4) continue
+    for (const late of [2, 3, 4]) {
+      const again = (await newRequest(`kiosk-${late}`)).der
+      t.match(await service.askForKey({ token, csr: again }), { status: 200, text: /application\/pkcs8/ })
+    }
+  }
+  await service.stop()
+
+  const registry = await openRegistry(join(layout(data).enrollment, 'registry.db'), {
+    trustDomain: 'muster.local',
+    epoch: 'unused',
+    now: Date.now(),
+  })
+  t.teardown(() => registry.close())
+  for (const step of [2, 3, 4]) {
+    const { state, certificates } = await registry.showDevice(`kiosk-${step}`, Date.now())
+    t.equal(state, 'active')
+    const lost = step === 4 ? [{ state: 'revoked', reason: 'superseded' }] : [] // before, nothing was recorded
+    t.strictSame(
+      certificates.map(({ state, reason }) => (reason ? { state, reason } : { state })),
+      [{ state: 'issued' }, ...lost],
+    )
+  }
+  await checkInvariants(t, registry, [])
+  t.match(await registry.listTokens({ now: Date.now() }), [{ uses: 3, used: 3 }])
 })

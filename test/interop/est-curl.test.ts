@@ -65,6 +65,52 @@ t.test('curl and openssl alone', async (t) => {
     )
   })
 
+  await t.test(
+    'let the plane make a key, decode both parts, and get another when they ask again',
+    async (t) => {
+      sh(
+        cwd,
+        `echo '{"serverKeys": true}' > keyed.json && ${muster} fleet create keyed --data data --certificates keyed.json`,
+      )
+      sh(cwd, `${muster} batch create keyed-1 --data data --fleet keyed`)
+      const token = sh(cwd, `${muster} token create --data data --batch keyed-1 --uses 1`).trim()
+      sh(
+        cwd,
+        'openssl req -new -newkey rsa:2048 -nodes -keyout not-used.key -subj /CN=meter-9 -outform DER | base64 > k.csr',
+      )
+      const part = (type: string) =>
+        `tr -d '\\r' < reply | awk -v RS='--[0-9a-f]+' '/${type}/' | sed '1,/^$/d' | base64 -d`
+      const fetched = (name: string) => {
+        const path = name === 'first' ? 'keyed-1/serverkeygen' : 'serverkeygen'
+        sh(cwd, `${post} --user ":$TOKEN" --data-binary @k.csr $EST/${path} -o reply`, {
+          ...env,
+          TOKEN: token,
+        })
+        sh(
+          cwd,
+          `${part('pkcs8')} | openssl pkey -inform DER -out ${name}.key && openssl pkey -in ${name}.key -check -noout`,
+        )
+        sh(cwd, `${part('pkcs7')} | openssl pkcs7 -inform DER -print_certs -out ${name}.crt`)
+        const ofKey = sh(cwd, `openssl pkey -in ${name}.key -pubout`)
+        t.equal(
+          sh(cwd, `openssl x509 -in ${name}.crt -noout -pubkey`),
+          ofKey,
+          'the key is that of the certificate',
+        )
+        t.match(sh(cwd, `openssl verify -CAfile data/ca/root.crt -untrusted bundle.pem ${name}.crt`), /OK/)
+        return ofKey
+      }
+      t.not(fetched('first'), fetched('second'))
+      sh(cwd, `${curl} --cert second.crt --key second.key $EST/cacerts -o /dev/null`, env)
+      const asks = `-subj /CN=meter-9 -addext "subjectAltName=$(openssl x509 -in second.crt -noout -ext subjectAltName | grep -o 'URI:.*')"`
+      sh(cwd, `openssl req -new -key not-used.key ${asks} -outform DER | base64 > r.csr`)
+      const rekey = (name: string) =>
+        `${post} --cert ${name}.crt --key ${name}.key --data-binary @r.csr $EST/serverkeygen -o rekeyed`
+      t.throws(() => sh(cwd, rekey('first'), env), 'the first one is revoked')
+      sh(cwd, rekey('second'), env)
+    },
+  )
+
   await t.test('verify against the CRL: good before the revocation, revoked after', async (t) => {
     const uri = `openssl x509 -in b.crt -noout -ext crlDistributionPoints | grep -o 'http://[^ ]*'`
     const fetched = `curl --fail --silent "$(${uri})" -o crl.der && openssl crl -inform DER -in crl.der -out crl.pem`

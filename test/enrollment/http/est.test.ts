@@ -255,7 +255,6 @@ t.test('EST with real clients in mind', async (t) => {
 
   t.test('what is not offered says so', async (t) => {
     t.equal((await client.send('POST', '/.well-known/est/fullcmc', { body: 'x' })).status, 501)
-    t.equal((await client.send('POST', '/.well-known/est/serverkeygen', { body: 'x' })).status, 501)
     t.equal((await client.send('GET', '/.well-known/est/unknown')).status, 404)
     t.equal((await client.send('DELETE', ENROLL)).status, 404)
   })
