@@ -2,7 +2,7 @@
 import { X509Certificate } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { isMusterError, MusterError } from '#shared/errors'
+import { MusterError } from '#shared/errors'
 import { writeFileDurably, writeSecretFile } from '#shared/files'
 import { readCertificate } from '#shared/pki/certificate'
 import { sha256Hex, spkiDer } from '#shared/pki/keys'
@@ -187,11 +187,8 @@ async function findIssuer(
   },
 ): Promise<X509Certificate> {
   const { directory, certificates, root, names, access } = of
-  const issuing = certificates.filter((one) => one !== root)
-  const fits = await Promise.all(
-    issuing.map((one) => isKeyOf(directory.key(`${kind}-ca`), { spki: spkiDer(one.publicKey), access })),
-  )
-  const found = issuing.find((_, index) => fits[index])
+  const { signer } = await reopenKey(access, directory.key(`${kind}-ca`))
+  const found = certificates.find((one) => one !== root && spkiDer(one.publicKey).equals(signer.spki))
   if (found === undefined) throw misfit(`there is none for the key of the ${kind} CA`)
   if (!found.ca || !found.checkIssued(root) || !found.verify(root.publicKey)) {
     throw misfit(`the root has not signed the one of the ${kind} CA`)
@@ -202,19 +199,6 @@ async function findIssuer(
   if (!isNamed)
     throw misfit(`the one of the ${kind} CA is not for ${names.trustDomain} and ${names.httpBase}`)
   return found
-}
-
-/** @throws MusterError key_file_insecure, passphrase_wrong, unavailable */
-async function isKeyOf(path: string, of: { spki: Buffer; access: KeyAccess }): Promise<boolean> {
-  const signer = openKey(path, of)
-  if (!signer.spki.equals(of.spki)) return false
-  return proveKey(signer).then(
-    () => true,
-    (error) => {
-      if (isMusterError(error, 'directory_unusable')) return false // it is another one
-      throw error
-    },
-  )
 }
 
 function misfit(why: string): MusterError {
