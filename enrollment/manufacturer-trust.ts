@@ -19,7 +19,7 @@ type TrustListener = () => void
 /**
  * The manufacturers' CAs, as the enrollment listener needs them: those that TLS names to a device that looks for a
  * certificate to present, and all that were ever registered, to say whose certificate it is. The registry is asked at
- * every use; what is kept is what has been read of a CA, by its hash.
+ * every use; what is kept is what has been read of a CA, by its certificate.
  */
 export class ManufacturerTrust {
   readonly #registry: Pick<Registry, 'manufacturerCas'>
@@ -52,16 +52,29 @@ export class ManufacturerTrust {
   }
 
   /**
-   * What the certificate says, when the CA of a manufacturer has issued it; null when none has.
+   * What the certificate says, when the CA of a manufacturer has issued it; null when none has. A CA may be registered
+   * with several certificates for its key: one of them is enough.
    * @throws MusterError idevid, expired, notyet
    */
   async identify(certificate: X509Certificate): Promise<Idevid | null> {
     const now = this.#now()
-    for (const { id, ca, pem } of await this.#registry.manufacturerCas(now)) {
-      const read = this.#read.get(ca) ?? readIdevidCa(pemToDer(pem, 'CERTIFICATE'), id)
-      this.#read.set(ca, read)
-      if (isIssuedBy(read, certificate)) return readIdevid(certificate, { ca: { ...read, id }, now })
+    const failures: unknown[] = []
+    for (const { id, pem } of await this.#registry.manufacturerCas(now)) {
+      const ca = { ...this.#reading(pem), id }
+      if (!isIssuedBy(ca, certificate)) continue
+      try {
+        return readIdevid(certificate, { ca, now })
+      } catch (error) {
+        failures.push(error)
+      }
     }
+    if (failures.length > 0) throw failures[0]
     return null
+  }
+
+  #reading(pem: string): IdevidCa {
+    const read = this.#read.get(pem) ?? readIdevidCa(pemToDer(pem, 'CERTIFICATE'), '')
+    this.#read.set(pem, read)
+    return read
   }
 }

@@ -18,7 +18,7 @@ import type { Idevid } from '../registry/registry.ts'
 /** A registered CA, read. */
 export interface IdevidCa {
   readonly id: string
-  /** SHA-256 of the DER, hex. */
+  /** SHA-256 of its name and key, hex: a CA that gets a new certificate for them is the same. */
   readonly ca: string
   readonly certificate: X509Certificate
   readonly tbs: Tbs
@@ -58,7 +58,8 @@ export function readIdevidCa(der: Uint8Array, id: string): IdevidCa {
     if (isSelfIssued(parsed.tbs) && !certificate.verify(certificate.publicKey)) {
       throw violation('it is not signed with its own key')
     }
-    return { id, ca: sha256Hex(der), certificate, tbs: parsed.tbs }
+    const ca = sha256Hex(Buffer.concat([parsed.tbs.subject.raw, parsed.tbs.spki.raw]))
+    return { id, ca, certificate, tbs: parsed.tbs }
   } catch (cause) {
     if (cause instanceof MusterError) throw cause
     throw violation('it cannot be read')

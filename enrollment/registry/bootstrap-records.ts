@@ -36,7 +36,7 @@ export interface NewManufacturer extends Act {
   readonly hash: string
   readonly batch: string
   readonly expiresAt: number | null
-  /** SHA-256 of the CA certificate that its devices' certificates are issued by, hex. */
+  /** SHA-256 of name and key of the CA that its devices' certificates are issued by, hex. */
   readonly ca: string
   readonly pem: string
 }
@@ -52,7 +52,7 @@ export interface ManufacturerCa {
 
 /** What is read in a manufacturer's certificate once its chain has been checked (IEEE 802.1AR). */
 export interface Idevid {
-  /** SHA-256 of the CA certificate. */
+  /** SHA-256 of name and key of the CA. */
   readonly ca: string
   readonly fingerprint: string
   /** Of the subject, as it stands there; null without one. */

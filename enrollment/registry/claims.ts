@@ -1,4 +1,5 @@
 import { MusterError } from '#shared/errors'
+import { prepareRevokeClaims } from './claim-revocation.ts'
 import type { Registry } from './registry.ts'
 import type { Store } from './store.ts'
 import { type TokenRow, tokenView } from './tokens.ts'
@@ -8,6 +9,7 @@ export function openClaims(store: Store): Pick<Registry, 'finishClaim'> {
   const find = store.db.prepare<[string], TokenRow>(`SELECT * FROM tokens WHERE kind = 'claim' AND id = ?`)
   const sign = store.db.prepare<[Buffer, number]>('UPDATE claims SET der = ? WHERE token = ? AND der IS NULL')
   const arm = store.db.prepare<[string, number]>('UPDATE tokens SET hash = ? WHERE row = ?')
+  const revokeCancelled = prepareRevokeClaims(store.db)
   return {
     finishClaim: (id, { der, fingerprint }, act) =>
       store.write(act, (log) => {
@@ -15,6 +17,7 @@ export function openClaims(store: Store): Pick<Registry, 'finishClaim'> {
         if (claim === undefined) throw new MusterError('not_found', `Cannot find the claim "${id}"`)
         if (sign.run(der, claim.row).changes === 0) return tokenView(claim, act.now)
         arm.run(fingerprint, claim.row)
+        revokeCancelled() // it may have been, while it was signed
         log.audit({ action: 'claim.issue', subject: `claim:${id} certificate:${fingerprint}` })
         return tokenView(claim, act.now)
       }),

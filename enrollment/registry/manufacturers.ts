@@ -91,23 +91,13 @@ export function requireMaker<Row>(row: Row | undefined, id: string): Row {
 }
 
 function makerView(row: MakerRow, now: number): ManufacturerView {
-  const { id, batch, uses, used, state, expiresAt, createdAt } = tokenView(row, now)
+  const { id, batch, uses: listed, used: enrolled, state, expiresAt, createdAt } = tokenView(row, now)
   const certificate = new X509Certificate(row.pem)
   const subject = certificate.subject
     .replaceAll('\n', ', ')
     .replaceAll(/\p{Cc}/gu, '?')
     .slice(0, 200)
   const notAfter = certificate.validToDate.getTime()
-  return {
-    id,
-    batch,
-    ca: row.ca,
-    subject,
-    notAfter,
-    listed: uses,
-    enrolled: used,
-    state,
-    expiresAt,
-    createdAt,
-  }
+  const ca = certificate.fingerprint256.replaceAll(':', '').toLowerCase()
+  return { id, batch, ca, subject, notAfter, listed, enrolled, state, expiresAt, createdAt }
 }

@@ -2,6 +2,7 @@ import type { PlanView } from '#shared/api'
 import { MusterError } from '#shared/errors'
 import type { Scope } from '#shared/feed'
 import type { Sqlite } from '#shared/sqlite'
+import { prepareRevokeClaims } from './claim-revocation.ts'
 import { CERTIFICATE_COLUMNS, type CertificateRow } from './rows.ts'
 
 interface Of {
@@ -106,6 +107,7 @@ export function openPlanScopes(db: Sqlite) {
     plan: prepare(db, 'plan'),
   } satisfies Record<Scope['kind'], ReturnType<typeof prepare>>
 
+  const revokeClaims = prepareRevokeClaims(db)
   return {
     /** @throws MusterError not_found */
     require({ kind, id }: Scope): void {
@@ -126,7 +128,10 @@ export function openPlanScopes(db: Sqlite) {
       }
     },
     /** Spent ones stay: whoever repeats a request with one learns that the device was revoked. */
-    cancelTokens: ({ kind, id }: Scope, now: number) => statements[kind].cancel.run({ id, now }).changes,
+    cancelTokens({ kind, id }: Scope, now: number): void {
+      statements[kind].cancel.run({ id, now })
+      revokeClaims()
+    },
     /** Nobody in the scope gets a certificate by what was asked or approved before. */
     withdrawApprovals({ kind, id }: Scope): void {
       statements[kind].withdraw.run({ id })

@@ -29,6 +29,9 @@ function prepare(db: Sqlite) {
     /** Rises when this connection writes, and when another one has committed. */
     written: db.prepare<[], number>('SELECT total_changes()').pluck(),
     version: db.prepare<[], number>('PRAGMA data_version').pluck(),
+    claimed: db.prepare<[string], { issuer: string }>(
+      'SELECT issuer FROM claims WHERE serial = ? AND der IS NOT NULL',
+    ),
     issued: db.prepare<[string], IssuedRow>(
       `SELECT c.issuer, d.id AS device, d.batch, d.fleet FROM certificates c JOIN devices d ON d.row = c.device
        WHERE c.serial = ? AND c.fingerprint IS NOT NULL`,
@@ -52,6 +55,7 @@ export function openRevocationStatus({
       return { state: 'revoked', since: revoked.revoked_at, reason: revoked.reason }
     }
     const issued = statements.issued.get(serial)
+    if (issued === undefined && statements.claimed.get(serial)?.issuer === issuer) return { state: 'good' }
     if (issued?.issuer !== issuer) return null
     const [hold] = holds.on(issued)
     return hold === undefined ? { state: 'good' } : { state: 'held', since: hold.since }

@@ -3,6 +3,7 @@ import { MusterError } from '#shared/errors'
 import { isAllowed } from '#shared/identity/device'
 import type { Sqlite } from '#shared/sqlite'
 import type { Certificates } from './certificates.ts'
+import { prepareRevokeClaims } from './claim-revocation.ts'
 import type { Fleets } from './fleets.ts'
 import type { CredentialKind, NewClaim, NewReissue, NewToken, Registry } from './registry.ts'
 import { DEVICE_COLUMNS, type DeviceRow } from './rows.ts'
@@ -59,12 +60,6 @@ function prepare(db: Sqlite) {
     cancel: db.prepare<[number, string]>(
       'UPDATE tokens SET cancelled_at = ? WHERE id = ? AND cancelled_at IS NULL',
     ),
-    /** It is on the CRL, too, for whoever looks there. */
-    revokeClaim: db.prepare<[{ id: string; now: number }]>(
-      `INSERT INTO revocations (issuer, serial, revoked_at, reason, not_after)
-       SELECT c.issuer, c.serial, @now, 'cessationOfOperation', c.not_after FROM claims c
-       WHERE c.token = (SELECT t.row FROM tokens t WHERE t.id = @id) AND c.der IS NOT NULL`,
-    ),
     device: db.prepare<[string], DeviceRow>(`SELECT ${DEVICE_COLUMNS} FROM devices d WHERE d.id = ?`),
     expect: db.prepare<[string, string, string, number]>(
       `INSERT OR IGNORE INTO devices (id, kind, fleet, batch, state, created_at)
@@ -86,6 +81,7 @@ type TokenIntents = Pick<
 
 export function openTokens({ store, fleets, certificates }: TokenParts): TokenIntents {
   const statements = prepare(store.db)
+  const revokeClaims = prepareRevokeClaims(store.db)
   const show = (id: string, now: number) => {
     const row = statements.find.get(id)
     if (row === undefined) throw new MusterError('not_found', `Cannot find the token "${id}"`)
@@ -118,7 +114,7 @@ export function openTokens({ store, fleets, certificates }: TokenParts): TokenIn
         const { changes } = statements.cancel.run(act.now, id)
         const view = show(id, act.now)
         if (changes === 0) return view
-        if (view.kind === 'claim') statements.revokeClaim.run({ id, now: act.now })
+        if (view.kind === 'claim') revokeClaims()
         log.audit({ action: `${view.kind}.cancel`, subject: `${view.kind}:${id}` })
         return view
       }),

@@ -263,6 +263,15 @@ t.test('devices that come with the certificate of their manufacturer', async (t)
     })
   })
 
+  t.test('are the same when their CA gets a new certificate for its key', async (t) => {
+    const renewed = testManufacturer({ key: acme.key })
+    t.not(renewed.ca, acme.ca)
+    await admin.addManufacturer({ id: 'acme-5', batch: 'lamps', ca: renewed.ca })
+    const row = { serialNumber: 'SN-200', id: 'lamp-3' }
+    t.match(await admin.listManufactured('acme-5', { rows: [row] }), { applied: true })
+    t.match(await tried(service, acme.issue('SN-200')), { status: 200, device: 'lamp-3' })
+  })
+
   t.test('leave their traces in the audit log', async (t) => {
     const entries = await admin.listAudit({ limit: 1000 })
     const actions = entries.map(({ action }) => action)

@@ -71,6 +71,36 @@ export async function bootstrapContract(t: Test, fresh: Fresh): Promise<void> {
     await t.rejects(plane.begin('c1', 'd1', 'k1'), { code: 'token_cancelled' })
   })
 
+  await t.test('a claim that is over is on the CRL, whoever ended it', async (t) => {
+    const plane = await fresh(t)
+    const { registry, issuer } = plane
+    const known: string[] = []
+    for (const id of ['c1', 'c2', 'c3']) {
+      const spki = hex(`key of ${id}`)
+      const serial = plane.serial()
+      known.push(serial)
+      const notAfter = plane.now() + DAY_MS
+      await plane.token(id, {
+        hash: hex(`reserved ${id}`),
+        claim: { issuer: issuer.id, serial, spki, notAfter },
+      })
+    }
+    const states = () => Promise.all(known.map((serial) => registry.revocationStatus(issuer.id, serial)))
+    t.strictSame(await states(), [null, null, null], 'a reservation is no certificate')
+    await finish(plane, 'c1')
+    await finish(plane, 'c2')
+    t.strictSame(await states(), [{ state: 'good' }, { state: 'good' }, null])
+    t.equal(await registry.revocationStatus(hex('another CA'), known[0] ?? ''), null)
+    await registry.cancelToken('c1', plane.act())
+    await registry.cancelToken('c3', plane.act())
+    await finish(plane, 'c3')
+    t.match(await states(), [{ state: 'revoked' }, { state: 'good' }, { state: 'revoked' }])
+    await plane.revoke('p1', { scope: 'batch', id: 'lab' })
+    t.match(await states(), [{}, { state: 'revoked', reason: 'cessationOfOperation' }, {}])
+    const marks = (await registry.revokedBy(issuer.id, 0)).map(({ serial }) => serial)
+    t.strictSame(marks.toSorted(), known.toSorted(), 'each once')
+  })
+
   await t.test('the key of a claim is no device’s, and no other claim’s', async (t) => {
     const plane = await fresh(t)
     await claim(plane, 'c1', { uses: 3, key: 'shared' })
