@@ -1,11 +1,25 @@
 import { X509Certificate } from 'node:crypto'
 import type { CaView, Generation } from '#shared/api/rollover'
+import { sha256Hex } from '#shared/pki/keys'
 import type { Authority } from './ca/authority.ts'
+import type { IssuerRequest } from './ca/awaited-issuers.ts'
 import type { Issuer } from './ca/issue.ts'
 import { checkClock } from './ca/load-ca.ts'
 import type { GenerationKeys } from './ca/open-generation.ts'
 import type { IssuerKind } from './ca/profile.ts'
-import type { CaRole, NewRollover, RolloverRecord } from './registry/registry.ts'
+import {
+  baseCas,
+  currentFirst,
+  first,
+  followers,
+  type Known,
+  keyHash,
+  knownCa,
+  linksOf,
+  standing,
+  viewOf,
+} from './generation-view.ts'
+import type { NewRollover, RolloverRecord } from './registry/registry.ts'
 
 /** What a device needs to check the plane, and what the plane itself needs to check devices. */
 export interface TrustBundle {
@@ -19,14 +33,6 @@ export interface TrustBundle {
   readonly devices: readonly string[]
   /** Infrastructure CAs, likewise. */
   readonly infrastructures: readonly string[]
-}
-
-interface Known {
-  readonly id: string
-  readonly role: CaRole
-  readonly pem: string
-  readonly notBefore: number
-  readonly notAfter: number
 }
 
 interface View {
@@ -160,10 +166,25 @@ export class Generations implements Authority {
       from,
       ...of,
     })
-    const idOf = (role: 'root' | IssuerKind) =>
-      certificates.find((one) => one.role === role)?.id ?? from[role]
-    const to = { root: idOf('root'), device: idOf('device'), infrastructure: idOf('infrastructure') }
-    return { from, to, certificates }
+    return { from, to: followers(from, certificates), certificates }
+  }
+
+  /** Requests for the CAs that are to follow, to be signed by a root that is kept elsewhere. @throws as `requestNext` */
+  requestNext(): Promise<IssuerRequest[]> {
+    const used = new Set(this.cas.map(({ pem }) => keyHash(pem)))
+    return this.#keys.request({ from: this.current, isUsed: (spki) => used.has(sha256Hex(spki)) })
+  }
+
+  /** What that root has made of them. @throws as `acceptNext` */
+  async accept(
+    pems: readonly string[],
+    now: number,
+  ): Promise<Pick<NewRollover, 'kind' | 'from' | 'to' | 'certificates'>> {
+    const from = this.current
+    const root = { id: this.rootId, pem: this.rootPem }
+    const certificates = await this.#keys.accept({ root, pems, now })
+    const to = followers(from, certificates)
+    return { kind: to.root === from.root ? 'issuing' : 'root', from, to, certificates }
   }
 
   /** @throws MusterError clock_wrong */
@@ -216,68 +237,4 @@ export class Generations implements Authority {
     this.#opened.set(id, issuer)
     return issuer
   }
-}
-
-function baseCas({ rootId, rootPem, device, infrastructure }: Authority): Known[] {
-  return [
-    knownCa({ id: rootId, role: 'root', pem: rootPem }),
-    knownCa({ id: device.id, role: 'device', pem: device.pem }),
-    knownCa({ id: infrastructure.id, role: 'infrastructure', pem: infrastructure.pem }),
-  ]
-}
-
-function knownCa({ id, role, pem }: { id: string; role: CaRole; pem: string }): Known {
-  const { validFromDate, validToDate } = new X509Certificate(pem)
-  return { id, role, pem, notBefore: validFromDate.getTime(), notAfter: validToDate.getTime() }
-}
-
-/** Which generation signs, and which CAs are trusted, after all rollovers in order. */
-function standing(
-  { rootId, device, infrastructure }: Authority,
-  rollovers: readonly RolloverRecord[],
-): { current: Generation; trusted: ReadonlySet<string> } {
-  const base: Generation = { root: rootId, device: device.id, infrastructure: infrastructure.id }
-  let current = base
-  let trusted = Object.values(base)
-  for (const { state, from, to } of rollovers) {
-    current = state === 'cut-over' || state === 'finished' ? to : from
-    const isOpen = state !== 'finished' && state !== 'aborted'
-    trusted = [from, to].filter((one) => isOpen || one === current).flatMap((one) => Object.values(one))
-  }
-  return { current, trusted: new Set(trusted) }
-}
-
-/**
- * The bundle shows the links of an open rollover. Servers go on sending those from each new root to the one before it
- * until that has ended: a device that slept through the overlap still finds its way.
- */
-function linksOf(of: { known: readonly Known[]; rollovers: readonly RolloverRecord[]; now: number }) {
-  const { rollovers, now } = of
-  const newest = rollovers.at(-1)
-  const open = newest?.kind === 'root' && newest.endedAt === null ? newest : undefined
-  const shown =
-    open?.certificates.filter(({ role }) => role === 'new-with-old' || role === 'old-with-new') ?? []
-  const followed = rollovers.filter(({ state }) => state === 'cut-over' || state === 'finished').toReversed()
-  const sent = followed
-    .flatMap(({ certificates }) => certificates)
-    .filter((certificate) => certificate.role === 'new-with-old' && now <= knownCa(certificate).notAfter)
-  return { shown: shown.map(({ pem }) => pem), sent: sent.map(({ pem }) => pem) }
-}
-
-function viewOf(ca: Known, of: { current: Generation; trusted: ReadonlySet<string> }): CaView[] {
-  const { id, role, pem, notBefore, notAfter } = ca
-  if (role !== 'root' && role !== 'device' && role !== 'infrastructure') return []
-  return [
-    { id, role, pem, notBefore, notAfter, isCurrent: of.current[role] === id, isTrusted: of.trusted.has(id) },
-  ]
-}
-
-function currentFirst(cas: readonly Known[], current: string): Known[] {
-  return [...cas.filter(({ id }) => id === current), ...cas.filter(({ id }) => id !== current).toReversed()]
-}
-
-function first<T>(list: readonly T[]): T {
-  const [one] = list
-  if (one === undefined) throw new TypeError('a generation has an issuing CA')
-  return one
 }

@@ -9,7 +9,14 @@ import type { KeyUris } from './ca/authority.ts'
 import { caDirectory, prepareDirectory } from './ca/ca-directory.ts'
 import { openAuthority } from './ca/create-ca.ts'
 import type { KeyAccess } from './ca/key-access.ts'
-import { installCertificates, type OfflineNames, requestIssuers, signIssuer } from './ca/offline-root.ts'
+import {
+  followRoot,
+  installCertificates,
+  isAwaitingInstall,
+  type OfflineNames,
+  requestIssuers,
+  signIssuer,
+} from './ca/offline-root.ts'
 import { loadModule } from './ca/pkcs11/module.ts'
 import { Tokens } from './ca/pkcs11/tokens.ts'
 import { ownSecrets } from './config.ts'
@@ -35,8 +42,14 @@ export interface Maintenance {
   signIssuer(
     request: OfflineNames & { rootDirectory: string; csr: string; rootKey?: string | null },
   ): Promise<string>
+  /** Makes a root that follows the one in another directory; returns its SHA-256. */
+  nextRoot(
+    request: OfflineNames & { rootDirectory: string; newRootDirectory: string; rootKey?: string | null },
+  ): Promise<string>
   /** Returns the SHA-256 of the root. */
   install(request: { data: string; certificates: readonly string[] }): Promise<string>
+  /** True while the plane in the directory has keys and waits for its first certificates. */
+  isAwaiting(request: { data: string }): boolean
 }
 
 export function openMaintenance(now: () => number = Date.now): Maintenance {
@@ -89,6 +102,21 @@ export function openMaintenance(now: () => number = Date.now): Maintenance {
       writeFileDurably(path, chain)
       return path
     },
+    nextRoot: async ({ rootDirectory, newRootDirectory, rootKey, ...names }) => {
+      checkMadeBefore(now())
+      const [directory, newDirectory] = [resolve(rootDirectory), resolve(newRootDirectory)]
+      return withKeys(directory, (access) =>
+        withKeys(newDirectory, (newAccess) =>
+          followRoot(directory, {
+            ...names,
+            ...access,
+            ...(rootKey ? { rootKey } : {}),
+            ...{ newDirectory, newAccess, now: now() },
+          }),
+        ),
+      )
+    },
+    isAwaiting: ({ data }) => isAwaitingInstall(layout(data).ca),
     install: ({ data, certificates }) => {
       const { ca } = layout(data)
       const pems = certificates.map((path) => readFileSync(path, 'utf8'))

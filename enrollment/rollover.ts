@@ -1,6 +1,9 @@
 import { setImmediate } from 'node:timers/promises'
 import type { Adoption, CaTree, RolloverStatus, RolloverView } from '#shared/api/rollover'
 import { MusterError } from '#shared/errors'
+import { sha256Hex } from '#shared/pki/keys'
+import { pemToDer, splitPem } from '#shared/pki/pem'
+import type { IssuerRequest } from './ca/awaited-issuers.ts'
 import type { Deps } from './deps.ts'
 import { OWN_LIFETIME_MS } from './own-certificates.ts'
 import type { Actor, RolloverRecord } from './registry/registry.ts'
@@ -18,6 +21,8 @@ const SETTLE_MS = 60_000
 export interface RolloverStart {
   readonly root?: boolean
   readonly lifetimeMs?: number
+  /** What a root that is kept elsewhere has signed, PEM; it says itself of what kind the rollover is. */
+  readonly certificates?: readonly string[]
   readonly by: Actor
 }
 
@@ -31,26 +36,34 @@ export async function startRollover(deps: Deps, request: RolloverStart): Promise
   deps.signingClock.check(now)
   const newest = await newestRollover(deps)
   if (newest && newest.endedAt === null) {
-    if (!isThisRequest(deps, newest, request)) throw underWay(newest)
+    if (!isThisRequest(deps, { newest, request })) throw underWay(newest)
     return follow(deps, newest)
   }
 
   // 1 keys and certificates on disk: they count for nothing until the registry names them
-  const kind = request.root ? 'root' : 'issuing'
-  const { lifetimeMs } = request
-  const next = await deps.authority.prepare(kind, {
-    now,
-    ...(lifetimeMs === undefined ? {} : { lifetimeMs }),
-  })
+  const next = await prepare(deps, request, now)
   deps.reached('rollover-start.1')
 
   // 2 one intent: recorded, audited, brokers trust them, the bundle has a new version
   const id = `rollover-${deps.random(4).toString('hex')}`
-  const rollover = await deps.registry.startRollover({ id, kind, ...next, now, by: request.by })
+  const rollover = await deps.registry.startRollover({ id, ...next, now, by: request.by })
   deps.reached('rollover-start.2')
 
   // 3 listeners, lists and bundle
   return follow(deps, rollover)
+}
+
+async function prepare({ authority }: Deps, request: RolloverStart, now: number) {
+  const { lifetimeMs, certificates } = request
+  if (certificates) return authority.accept(certificates.flatMap(splitPem), now)
+  const kind = request.root ? ('root' as const) : ('issuing' as const)
+  const life = lifetimeMs === undefined ? {} : { lifetimeMs }
+  return { kind, ...(await authority.prepare(kind, { now, ...life })) }
+}
+
+/** Requests for the CAs that are to follow, for a root that is kept elsewhere; the same ones until a CA has their keys. */
+export function requestIssuers({ authority }: Deps): Promise<IssuerRequest[]> {
+  return authority.requestNext()
 }
 
 /**
@@ -167,10 +180,13 @@ async function newestRollover({ registry }: Pick<Deps, 'registry'>): Promise<Rol
 /** True when the rollover is what the request asks for: its reply was lost, perhaps with the process. */
 function isThisRequest(
   { authority }: Deps,
-  { state, kind, to }: RolloverRecord,
-  request: RolloverStart,
+  { newest, request }: { newest: RolloverRecord; request: RolloverStart },
 ): boolean {
-  if (state !== 'published' || (kind === 'root') !== (request.root ?? false)) return false
+  const { state, kind, to } = newest
+  const pems = request.certificates?.flatMap(splitPem)
+  if (state !== 'published') return false
+  if (pems) return pems.some((pem) => sha256Hex(pemToDer(pem, 'CERTIFICATE')) === to.device)
+  if ((kind === 'root') !== (request.root ?? false)) return false
   const device = authority.cas.find(({ id }) => id === to.device)
   const root = authority.cas.find(({ id }) => id === to.root)
   if (request.lifetimeMs === undefined || device === undefined) return true

@@ -34,7 +34,13 @@ export interface Maintenance {
   signIssuer(
     request: CaNames & { rootDirectory: string; csr: string; rootKey?: string | null },
   ): Promise<string>
+  /** Makes a root that follows the one in another directory; returns its SHA-256. */
+  nextRoot(
+    request: CaNames & { rootDirectory: string; newRootDirectory: string; rootKey?: string | null },
+  ): Promise<string>
   install(request: { data: string; certificates: readonly string[] }): Promise<string>
+  /** True while the plane in the directory has keys and waits for its first certificates. */
+  isAwaiting(request: { data: string }): boolean
 }
 
 /** What is in every certificate. */

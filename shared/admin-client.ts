@@ -29,6 +29,7 @@ import type {
   ImportRequest,
   Invitation,
   InvitationRequest,
+  IssuerRequests,
   ManufacturedReply,
   ManufacturedRequest,
   ManufacturerRequest,
@@ -171,6 +172,8 @@ export function openAdminClient(access: OperatorProfile | JsonClientOptions) {
     showCas: () => get<CaTree>('/v1/ca'),
     rolloverStatus: () => get<RolloverStatus>('/v1/ca/rollover'),
     startRollover: (rollover: RolloverRequest = {}) => post<RolloverView>('/v1/ca/rollover', rollover),
+    /** For a root that is kept elsewhere: requests for the CAs that are to follow. */
+    requestIssuers: () => post<IssuerRequests>('/v1/ca/rollover/request'),
     /** `threshold`: share of the devices that must have the new bundle, 0 to 1. */
     cutOverRollover: (gate: CutOverRequest = {}) => post<RolloverView>('/v1/ca/rollover/cut-over', gate),
     abortRollover: () => post<RolloverView>('/v1/ca/rollover/abort'),

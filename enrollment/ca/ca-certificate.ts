@@ -62,6 +62,11 @@ export interface CaRequest {
   readonly name?: Buffer
 }
 
+/** EKU of an issuing CA: what it may sign for. */
+export function purposesOf(kind: IssuerKind): readonly string[] {
+  return KINDS[kind].purposes
+}
+
 function newName({ kind, trustDomain }: CaRequest, keyId: Buffer): Buffer {
   const commonName = `${KINDS[kind].title} ${keyId.toString('hex', 0, 4)}`
   return encodeName({ organization: trustDomain, commonName })

@@ -4,6 +4,7 @@ import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
 import { MusterError } from '#shared/errors'
 import { readSecretFile, syncDirectory, writeFileDurably, writeSecretFile } from '#shared/files'
+import type { IssuerKind } from './profile.ts'
 import { MAX_CRL_SHARDS } from './shard.ts'
 
 /** What was fixed when the authority was created. */
@@ -39,6 +40,8 @@ export interface CaDirectory {
   readonly generations: string
   generationCertificate(id: string): string
   generationKey(id: string): string
+  /** Key of an issuing CA that is to follow and has no certificate yet. */
+  waitingKey(kind: IssuerKind): string
 }
 
 export function caDirectory(path: string): CaDirectory {
@@ -51,6 +54,7 @@ export function caDirectory(path: string): CaDirectory {
     generations: join(path, 'generations'),
     generationCertificate: (id) => join(path, 'generations', `${id}.crt`),
     generationKey: (id) => join(path, 'generations', `${id}.key`),
+    waitingKey: (kind) => join(path, 'generations', `next-${kind}-ca.key`),
   }
 }
 
@@ -104,13 +108,23 @@ export function writeCa(directory: CaDirectory, files: { ca: CaFile; keyFile: st
   writeFileDurably(directory.certificate(files.ca), files.pem)
 }
 
+export function prepareGenerations(directory: CaDirectory): void {
+  mkdirSync(directory.generations, { recursive: true, mode: 0o700 })
+  syncDirectory(directory.path)
+}
+
+/** Stores a root whose key is kept elsewhere; it counts for nothing until the registry names it. */
+export function writeRootOf(directory: CaDirectory, { id, pem }: { id: string; pem: string }): void {
+  prepareGenerations(directory)
+  writeFileDurably(directory.generationCertificate(id), pem)
+}
+
 /** Stores a CA of a rollover; it counts for nothing until the registry names it. */
 export function writeGeneration(
   directory: CaDirectory,
   files: { id: string; keyFile: string; pem: string },
 ): void {
-  mkdirSync(directory.generations, { recursive: true, mode: 0o700 })
-  syncDirectory(directory.path)
+  prepareGenerations(directory)
   writeSecretFile(directory.generationKey(files.id), files.keyFile)
   writeFileDurably(directory.generationCertificate(files.id), files.pem)
 }

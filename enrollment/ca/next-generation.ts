@@ -40,25 +40,14 @@ export async function nextIssuing(options: NextOptions): Promise<NextCertificate
 }
 
 /**
- * A new root key under the old root's name, both issuing CAs below it, and the two certificates by which whoever
- * trusts one of the roots can check the other (RFC 4210 section 4.4): because subject and issuer are the same, they
- * do not count as a step of the path (RFC 5280 section 4.2.1.9).
+ * A new root, both issuing CAs below it, and what links it to the old one.
  * @throws MusterError lint_failed
  */
 export async function nextRoot(options: NextOptions): Promise<NextCertificate[]> {
-  const { directory, root: old, now, trustDomain, httpBase } = options
+  const { directory, root: old } = options
   const key = await options.nextKey('root')
-  const { spki: newSpki } = key.signer
-  const name = readCertificate(old.der).tbs.subject.raw
-  const request = { kind: 'root', trustDomain, now, name } as const
-  const der = await issueCaCertificate({ ...request, spki: newSpki }, key.signer)
+  const { der, newWithOld, oldWithNew } = await succeedRoot({ ...options, old, key: key.signer })
   const root = { der, signer: key.signer }
-  const newWithOld = await issueCaCertificate({ ...request, spki: newSpki }, parentOf(old, httpBase))
-  const { spki, notAfter } = readCertificate(old.der).tbs
-  const oldWithNew = await issueCaCertificate(
-    { ...request, spki: spki.raw, lifetimeMs: notAfter - startOf(der) },
-    parentOf(root, httpBase),
-  )
   return [
     store('root', { directory, key, der }),
     await issuing('device', { ...options, root }),
@@ -66,6 +55,31 @@ export async function nextRoot(options: NextOptions): Promise<NextCertificate[]>
     certificate('new-with-old', newWithOld),
     certificate('old-with-new', oldWithNew),
   ]
+}
+
+/**
+ * A new root key under the old root's name, and the two certificates by which whoever trusts one of the roots can
+ * check the other (RFC 4210 section 4.4): because subject and issuer are the same, they do not count as a step of the
+ * path (RFC 5280 section 4.2.1.9). DER.
+ * @throws MusterError lint_failed
+ */
+export async function succeedRoot(of: {
+  readonly old: SigningRoot
+  readonly key: Signer
+  readonly trustDomain: string
+  readonly httpBase: string
+  readonly now: number
+}): Promise<{ der: Buffer; newWithOld: Buffer; oldWithNew: Buffer }> {
+  const { old, key, trustDomain, httpBase, now } = of
+  const { spki, notAfter, subject } = readCertificate(old.der).tbs
+  const request = { kind: 'root', trustDomain, now, name: subject.raw } as const
+  const der = await issueCaCertificate({ ...request, spki: key.spki }, key)
+  const newWithOld = await issueCaCertificate({ ...request, spki: key.spki }, parentOf(old, httpBase))
+  const oldWithNew = await issueCaCertificate(
+    { ...request, spki: spki.raw, lifetimeMs: notAfter - startOf(der) },
+    parentOf({ der, signer: key }, httpBase),
+  )
+  return { der, newWithOld, oldWithNew }
 }
 
 async function issuing(kind: IssuerKind, options: NextOptions): Promise<NextCertificate> {

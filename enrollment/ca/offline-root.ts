@@ -13,13 +13,14 @@ import { type CaDirectory, caDirectory, prepareDirectory, unusable, writeAuthori
 import { requestFor } from './ca-request.ts'
 import { checkCsr, decodeCsr } from './check-csr.ts'
 import { type KeyAccess, makeKey, openKey, proveKey, reopenKey } from './key-access.ts'
+import { succeedRoot } from './next-generation.ts'
 import type { IssuerKind } from './profile.ts'
 import { DEFAULT_CRL_SHARDS } from './shard.ts'
 import { keyIdentifier } from './template.ts'
 
-const KINDS = ['device', 'infrastructure'] as const satisfies readonly IssuerKind[]
+export const KINDS = ['device', 'infrastructure'] as const satisfies readonly IssuerKind[]
 /** How a request says which CA it is for. */
-const COMMON_NAME = { device: 'muster-device-ca', infrastructure: 'muster-infrastructure-ca' } as const
+export const COMMON_NAME = { device: 'muster-device-ca', infrastructure: 'muster-infrastructure-ca' } as const
 
 export interface OfflineNames {
   readonly trustDomain: string
@@ -56,6 +57,11 @@ export async function requestIssuers(
   return paths
 }
 
+/** True after `requestIssuers`, until `installCertificates`. */
+export function isAwaitingInstall(path: string): boolean {
+  return existsSync(namesPath(path)) && !existsSync(caDirectory(path).authority)
+}
+
 /** Where the names wait for the certificates. */
 function namesPath(path: string): string {
   return join(path, 'offline.json')
@@ -63,7 +69,7 @@ function namesPath(path: string): string {
 
 export interface SignedIssuer {
   readonly kind: IssuerKind
-  /** PEM: the issuing CA, then the root. */
+  /** PEM: the issuing CA, then the root, and what links it to the one before it. */
   readonly chain: string
 }
 
@@ -83,7 +89,7 @@ export async function signIssuer(
   if (kind === undefined) {
     throw new MusterError(
       'csr_subject',
-      'Cannot sign the request: it is not of `muster ca init --offline-root`',
+      'Cannot sign the request: it is not of `muster ca init --offline-root` or `muster ca rollover request`',
       { evidence: { wish: commonName ?? 'none' } },
     )
   }
@@ -98,7 +104,56 @@ export async function signIssuer(
       caUrl: `${httpBase}/ca/${sha256Hex(root.der)}.crt`,
     },
   )
-  return { kind, chain: derToPem(der, 'CERTIFICATE') + derToPem(root.der, 'CERTIFICATE') }
+  const chain = derToPem(der, 'CERTIFICATE') + derToPem(root.der, 'CERTIFICATE')
+  return { kind, chain: chain + linksOf(path) }
+}
+
+/** What `nextRootOffline` leaves beside a root that follows another one. */
+function linksPath(directory: string): string {
+  return join(directory, 'links.pem')
+}
+
+function linksOf(directory: string): string {
+  return existsSync(linksPath(directory)) ? readFileSync(linksPath(directory), 'utf8') : ''
+}
+
+/**
+ * Makes a root that follows another one, in a directory of its own, and what links the two. What `signIssuer` signs in
+ * that directory is then for a rollover of the root. Repeated, it changes nothing.
+ * @returns SHA-256 of the new root, hex
+ * @throws MusterError not_found (there is no root to follow), conflict (the directory holds another root),
+ *   config_invalid, key_file_insecure, passphrase_wrong
+ */
+export async function followRoot(
+  path: string,
+  request: OfflineNames & RootRequest & { newDirectory: string; newAccess: KeyAccess },
+): Promise<string> {
+  const { trustDomain, httpBase, now, newDirectory, newAccess } = request
+  checkOptions({ directory: path, ...request })
+  const old = caDirectory(path)
+  if (!existsSync(old.certificate('root'))) {
+    throw new MusterError('not_found', `Cannot make the next root: there is none in "${path}"`)
+  }
+  const next = caDirectory(newDirectory)
+  prepareDirectory(next)
+  if (existsSync(next.certificate('root'))) {
+    if (existsSync(linksPath(newDirectory))) return rootIdIn(next)
+    throw new MusterError('conflict', `Cannot make the next root in "${newDirectory}": it holds another one`)
+  }
+  const root = await openRoot(old, request)
+  const keyPath = next.key('root')
+  const isThere = existsSync(keyPath)
+  const key = isThere ? await reopenKey(newAccess, keyPath) : await makeKey(newAccess, request.rootKey)
+  if (!isThere) writeSecretFile(keyPath, key.keyFile)
+  const made = await succeedRoot({ old: root, key: key.signer, trustDomain, httpBase, now })
+  const links = [made.newWithOld, made.oldWithNew].map((der) => derToPem(der, 'CERTIFICATE'))
+  writeFileDurably(linksPath(newDirectory), links.join('')) // before the root, which is what says that it is done
+  writeFileDurably(next.certificate('root'), derToPem(made.der, 'CERTIFICATE'))
+  return rootIdIn(next)
+}
+
+function rootIdIn(directory: CaDirectory): string {
+  return sha256Hex(pemToDer(readFileSync(directory.certificate('root'), 'utf8'), 'CERTIFICATE'))
 }
 
 interface RootRequest extends KeyAccess {
@@ -201,6 +256,22 @@ async function findIssuer(
   return found
 }
 
+<<<<<<< Updated upstream
+=======
+/** True when a key file has, or names, this key. @throws MusterError key_file_insecure, passphrase_wrong, unavailable */
+export async function isKeyOf(path: string, of: { spki: Buffer; access: KeyAccess }): Promise<boolean> {
+  const signer = openKey(path, of)
+  if (!signer.spki.equals(of.spki)) return false
+  return proveKey(signer).then(
+    () => true,
+    (error) => {
+      if (isMusterError(error, 'directory_unusable')) return false // it is another one
+      throw error
+    },
+  )
+}
+
+>>>>>>> Stashed changes
 function misfit(why: string): MusterError {
   return new MusterError('check_failed', `Cannot install the certificates: ${why}`)
 }

@@ -4,6 +4,7 @@ import { MusterError } from '#shared/errors'
 import { readCertificate } from '#shared/pki/certificate'
 import { sha256Hex } from '#shared/pki/keys'
 import { pemToDer } from '#shared/pki/pem'
+import { acceptNext, type IssuerRequest, requestNext } from './awaited-issuers.ts'
 import { type AuthorityFile, type CaDirectory, readAuthority, unusable } from './ca-directory.ts'
 import type { Issuer } from './issue.ts'
 import { type KeyAccess, makeNextKey, openKey } from './key-access.ts'
@@ -29,6 +30,10 @@ export interface GenerationKeys {
     kind: 'issuing' | 'root',
     of: { root: Named; from: Generation; now: number; lifetimeMs?: number },
   ): Promise<NextCertificate[]>
+  /** For a root that is kept elsewhere: requests for the CAs that follow those of `from`. @throws as `requestNext` */
+  request(of: { from: Generation; isUsed(spki: Buffer): boolean }): Promise<IssuerRequest[]>
+  /** What that root has made of the requests. @throws as `acceptNext` */
+  accept(of: { root: Named; pems: readonly string[]; now: number }): Promise<NextCertificate[]>
 }
 
 export function openGenerationKeys(directory: CaDirectory, access: KeyAccess): GenerationKeys {
@@ -57,12 +62,19 @@ export function openGenerationKeys(directory: CaDirectory, access: KeyAccess): G
     async next(kind, { root: named, from, ...of }) {
       const root = rootOf(named)
       if (!root) {
-        throw new MusterError('conflict', 'Cannot make a CA: the key of the root is not kept here')
+        throw new MusterError(
+          'conflict',
+          'Cannot make a CA: the key of the root is not kept here; fix: muster ca rollover request',
+        )
       }
       const { trustDomain, httpBase } = authority
       const nextKey = (role: 'root' | IssuerKind) => makeNextKey(access, pathOf(role, from[role]))
       const options = { directory, nextKey, trustDomain, httpBase, root, ...of }
       return kind === 'root' ? nextRoot(options) : nextIssuing(options)
     },
+    request: ({ from, isUsed }) =>
+      requestNext({ directory, access, isUsed, pathOf: (kind) => pathOf(kind, from[kind]) }),
+    accept: ({ root, ...of }) =>
+      acceptNext({ directory, access, names: authority, rootPem: root.pem, ...of }),
   }
 }

@@ -1,5 +1,13 @@
-import { CutOverRequest, RolloverRequest } from '#shared/api/rollover'
-import { abortRollover, caTree, cutOver, finishRollover, rolloverStatus, startRollover } from '../rollover.ts'
+import { CutOverRequest, type IssuerRequests, RolloverRequest } from '#shared/api/rollover'
+import {
+  abortRollover,
+  caTree,
+  cutOver,
+  finishRollover,
+  requestIssuers,
+  rolloverStatus,
+  startRollover,
+} from '../rollover.ts'
 import { type Route, route } from './routes.ts'
 
 /** The CAs, for operators. The rollover that is under way needs no name: there is at most one. */
@@ -17,6 +25,12 @@ export const CA_ROUTES: readonly Route[] = [
     role: 'operator',
     body: RolloverRequest,
     handle: async ({ deps, body, by }) => startRollover(deps, { ...body, by }),
+  }),
+  route({
+    method: 'POST',
+    path: '/v1/ca/rollover/request',
+    role: 'operator',
+    handle: async ({ deps }): Promise<IssuerRequests> => ({ requests: await requestIssuers(deps) }),
   }),
   route({
     method: 'POST',

@@ -1,7 +1,9 @@
 import type { Command } from 'commander'
 import { MusterError } from '#shared/errors'
 import type { Context } from '../context.ts'
+import { readTextFile } from '../json-file.ts'
 import { type Invocation, noun, type Use } from '../verb.ts'
+import { rolloverText } from './ca.ts'
 
 /** Commands about the files of the CA and the registry: for the machine that the plane is on. */
 export function addCaFileCommands(program: Command, use: Use): void {
@@ -24,6 +26,11 @@ export function addCaFileCommands(program: Command, use: Use): void {
       'restore although the journal is missing, and name the serials that are known to be lost',
     )
     .action(use(restore))
+  addRootCommands(ca, use)
+}
+
+/** The root, here or on a machine of its own, and what it has signed. */
+function addRootCommands(ca: Command, use: Use): void {
   const init = ca
     .command('init')
     .description('make the CAs before the first start: keys in a security module, or the root elsewhere')
@@ -45,8 +52,18 @@ export function addCaFileCommands(program: Command, use: Use): void {
     .requiredOption('--http-base <url>', 'as at `ca init`')
     .argument('<csr>')
     .action(use(signIssuer))
+  ca.command('next-root')
+    .description('where the root is: make the root that is to follow it, and what links the two')
+    .requiredOption('--root-dir <directory>', 'directory of the root that there is')
+    .requiredOption('--new-root-dir <directory>', 'directory of the new one; then sign requests there')
+    .option('--root-key <uri>', 'PKCS#11 URI of the key that it is made with; a file if not given')
+    .option('--trust-domain <name>', 'as at `ca init`', 'muster.local')
+    .requiredOption('--http-base <url>', 'as at `ca init`')
+    .action(use(nextRoot))
   ca.command('install')
-    .description('put the signed certificates into their places; then the plane can start')
+    .description(
+      'put the signed certificates into their places: before the first start, or to begin a rollover',
+    )
     .argument('<certificates...>')
     .action(use(install))
 }
@@ -104,10 +121,36 @@ async function signIssuer(
   return context.answer({ chain }, () => chain)
 }
 
-async function install(context: Context, { args }: Invocation<object>) {
+interface NextRootOptions {
+  readonly rootDir: string
+  readonly newRootDir: string
+  readonly rootKey?: string
+  readonly trustDomain: string
+  readonly httpBase: string
+}
+
+async function nextRoot(context: Context, { options }: Invocation<NextRootOptions>) {
+  const { rootDir: rootDirectory, newRootDir: newRootDirectory, rootKey = null, ...names } = options
   const maintenance = await context.maintenance()
-  const root = await maintenance.install({ data: context.options.data, certificates: args })
-  return context.answer({ root }, () => `Installed. Root CA  SHA-256 ${root}`)
+  const root = await maintenance.nextRoot({ ...names, rootDirectory, newRootDirectory, rootKey })
+  context.say(
+    `Sign the requests of the plane with it: muster ca sign-issuer --root-dir ${newRootDirectory} … <csr>`,
+  )
+  return context.answer({ root }, () => `Made. Next root CA  SHA-256 ${root}`)
+}
+
+/** A plane that was never started has no admin API; one that was takes the certificates as the start of a rollover. */
+async function install(context: Context, { args }: Invocation<object>) {
+  const { data, profile } = context.options
+  const maintenance = profile === undefined ? await context.maintenance() : null
+  if (maintenance?.isAwaiting({ data })) {
+    const root = await maintenance.install({ data, certificates: args })
+    return context.answer({ root }, () => `Installed. Root CA  SHA-256 ${root}`)
+  }
+  const certificates = args.map((path) => readTextFile(path))
+  const rollover = await context.plane().startRollover({ certificates })
+  context.say('Devices hear of the new bundle. Then: muster ca rollover cut-over')
+  return context.answer(rollover, () => rolloverText(rollover))
 }
 
 interface Options {

@@ -1,3 +1,5 @@
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import type { Command } from 'commander'
 import type { CaTree, RolloverStatus, RolloverView } from '#shared/api'
 import { MusterError } from '#shared/errors'
@@ -22,6 +24,11 @@ export function addCaCommands(program: Command, use: Use): void {
     .option('--root', 'a new root, with new CAs below it')
     .option('--lifetime <duration>', 'of the new issuing CAs; ten years when not given')
     .action(use(start))
+  rollover
+    .command('request')
+    .description('for a root that is kept elsewhere: write requests for the new CAs, to be signed there')
+    .option('--out <directory>', 'where the requests are written', '.')
+    .action(use(request))
   rollover
     .command('status')
     .description('how many devices have the new bundle, and what is left of the old CA')
@@ -53,6 +60,27 @@ async function start(context: Context, { options }: Invocation<StartOptions>) {
   })
   context.say('Devices fetch the new bundle when they renew. Then: muster ca rollover cut-over')
   return context.answer(rollover, () => rolloverText(rollover))
+}
+
+/** The keys stay with the plane: what is written here is no secret. */
+async function request(context: Context, { options }: Invocation<{ out: string }>) {
+  const { requests } = await context.plane().requestIssuers()
+  const written = requests.map(({ kind, csr }) => {
+    const path = join(options.out, `${kind}-ca.csr`)
+    writeText(path, csr)
+    return path
+  })
+  context.say('Take these to the root: muster ca sign-issuer. Then, here: muster ca install <chain...>')
+  return context.answer({ requests: written }, () => written.join('\n'))
+}
+
+/** @throws MusterError invalid_request */
+function writeText(path: string, text: string): void {
+  try {
+    writeFileSync(path, text)
+  } catch (cause) {
+    throw new MusterError('invalid_request', `Cannot write "${path}": ${(cause as Error).message}`, { cause })
+  }
 }
 
 async function status(context: Context, _: Invocation<object>) {
@@ -97,7 +125,7 @@ function treeText({ bundleVersion, cas }: CaTree, now: number): string {
   return `Trust bundle ${bundleVersion}\n\n${table(['CA', 'ID', 'STATE', 'ENDS'], rows)}`
 }
 
-function rolloverText({ id, kind, state, to }: RolloverView): string {
+export function rolloverText({ id, kind, state, to }: RolloverView): string {
   return `${id}  ${kind}  ${state}  device CA ${to.device.slice(0, 16)}`
 }
 

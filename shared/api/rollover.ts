@@ -72,10 +72,23 @@ export const RolloverRequest = Type.Object(
     root: Type.Optional(Type.Boolean()),
     /** Of the new issuing CAs, ms; at least a day. */
     lifetimeMs: Type.Optional(Type.Integer({ minimum: 86_400_000, maximum: 30 * 365 * 86_400_000 })),
+    /** Chains that a root which is kept elsewhere has signed, PEM; in place of `root` and `lifetimeMs`. */
+    certificates: Type.Optional(Type.Array(Type.String({ maxLength: 32_768 }), { minItems: 1, maxItems: 8 })),
   },
   { additionalProperties: false },
 )
 export type RolloverRequest = Static<typeof RolloverRequest>
+
+/** Requests for the issuing CAs that are to follow, PKCS#10 in PEM. */
+export const IssuerRequests = Type.Object({
+  requests: Type.Array(
+    Type.Object({
+      kind: Type.Union([Type.Literal('device'), Type.Literal('infrastructure')]),
+      csr: Type.String(),
+    }),
+  ),
+})
+export type IssuerRequests = Static<typeof IssuerRequests>
 
 /** Share of the devices that must have the new bundle, from 0 to 1. */
 export const CutOverRequest = Type.Object(
