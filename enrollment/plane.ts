@@ -33,7 +33,7 @@ import { startRetention } from './retention.ts'
 import { RevocationLists } from './revocation-lists.ts'
 import { followEnds } from './rollover.ts'
 import { paceDue } from './rotations.ts'
-import { checkMadeBefore, newestNotBefore, openSigningClock } from './signing-clock.ts'
+import { checkMadeBefore, newestNotBefore, openSigningClock, type SigningClock } from './signing-clock.ts'
 import { caKeysOf, openAlarms, publishTrust } from './trust.ts'
 
 /** What the process gives to the plane: everything that tests replace. */
@@ -146,7 +146,8 @@ async function openDeps(config: Config, runtime: Runtime): Promise<Deps> {
     httpBase: urls.http,
   })
   checkMadeBefore(now()) // the CAs are signed, too
-  const access = openKeyAccess(config, runtime)
+  let clock: Pick<SigningClock, 'check'> = { check: checkMadeBefore }
+  const access = { ...openKeyAccess(config, runtime), checkClock: () => clock.check(now()) }
   const base = await openAuthority({
     directory: layout.ca,
     ...access,
@@ -165,6 +166,7 @@ async function openDeps(config: Config, runtime: Runtime): Promise<Deps> {
   const authority = await openGenerations(registry, { base, keys, now: now() })
   const signingClock = openSigningClock(await newestNotBefore(registry))
   signingClock.check(now())
+  clock = signingClock
   const changed = new Bell()
   registry.onCommit(() => changed.ring())
   const caKeys = new Set(caKeysOf(authority))

@@ -11,6 +11,8 @@ export interface AuthorityOptions {
   readonly passphrase: string
   /** For keys that lie in security modules. */
   readonly tokens?: Tokens | null
+  /** As of `KeyAccess`. */
+  checkClock?(): void
   /** PKCS#11 URIs of the keys that it is to be created with; files without. */
   readonly keys?: KeyUris
   /** CRLs that share the certificates of the device CA; used when it is created, and then fixed. */

@@ -10,6 +10,8 @@ export interface KeyAccess {
   readonly passphrase: string
   /** Null where no key can be in a token. */
   readonly tokens?: Tokens | null
+  /** Asked before everything that an opened key signs, wherever it lies. @throws MusterError clock_wrong */
+  checkClock?(): void
 }
 
 /** A key that a CA is made with, and what its key file is to say. */
@@ -30,8 +32,16 @@ export function isTokenKey(keyFile: string): boolean {
  */
 export function openKey(path: string, { spki, access }: { spki: Buffer; access: KeyAccess }): Signer {
   const text = readSecretFile(path).toString('utf8')
-  if (!isTokenKey(text)) return keySigner(readPrivateKey(text, access.passphrase))
-  return tokensOf(access).signer(text.trim(), spki)
+  const signer = isTokenKey(text)
+    ? tokensOf(access).signer(text.trim(), spki)
+    : keySigner(readPrivateKey(text, access.passphrase))
+  return {
+    ...signer,
+    sign: async (tbs) => {
+      access.checkClock?.()
+      return signer.sign(tbs)
+    },
+  }
 }
 
 /** Makes sure that a key can sign, as far as opening it has not. @throws MusterError as `TokenSigner.prove` */

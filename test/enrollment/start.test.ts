@@ -163,6 +163,9 @@ t.test('nothing is signed once the clock has gone back', async (t) => {
   clock.offsetMs = -2 * DAY_MS
   const reply = await service.client().send('POST', '/v1/enroll', { json: { token, csr } })
   t.match(reply, { status: 503, text: /clock_wrong/, headers: { 'retry-after': '5' } })
+  for (const issuer of [service.deps.authority.device, service.deps.authority.infrastructure]) {
+    await t.rejects(issuer.signer.sign(Buffer.from('a CRL')), { code: 'clock_wrong' }, 'nor anything else')
+  }
   clock.offsetMs = 0
   t.equal((await service.client().send('POST', '/v1/enroll', { json: { token, csr } })).status, 200)
 })
