@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs'
 import { isMusterError, MusterError } from '#shared/errors'
 import { readSecretFile, writeSecretFile } from '#shared/files'
 import { readCertificate } from '#shared/pki/certificate'
-import { sha256Hex } from '#shared/pki/keys'
+import { sha256Hex, spkiDer } from '#shared/pki/keys'
 import { derToPem } from '#shared/pki/pem'
 import { purposesOf } from './ca-certificate.ts'
 import { type CaDirectory, prepareGenerations, writeGeneration, writeRootOf } from './ca-directory.ts'
@@ -12,7 +12,7 @@ import { requestFor } from './ca-request.ts'
 import { type KeyAccess, type MadeKey, makeNextKey, reopenKey } from './key-access.ts'
 import { lintCa } from './lint.ts'
 import type { NextCertificate } from './next-generation.ts'
-import { COMMON_NAME, isKeyOf, KINDS, type OfflineNames } from './offline-root.ts'
+import { COMMON_NAME, KINDS, type OfflineNames } from './offline-root.ts'
 import type { IssuerKind } from './profile.ts'
 import { findLinks, isIssuedBy } from './root-links.ts'
 import { keyIdentifier } from './template.ts'
@@ -111,13 +111,11 @@ async function issuerFor(kind: IssuerKind, of: Search): Promise<NextCertificate>
       'Cannot install certificates: make requests first, with muster ca rollover request',
     )
   }
-  for (const one of certificates) {
-    const { raw: spki } = readCertificate(one.raw).tbs.spki
-    if (!(await isKeyOf(path, { spki, access }))) continue
-    checkIssuer(kind, one, of)
-    return named(kind, one)
-  }
-  throw misfit(`there is none for the key of the ${kind} CA`)
+  const { signer } = await reopenKey(access, path)
+  const found = certificates.find((one) => spkiDer(one.publicKey).equals(signer.spki))
+  if (found === undefined) throw misfit(`there is none for the key of the ${kind} CA`)
+  checkIssuer(kind, found, of)
+  return named(kind, found)
 }
 
 /** @throws MusterError invalid_request */

@@ -256,22 +256,6 @@ async function findIssuer(
   return found
 }
 
-<<<<<<< Updated upstream
-=======
-/** True when a key file has, or names, this key. @throws MusterError key_file_insecure, passphrase_wrong, unavailable */
-export async function isKeyOf(path: string, of: { spki: Buffer; access: KeyAccess }): Promise<boolean> {
-  const signer = openKey(path, of)
-  if (!signer.spki.equals(of.spki)) return false
-  return proveKey(signer).then(
-    () => true,
-    (error) => {
-      if (isMusterError(error, 'directory_unusable')) return false // it is another one
-      throw error
-    },
-  )
-}
-
->>>>>>> Stashed changes
 function misfit(why: string): MusterError {
   return new MusterError('check_failed', `Cannot install the certificates: ${why}`)
 }
