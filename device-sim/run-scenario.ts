@@ -2,8 +2,8 @@ import { mkdtempSync, readFileSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { MusterError } from '#shared/errors'
 import { layout, type Ready } from '#shared/layout'
+import { readReady } from '#shared/ready'
 import { seededRandom } from './backoff.ts'
 import type { Clock } from './clock.ts'
 import type { RunOptions } from './config.ts'
@@ -156,19 +156,6 @@ function placeOf(options: RunOptions, { runId, onEnd }: RunDeps): { directory: s
   const directory = mkdtempSync(join(tmpdir(), 'muster-sim-'))
   onEnd(() => rm(directory, { recursive: true, force: true }))
   return { directory, prefix: `${options.fleet}-${runId}` }
-}
-
-function readReady(data: string): Ready {
-  const path = layout(data).ready
-  try {
-    return JSON.parse(readFileSync(path, 'utf8')) as Ready // `muster up` wrote it
-  } catch (cause) {
-    throw new MusterError(
-      'unreachable',
-      `Cannot find a running plane: "${path}" is not there. Start one with \`muster up\`, or add --self-contained.`,
-      { cause },
-    )
-  }
 }
 
 function refusalsIn({ devices }: Fleet): Record<string, number> {

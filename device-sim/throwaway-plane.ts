@@ -78,7 +78,8 @@ async function becomeReady(child: ChildProcess, path: string): Promise<Ready> {
   const settled = Promise.withResolvers<Ready>()
   const look = () => {
     try {
-      settled.resolve(JSON.parse(readFileSync(path, 'utf8')) as Ready) // our own program wrote it
+      const ready = JSON.parse(readFileSync(path, 'utf8')) as Ready // our own program wrote it
+      if (ready.pid === child.pid) settled.resolve(ready) // not one that was killed there
     } catch {
       // Not there yet; the watcher tells of the next change.
     }

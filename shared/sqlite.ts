@@ -1,4 +1,4 @@
-import { closeSync, openSync } from 'node:fs'
+import { closeSync, existsSync, openSync } from 'node:fs'
 import Database from 'better-sqlite3'
 import { isMusterError, MusterError } from './errors.ts'
 
@@ -83,13 +83,16 @@ export interface DirectoryLock {
   release(): void
 }
 
+/** Who looks whether a lock is held keeps it from being taken for a moment, ms. */
+const LOCK_PATIENCE_MS = 250
+
 /**
  * Takes the lock file of a directory: an SQLite database with an open exclusive transaction, so that it needs no
  * pid file and cannot be left behind.
  * @throws MusterError directory_in_use
  */
 export function lockDirectory(path: string): DirectoryLock {
-  const db = new Database(path, { timeout: 0 })
+  const db = new Database(path, { timeout: LOCK_PATIENCE_MS })
   try {
     db.pragma('journal_mode = DELETE')
     db.exec('BEGIN EXCLUSIVE')
@@ -104,4 +107,19 @@ export function lockDirectory(path: string): DirectoryLock {
     )
   }
   return { release: () => db.close() }
+}
+
+/** Whether some process holds the lock of a directory. */
+export function isLocked(path: string): boolean {
+  if (!existsSync(path)) return false
+  const db = new Database(path, { readonly: true, fileMustExist: true, timeout: 0 })
+  try {
+    db.prepare('SELECT 1 FROM sqlite_schema').get()
+    return false
+  } catch (error) {
+    if (sqliteCode(error)?.startsWith('SQLITE_BUSY')) return true
+    throw error
+  } finally {
+    db.close()
+  }
 }

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { existsSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { lockDirectory, openSqlite, openSqliteForReading, sqliteCode } from '#shared/sqlite'
+import { isLocked, lockDirectory, openSqlite, openSqliteForReading, sqliteCode } from '#shared/sqlite'
 
 const options = { busyTimeoutMs: 1000, migrations: ['CREATE TABLE a (x INTEGER)'] }
 
@@ -122,5 +122,16 @@ t.test('the lock of a process that was killed is free', async (t) => {
   t.throws(() => lockDirectory(path), { code: 'directory_in_use' })
   holder.kill('SIGKILL')
   await once(holder, 'exit')
+  lockDirectory(path).release()
+})
+
+t.test('whether a lock is held can be seen without taking it', async (t) => {
+  const path = join(t.testdir({}), 'lock.db')
+  t.equal(isLocked(path), false, 'nobody ever took it')
+  const lock = lockDirectory(path)
+  t.equal(isLocked(path), true)
+  t.equal(isLocked(path), true, 'and it stays held')
+  lock.release()
+  t.equal(isLocked(path), false)
   lockDirectory(path).release()
 })
