@@ -20,6 +20,8 @@ export interface PlaneOptions {
   readonly host: readonly string[]
   readonly listen: string
   readonly trustDomain?: string
+  /** Further arguments of enrollment. */
+  readonly keeping: readonly string[]
   /** 0 for no demo. */
   readonly demoDevices: number
   readonly signals: StopSignals
@@ -34,6 +36,7 @@ export async function runPlane(context: Context, options: PlaneOptions): Promise
   prepareDirectory(files.root)
   const lock = lockDirectory(files.lock)
   try {
+    rmSync(files.ready, { force: true }) // of one that was killed
     await checkPorts(options.portBase, options.listen)
     await supervise(context, { ...options, files })
   } finally {
@@ -111,9 +114,12 @@ async function startBroker(context: Context, options: Started & { supervisor: Su
 }
 
 function enrollmentSpec(options: Started) {
-  const { trustDomain } = options
+  const { trustDomain, keeping } = options
   const names = trustDomain === undefined ? [] : ['--trust-domain', trustDomain]
-  return { ...serviceSpec('enrollment', options), args: ['enrollment', ...serviceArgs(options), ...names] }
+  return {
+    ...serviceSpec('enrollment', options),
+    args: ['enrollment', ...serviceArgs(options), ...names, ...keeping],
+  }
 }
 
 function serviceSpec(name: string, { files }: Started) {

@@ -1,5 +1,7 @@
+import { resolve } from 'node:path'
 import type { Command } from 'commander'
 import { MusterError } from '#shared/errors'
+import { parseDuration } from '../duration.ts'
 
 /** A program of its own behind a command: it reads its own arguments. */
 export type Program = (argv: string[]) => Promise<unknown>
@@ -31,15 +33,7 @@ export function addProgramCommands(program: Command): void {
     .command('enrollment')
     .description('run the enrollment service alone: CA, registry, EST and admin API')
     .option('--trust-domain <name>', 'name in every certificate, fixed at the first start')
-    .option('--keep-expired <duration>', 'certificates, after they have expired', '90d')
-    .option('--keep-changes <duration>', 'changes; a broker that was away for longer takes a snapshot', '7d')
-    .option('--keep-audit <duration>', 'entries of the audit log', '400d')
-    .option('--keep-journal <duration>', 'backups that the journal still goes on from', '35d')
-    .option(
-      '--journal <directory>',
-      'where the journal of the registry lies; journal/ in the data directory when not given',
-    )
-  addServingOptions(enrollment).action(misplaced)
+  addServingOptions(addKeepingOptions(enrollment)).action(misplaced)
   program
     .command('sim')
     .description('simulated devices: `muster sim list`, `muster sim run <scenario>`')
@@ -68,4 +62,39 @@ export function addServingOptions(command: Command): Command {
     .option('--host <name>', 'name or address that clients use, repeatable')
     .option('--listen <address>', 'address to listen on', '127.0.0.1')
     .option('--log-level <level>', 'trace, debug, info, warn, error', 'info')
+}
+
+/** What enrollment keeps, for how long, and where; `muster up` passes it on. */
+export interface KeepingOptions {
+  readonly keepExpired?: string
+  readonly keepChanges?: string
+  readonly keepAudit?: string
+  readonly keepJournal?: string
+  readonly journal?: string
+}
+
+export function addKeepingOptions(command: Command): Command {
+  return command
+    .option('--keep-expired <duration>', 'certificates, after they have expired (default: 90d)')
+    .option('--keep-changes <duration>', 'changes; a broker away for longer takes a snapshot (default: 7d)')
+    .option('--keep-audit <duration>', 'entries of the audit log (default: 400d)')
+    .option('--keep-journal <duration>', 'backups that the journal still goes on from (default: 35d)')
+    .option('--journal <directory>', 'where the journal of the registry lies (default: journal/ of the data)')
+}
+
+/** The same as arguments of `muster enrollment`. @throws MusterError invalid_request */
+export function keepingArguments(options: KeepingOptions): string[] {
+  const { keepExpired, keepChanges, keepAudit, keepJournal, journal } = options
+  const kept = {
+    '--keep-expired': keepExpired,
+    '--keep-changes': keepChanges,
+    '--keep-audit': keepAudit,
+    '--keep-journal': keepJournal,
+  }
+  const given = Object.entries(kept).flatMap(([name, value]) =>
+    value === undefined ? [] : [{ name, value }],
+  )
+  for (const { value } of given) parseDuration(value)
+  const places = journal === undefined ? [] : ['--journal', resolve(journal)]
+  return [...given.flatMap(({ name, value }) => [name, value]), ...places]
 }

@@ -6,8 +6,9 @@ import { positiveInteger } from '../number.ts'
 import { runPlane } from '../run-plane.ts'
 import { stopSignals } from '../stop-signals.ts'
 import type { Invocation, Use } from '../verb.ts'
+import { addKeepingOptions, type KeepingOptions, keepingArguments } from './programs.ts'
 
-interface UpOptions {
+interface UpOptions extends KeepingOptions {
   readonly portBase: string
   readonly demo: boolean
   readonly devices: string
@@ -24,7 +25,7 @@ const collect = (value: string, before: readonly string[]) => [...before, value]
 /** @param bin path of `bin/muster.mjs`, which the children are started with */
 export function addUpCommand(program: Command, use: Use, bin: string): void {
   const base = String(DEFAULT_PORT_BASE)
-  program
+  const up = program
     .command('up')
     .description('run everything: CA, enrollment, broker, and at the first start the demo')
     .option('--port-base <n>', 'broker at n+883, enrollment n+443, admin API n+444, CRL n+80', base)
@@ -38,15 +39,18 @@ export function addUpCommand(program: Command, use: Use, bin: string): void {
     .option('--trust-domain <name>', 'name in every certificate, fixed at the first start')
     .option('--no-demo', 'no simulated devices at the first start')
     .option('--devices <n>', 'how many the demo has', String(DEMO_DEVICES))
-    .action(use((context, invocation: Invocation<UpOptions>) => up(context, invocation.options, bin)))
+  addKeepingOptions(up).action(
+    use((context, invocation: Invocation<UpOptions>) => runUp(context, invocation.options, bin)),
+  )
 }
 
-async function up(context: Context, options: UpOptions, bin: string) {
+async function runUp(context: Context, options: UpOptions, bin: string) {
   const demoDevices = options.demo ? positiveInteger('--devices', options.devices) : 0
   const portBase = positiveInteger('--port-base', options.portBase)
+  const keeping = keepingArguments(options)
   const signals = stopSignals(context.now)
   try {
-    await runPlane(context, { ...options, bin, portBase, demoDevices, signals })
+    await runPlane(context, { ...options, bin, portBase, demoDevices, keeping, signals })
   } finally {
     signals.release()
   }

@@ -253,3 +253,61 @@ t.test('where no plane is, that is said with status 7', async (t) => {
   t.equal(stopped.status, 7)
   t.match(JSON.parse(stopped.stdout), { error: { code: 'unreachable' } })
 })
+
+t.test('the profile of a fleet is shown, set from a file, and refused by name', async (t) => {
+  const file = join(directory, 'profile.json')
+  writeFileSync(file, JSON.stringify({ keys: ['Ed25519'], graceMs: 86_400_000, serverKeys: true }))
+  t.match(await run('fleet create gates --certificates', file), { status: 0, stdout: /gates is made/ })
+  const shown = await run('fleet profile show gates')
+  t.match(shown, { status: 0, stdout: /Keys +Ed25519\n/ })
+  t.match(shown.stdout, /Grace +1d after the end/)
+  t.match(shown.stdout, /Keys made by the plane +where a device asks for it/)
+
+  const printed = await run('fleet profile show gates --json')
+  writeFileSync(file, printed.stdout)
+  t.match(
+    await run('fleet profile set gates', file),
+    { status: 0, stdout: shown.stdout },
+    'what show prints, set takes',
+  )
+  writeFileSync(file, '{}')
+  t.match(await document('fleet profile set gates', file), {
+    fleet: 'gates',
+    profile: { keys: ['P-256', 'P-384'], graceMs: 0, serverKeys: false },
+  })
+
+  const wrong: [string, number, RegExp][] = [
+    ['{"keys":["P-521"]}', 2, /\/keys/],
+    ['{"lifetimeMs":1}', 2, /\/lifetimeMs must be >= 60000/],
+    ['{"san":[{"dns":"${device.serial}"}]}', 2, /is not one of device\.id/],
+    ['{', 2, /JSON/],
+  ]
+  for (const [text, status, stderr] of wrong) {
+    writeFileSync(file, text)
+    t.match(await run('fleet profile set gates', file), { status, stderr }, text)
+  }
+  t.match(await run('fleet profile show nowhere'), { status: 3, stderr: /nowhere/ })
+  t.match(await run('fleet profile set gates', join(directory, 'missing.json')), { status: 2 })
+})
+
+t.test('a rotation moves windows, and says how it goes', async (t) => {
+  const token = (await run('token create --batch turning --uses 2')).stdout.trim()
+  for (const id of ['rotor-1', 'rotor-2']) await enroll(token, id)
+  const begun = await document('device rotate --batch turning --over 1h')
+  t.match(begun, { status: 0 })
+  const { id } = begun
+  t.match(await document(`device rotate --status ${id}`), { id, overMs: 3_600_000 })
+  t.match(await run(`device rotate --status ${id}`), { status: 0, stdout: new RegExp(id) })
+  t.match(await run('device rotate rotor-1'), { status: 0 })
+  t.match(await run('device rotate --batch none'), { status: 3 })
+  t.match(await run('device rotate rotor-1 --batch turning'), { status: 2 }, 'one scope')
+  t.match(await run('device rotate rotor-1 --over soon'), {
+    status: 2,
+    stderr: /Cannot read the duration/,
+  })
+  t.match(await run('device rotate --over 2000d --batch turning'), {
+    status: 2,
+    stderr: /overMs must be <=/,
+  })
+  t.match(await run('device rotate --status rot-none'), { status: 3 })
+})

@@ -1,5 +1,5 @@
 import { X509Certificate } from 'node:crypto'
-import { chmodSync, existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
@@ -75,6 +75,32 @@ t.test('the second start runs no demo and says what is there', async (t) => {
   t.equal((await interrupt(plane)).status, 0)
 })
 
+t.test('what enrollment keeps, and where, can be said at the start', async (t) => {
+  const journal = join(scratch(t), 'journal')
+  const kept = [
+    '--keep-expired',
+    '30d',
+    '--keep-changes',
+    '2d',
+    '--keep-audit',
+    '90d',
+    '--keep-journal',
+    '14d',
+  ]
+  const plane = await up(t, {
+    data: join(scratch(t), 'data'),
+    portBase,
+    args: ['--no-demo', '--journal', journal, ...kept],
+  })
+  t.equal((await interrupt(plane)).status, 0)
+  t.match(readdirSync(journal), [/^\d{12}\.log$/], 'the journal lies there')
+  t.notOk(existsSync(layout(plane.data).journal))
+  const { stdout } = await muster(['up', '--help'])
+  for (const option of ['--journal', '--keep-expired', '--keep-changes', '--keep-audit', '--keep-journal']) {
+    t.match(stdout, option)
+  }
+})
+
 t.test('with --json the document of ready.json is the only thing on stdout', async (t) => {
   const plane = await up(t, { data, portBase, args: ['--json'] })
   const { stdout } = await interrupt(plane)
@@ -119,6 +145,7 @@ t.test('a directory that cannot be used, or options that make no sense, are each
     [['--port-base', '65000'], 2, /^✘ Cannot take --port-base 65000/],
     [['--port-base', 'eight'], 2, /^✘ Cannot take --port-base "eight"/],
     [['--devices', '0'], 2, /^✘ Cannot take --devices "0"/],
+    [['--keep-audit', 'long'], 2, /^✘ Cannot read the duration "long"/],
     [['--listen', '192.0.2.1'], 2, /^✘ Cannot listen on 192\.0\.2\.1/],
   ]
   for (const [args, status, says] of wrong) {
@@ -157,7 +184,10 @@ t.test('a supervisor that is killed leaves nothing running', linux, async (t) =>
   t.equal(children.length, 2)
   plane.child.kill('SIGKILL')
   await untilGone(children)
-  t.pass('both ended by themselves')
+  t.ok(existsSync(layout(data).ready), 'the file of the dead plane is still there')
+  const misled = await muster(['sim', 'run', 'steady', '--data', data])
+  t.equal(misled.status, 7)
+  t.match(misled.stderr, /Cannot find a running plane: the one that wrote ".*ready\.json" has ended/)
   await interrupt(await up(t, { data, portBase }))
 })
 
