@@ -12,35 +12,43 @@ import {
   mayForward,
 } from './authorization.ts'
 import type { GateDeps } from './gate.ts'
+import { holdReading } from './guarded-socket.ts'
 import type { Link, MqttClient, Will } from './mqtt-client.ts'
 import { type ParsedPacket, packetFault } from './packet-faults.ts'
+import type { PublishRate } from './publish-rate.ts'
 import { type Refusal, refusedReport } from './refusals.ts'
-import type { SessionStore } from './session-store.ts'
+import type { Done, Parcel } from './route.ts'
+import { judgeRetained, judgeSession } from './session-quota.ts'
+import { NO_SUBSCRIPTION, type SessionStore } from './session-store.ts'
+import type { Subscription } from './subscriptions.ts'
 
 /** "not authorized" (MQTT 3.1.1 section 3.2.2.3). */
 const NOT_AUTHORIZED = 5
-export type Done = (error?: Error | null) => void
 type Answer<T> = (error: Error | null, value: T) => void
-export interface Published {
-  readonly topic: string
-  readonly messageId?: number
-  readonly qos: number
-}
-interface Subscription {
-  readonly topic: string
-}
 
 export interface MqttDeps
   extends Omit<AuthorizationDeps, 'limits'>,
     Pick<GateDeps, 'report' | 'log' | 'limits' | 'sessions'> {
   /** How often this broker says that it is alive, ms; wills of dead ones are swept every fourth time. */
   readonly heartbeatMs?: number
-  /** A store other than the one in memory, or one that fails. */
-  readonly store?: SessionStore
+  readonly store: SessionStore
+}
+
+/** What the callbacks need beside their deps. */
+export interface Inner {
+  /** Takes a message of QoS 1 that is acknowledged when `done` says so. */
+  acknowledge(packet: Parcel, client: MqttClient, done: Done): void
+  /** True while the client gets from its queue what is being handed out. */
+  isQueuedFor(client: MqttClient): boolean
+  voidWill(will: Will): void
 }
 
 /** Puts ourselves between the parser and Aedes: packets that break a rule, or come after the end, go no further. */
-export function screen(parser: EventEmitter, deps: MqttDeps, link: Link): void {
+export function screen(
+  parser: EventEmitter,
+  deps: MqttDeps & { readonly rate: PublishRate },
+  link: Link,
+): void {
   const { socket } = link.connection
   const listeners = parser.listeners('packet')
   parser.removeAllListeners('packet')
@@ -55,9 +63,26 @@ export function screen(parser: EventEmitter, deps: MqttDeps, link: Link): void {
     const fault = packetFault(packet)
     if (fault !== null) return fail(fault)
     if (packet.cmd === 'disconnect') link.ending = 'client'
+    if (COUNTED.has(packet.cmd)) pace(deps, link)
     for (const listener of listeners) listener.call(parser, packet)
   })
   parser.prependListener('error', (error: Error) => fail(error.message))
+}
+
+/** Requests that make work for others, or for the disk. */
+const COUNTED = new Set(['publish', 'subscribe', 'unsubscribe'])
+
+/** A client that asks for more than its rate is not refused but read more slowly. */
+function pace(deps: MqttDeps & { readonly rate: PublishRate }, link: Link): void {
+  const { device, kind, socket } = link.connection
+  const times = deps.store.timesOf(kind)
+  const holdMs = deps.rate.take(device, { now: deps.now(), times })
+  if (holdMs === 0) return
+  holdReading(socket, holdMs)
+  if (link.isThrottled) return
+  link.isThrottled = true
+  const allowed = deps.limits.publishPerSecond * times
+  refuse(deps, link, { code: 'quota', evidence: { limit: 'publishPerSecond', allowed } })
 }
 
 export function connectHooks(deps: MqttDeps) {
@@ -76,7 +101,8 @@ export function connectHooks(deps: MqttDeps) {
     },
     /** User name and password are not looked at: the certificate is the identity. */
     authenticate(client: MqttClient, _user: unknown, _password: unknown, answer: Answer<boolean>) {
-      const refusal = orDeny(deps, 'connect', () => judgeConnect(deps, client.req), DENIED)
+      const judge = () => judgeConnect(deps, client.req) ?? judgeSession(deps, client)
+      const refusal = orDeny(deps, 'connect', judge, DENIED)
       if (refusal === null) return answer(null, true)
       refuse(deps, client.req, refusal)
       client.req.ending = refusal.code
@@ -85,22 +111,24 @@ export function connectHooks(deps: MqttDeps) {
   }
 }
 
-export function topicHooks(deps: MqttDeps, store: SessionStore, voidWill: (will: Will) => void) {
+export function topicHooks(deps: MqttDeps, inner: Inner) {
+  const { store } = deps
   return {
-    authorizePublish(client: MqttClient | null, packet: Published & Partial<Will>, done: Done) {
+    authorizePublish(client: MqttClient | null, packet: Parcel & Partial<Will>, done: Done) {
       // A will: it fires after its client has closed, or was stored, and no client can store anything else.
       if (client === null || client.closed || packet.fingerprint !== undefined) {
         const will = packet as Will // by the line above
-        if (!orDeny(deps, 'will', () => mayFire(deps, will), false)) voidWill(will)
+        if (!orDeny(deps, 'will', () => mayFire(deps, will), false)) inner.voidWill(will)
         return done(null)
       }
-      const refusal = judgeMessage(deps, client, packet.topic)
-      if (refusal === null) return done(null)
+      const refusal = judgeMessage(deps, client, packet)
+      if (refusal === null) return packet.qos === 1 ? inner.acknowledge(packet, client, done) : done(null)
       refuse(deps, client.req, refusal)
       client.req.ending = refusal.code
       done(new Error(refusal.code))
     },
     authorizeSubscribe(client: MqttClient, subscription: Subscription, answer: Answer<Subscription | null>) {
+      if (subscription === NO_SUBSCRIPTION) return answer(null, null)
       const { topic } = subscription
       const refusal = orDeny(deps, 'subscribe', () => judgeSubscribe(deps, client.req, topic), DENIED)
       if (refusal === null) {
@@ -113,8 +141,10 @@ export function topicHooks(deps: MqttDeps, store: SessionStore, voidWill: (will:
         store.removeSubscriptions(client, [topic]).catch((error) => deps.log.error({ err: error }, 'store'))
       answer(null, null)
     },
-    authorizeForward<P extends Published>(client: MqttClient, packet: P): P | null {
+    authorizeForward<P extends { readonly topic: string }>(client: MqttClient, packet: P): P | null {
       try {
+        // Nothing before CONNACK, and from a queue nothing but by its delivery.
+        if (!client.req.isAccepted || inner.isQueuedFor(client)) return null
         return mayForward(client.req, packet.topic) ? packet : null
       } catch (error) {
         failed(deps, 'forward', error)
@@ -125,9 +155,10 @@ export function topicHooks(deps: MqttDeps, store: SessionStore, voidWill: (will:
 }
 
 /** Every message comes through here: no closure, no allocation. */
-function judgeMessage(deps: MqttDeps, client: MqttClient, topic: string): Refusal | null {
+function judgeMessage(deps: MqttDeps, client: MqttClient, packet: Parcel): Refusal | null {
   try {
-    return judgePublish(client.req, topic)
+    const refusal = judgePublish(client.req, packet.topic)
+    return refusal === null && packet.retain === true ? judgeRetained(deps, client, packet) : refusal
   } catch (error) {
     failed(deps, 'publish', error)
     return DENIED

@@ -1,34 +1,29 @@
-/**
- * The only importer of aedes (1.2.0): creates it, adapts its callbacks to our decisions, and repairs what it gets
- * wrong. Whatever throws in a hook denies.
- */
-import type { EventEmitter } from 'node:events'
-import type { Duplex } from 'node:stream'
+/** Creates Aedes with our callbacks, and hears what becomes of its clients. Whatever throws in a hook denies. */
 import { TLSSocket } from 'node:tls'
-import { Aedes } from 'aedes'
 import { stillLive } from './admission.ts'
-import {
-  connectHooks,
-  type Done,
-  type MqttDeps,
-  orDeny,
-  type Published,
-  refuse,
-  screen,
-  topicHooks,
-} from './aedes-callbacks.ts'
+import { Broker } from './aedes-broker.ts'
+import { connectHooks, type MqttDeps, orDeny, refuse, screen, topicHooks } from './aedes-callbacks.ts'
 import type { Inside } from './gate.ts'
 import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
 import { News } from './news.ts'
+import { PublishRate } from './publish-rate.ts'
+import { type Purge, purge, review } from './purge.ts'
+import type { Dropped } from './queues.ts'
+import { refusedReport } from './refusals.ts'
 import type { AdmissionRecord } from './replica.ts'
-import { SessionStore } from './session-store.ts'
+import type { SessionStore } from './session-store.ts'
 import type { Connection } from './sessions.ts'
 
 export interface Mqtt extends Inside {
   /** Takes over the socket of a connection that the gate has let in. */
   handle(connection: Connection): void
-  /** Forgets the sessions, queues and wills of identities; retained messages stay. */
-  purge(identities: readonly string[]): Promise<void>
+  /** Forgets the sessions, queues, half-received messages and wills of identities; retained messages when it is said. */
+  purge(identities: readonly string[], what?: Purge): Promise<void>
+  /**
+   * Looks through what is stored: what belongs to certificates that are held or over is purged, and subscriptions and
+   * queued messages that the policy of a fleet (of all, when none is named) does not grant any more are taken out.
+   */
+  review(fleet?: string): Promise<void>
   /** Tells a device what is new for it; retained, so that it hears it when it subscribes. */
   tell(connection: Connection): void
   /** The same for all that are connected, paced. */
@@ -42,90 +37,9 @@ const HEARTBEAT_MS = 60_000
 /** Longest client id of MQTT 3.1, which says 23: ours are device ids of up to 64, and services add a name. */
 const CLIENT_ID_LENGTH = 129
 
-/** The parts of Aedes that we use, private ones included. */
-interface AedesBroker extends EventEmitter {
-  readonly clients: Readonly<Record<string, MqttClient>>
-  readonly connectedClients: number
-  handle(socket: Duplex, link: Link): MqttClient & { readonly _parser: EventEmitter }
-  registerClient(client: MqttClient): void
-  unregisterClient(client: MqttClient): void
-  publish(packet: Published, client: MqttClient | null | Done, done?: Done): void
-  listen(): Promise<void>
-  close(done: () => void): void
-}
-const Base = Aedes as unknown as new (options: object) => AedesBroker // its declared types leave out what is private
-
-interface Repairs {
-  readonly store: SessionStore
-  /** The last look at a client before it is registered. */
-  mayRegister(client: MqttClient): boolean
-  takenOver(previous: MqttClient, newcomer: MqttClient): void
-}
-
-/** Aedes, with its register of clients and its counter kept in step, and a last look before anything is routed. */
-class Broker extends Base {
-  /** Wills that must not be published; Aedes then deletes them as if they had been. */
-  readonly voided = new WeakSet<object>()
-  readonly #repairs: Repairs
-
-  constructor(options: object, repairs: Repairs) {
-    super({ ...options, persistence: repairs.store })
-    this.#repairs = repairs
-  }
-
-  /**
-   * The newcomer replaces the client before it in one tick [MQTT-3.1.4-2]. Aedes waits for the old one to close;
-   * of several newcomers who wait, two may stay, and the one that closes last takes the other's entry with it.
-   */
-  override registerClient(client: MqttClient): void {
-    if (!this.#repairs.mayRegister(client)) return
-    const previous = this.clients[client.id]
-    if (previous !== undefined) {
-      this.#repairs.takenOver(previous, client)
-      this.unregisterClient(previous)
-      previous.conn.destroy()
-      previous.close()
-    }
-    super.registerClient(client)
-  }
-
-  override unregisterClient(client: MqttClient): void {
-    if (this.clients[client.id] === client) super.unregisterClient(client)
-  }
-
-  /** The last step before storing and routing, for a message that was permitted some turns ago. */
-  override publish(packet: Published, client: MqttClient | null | Done, done: Done = noop): void {
-    if (typeof client === 'function') this.#publishOwn(packet, client)
-    else if (client === null || client === undefined) this.#publishOwn(packet, done)
-    else if (packet.qos === 2) this.#route(packet, client, this.#forgetOnFailure(packet, client, done))
-    else this.#route(packet, client, done)
-  }
-
-  /** Aedes' own messages, and wills of other brokers. */
-  #publishOwn(packet: Published, done: Done): void {
-    if (this.voided.has(packet)) done(null)
-    else super.publish(packet, done)
-  }
-
-  #route(packet: Published, author: MqttClient, done: Done): void {
-    const isRefused = author.req.connection.refused !== null || this.voided.has(packet)
-    if (isRefused) done(new Error('refused'))
-    else super.publish(packet, author, done)
-  }
-
-  /** Otherwise the client's repetition is taken for a message that was routed already. */
-  #forgetOnFailure(packet: Published, client: MqttClient, done: Done): Done {
-    return (error) => {
-      if (!error) return done(error)
-      const forgotten = this.#repairs.store.incomingDelPacket(client, packet)
-      forgotten.then(noop, noop).finally(() => done(error))
-    }
-  }
-}
-
 /** Starts the MQTT side of the broker. Sockets come in by `handle`, and only from the gate. */
 export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
-  const store = deps.store ?? new SessionStore(deps.limits)
+  const { store } = deps
   const broker: Broker = new Broker(
     {
       // Without it 100 slow deliveries stop all others.
@@ -135,37 +49,47 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
       maxInflightInbound: deps.limits.inflightInbound,
       maxClientsIdLength: CLIENT_ID_LENGTH,
       ...connectHooks(deps),
-      ...topicHooks(deps, store, (will) => broker.voided.add(will)),
+      ...topicHooks(deps, {
+        acknowledge: (packet, client, done) => broker.acknowledge(packet, client, done),
+        isQueuedFor: (client) => broker.route.isQueuedFor(client),
+        voidWill: (will) => broker.voided.add(will),
+      }),
     },
     {
       store,
+      log: deps.log,
+      dropped: (clientId, evidence) => reportDropped(deps, clientId, evidence),
       mayRegister: (client) => isLive(deps, client),
       takenOver: (previous, newcomer) => reportTakeover(deps, previous.req, newcomer.req),
     },
   )
+  const rate = new PublishRate(deps.limits)
   const news = openNews(broker, deps)
   observe(broker, { deps, store, news })
   await broker.listen()
   return {
-    handle: (connection) => take(broker, deps, connection),
-    purge: (identities) => store.purge(identities),
+    handle: (connection) => take(broker, { ...deps, rate }, connection),
+    purge: (identities, what) => purge(store, identities, what),
+    review: (fleet) => review({ ...deps, clients: broker.clients }, fleet),
     tell: (connection) => news.tell(connection),
     tellAll: () => news.tellAll(),
     registered: () => ({ ids: Object.keys(broker.clients), counted: broker.connectedClients }),
-    close() {
+    async close() {
       news.stop()
-      return new Promise((resolve) => broker.close(resolve))
+      await new Promise<void>((resolve) => broker.close(resolve))
+      await store.destroy()
     },
   }
 }
 
-function take(broker: Broker, deps: MqttDeps, connection: Connection): void {
+function take(broker: Broker, deps: MqttDeps & { rate: PublishRate }, connection: Connection): void {
   const link: Link = {
     connection,
     clientId: '',
     will: null,
     filters: new Set(),
     isAccepted: false,
+    isThrottled: false,
     refusals: 0,
     ending: 'lost',
   }
@@ -183,9 +107,10 @@ function take(broker: Broker, deps: MqttDeps, connection: Connection): void {
 function observe(broker: Broker, of: { deps: MqttDeps; store: SessionStore; news: News }): void {
   const { deps, store, news } = of
   const check = (client: MqttClient) => {
-    if (isLive(deps, client)) return
-    client.conn.destroy()
-    if (client.closed) broker.unregisterClient(client)
+    if (!isLive(deps, client)) {
+      client.conn.destroy()
+      if (client.closed) broker.unregisterClient(client)
+    } else if (!client.clean) broker.delivery.start(client)
   }
   broker.on('clientReady', check)
   broker.on('connackSent', ({ returnCode }: { returnCode: number }, client: MqttClient) => {
@@ -227,11 +152,13 @@ function accepted(deps: MqttDeps, link: Link): void {
 }
 
 /** From the broker itself: the reserved topics are open to nobody else. */
-function openNews(broker: Broker, { replica, sessions, log }: MqttDeps): News {
+function openNews(broker: Broker, { replica, sessions, log, store }: MqttDeps): News {
   return new News({
     replica,
     sessions,
     publish(message) {
+      // It is kept: whoever was subscribed has it in its queue, whoever subscribes gets it.
+      if (store.retained.isKept(message.topic, message.payload)) return
       const packet = { cmd: 'publish', dup: false, qos: 1, retain: true, ...message } as const
       broker.publish(packet, (error) => {
         if (error) log.error({ err: error, topic: message.topic }, 'news not published')
@@ -261,4 +188,19 @@ function isNewest(record: AdmissionRecord | null): boolean {
   return record?.certificate.supersededFrom === null
 }
 
-function noop(): void {}
+/** The first message of several that found the queue of a client full: it is the client's to hear of. */
+function reportDropped(
+  deps: MqttDeps,
+  clientId: string,
+  { dropped, ...evidence }: Parameters<Dropped>[1],
+): void {
+  if (dropped > 1) return
+  const [identity = clientId] = clientId.split(':', 1)
+  const refused = {
+    device: identity,
+    fingerprint: deps.store.sessions.get(clientId)?.fingerprint ?? null,
+    address: '',
+  }
+  deps.log.warn({ client: clientId, ...evidence }, 'queue is full: messages are dropped')
+  deps.report(refusedReport({ code: 'quota', evidence }, refused, deps.now()))
+}

@@ -2,6 +2,8 @@ import { isIP } from 'node:net'
 import { parseArgs } from 'node:util'
 import { MusterError } from '#shared/errors'
 import { DEFAULT_PORT_BASE, layout, ports } from '#shared/layout'
+import type { Durability } from '#shared/sqlite'
+import { type Limits, readLimits } from './limits.ts'
 
 export interface Config {
   /** The broker's own directory. */
@@ -16,19 +18,24 @@ export interface Config {
   readonly hosts: readonly string[]
   /** How long known devices are admitted while the registry is silent, ms. */
   readonly maxStalenessMs: number
+  /** What an acknowledged message survives. */
+  readonly durability: Durability
+  readonly limits: Limits
   readonly logLevel: string
 }
 
-const NO_HOSTS: string[] = []
+const NONE: string[] = []
 
 const OPTIONS = {
   data: { type: 'string', default: 'data' },
   invite: { type: 'string' },
   'port-base': { type: 'string', default: String(DEFAULT_PORT_BASE) },
   port: { type: 'string' },
-  host: { type: 'string', multiple: true, default: NO_HOSTS },
+  host: { type: 'string', multiple: true, default: NONE },
   listen: { type: 'string', default: '127.0.0.1' },
   'max-staleness': { type: 'string', default: '24h' },
+  durability: { type: 'string', default: 'full' },
+  limit: { type: 'string', multiple: true, default: NONE },
   'log-level': { type: 'string', default: 'info' },
 } as const
 
@@ -61,6 +68,8 @@ export function readConfig(argv: readonly string[]): Config {
     port: readPort(values, faults),
     hosts: Object.freeze([...new Set([...values.host, ...LOCAL_HOSTS])]),
     maxStalenessMs: readDuration(values['max-staleness'], faults),
+    durability: readDurability(values.durability, faults),
+    limits: readLimits(values.limit, faults),
     logLevel: values['log-level'],
   }
   if (faults.length > 0) throw new MusterError('config_invalid', `Cannot start: ${faults.join('; ')}`)
@@ -86,6 +95,12 @@ function readPort(values: { 'port-base': string; port?: string }, faults: string
   if (port < first || port > last)
     faults.push(`${name} must be a number from ${first} to ${last}, not "${text}"`)
   return values.port === undefined ? port + offset : port
+}
+
+function readDurability(text: string, faults: string[]): Durability {
+  if (text === 'kill' || text === 'full') return text
+  faults.push(`--durability must be kill or full, not "${text}"`)
+  return 'full'
 }
 
 function readDuration(text: string, faults: string[]): number {

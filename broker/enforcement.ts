@@ -12,6 +12,8 @@ export interface EnforcementDeps {
   report(report: Report): void
   /** Forgets the MQTT sessions, queues and wills of devices. */
   purge(devices: readonly string[]): Promise<void>
+  /** Looks through what is stored for devices that are away: a hold is in force. */
+  review?(): Promise<void>
   /** The record of a certificate with an open session has changed, and perhaps the window for its successor. */
   renewalMoved?(connection: Connection): void
   /** Any device with a session may have something to hear: another bundle to trust, or a window that was moved. */
@@ -125,7 +127,7 @@ export class Enforcement {
             survivors: survivors.filter((device) => own.includes(device)),
           })
         }
-        return this.#purge([...devices])
+        return this.#purge([...devices]).then(() => this.#deps.review?.())
       }),
     )
   }
@@ -145,6 +147,7 @@ export class Enforcement {
     const { devices, closeMs, survivors } = await this.#stop(selector, since, judge)
     this.#report(hold, { sessionsClosed: closeMs.length, closeMs: spread(closeMs), survivors })
     await this.#purge([...devices])
+    await this.#deps.review?.()
   }
 
   /**

@@ -1,3 +1,4 @@
+import type { Duplex } from 'node:stream'
 import { TLSSocket } from 'node:tls'
 import { type PacketLimits, PacketWalk } from './packet-walk.ts'
 import type { Connection } from './sessions.ts'
@@ -21,6 +22,8 @@ export interface Guard {
   readonly options: GuardOptions
   connection: Connection | null
   isCorked: boolean
+  /** Set while nothing is read, so that the client's own buffers fill and it has to wait. */
+  holding: NodeJS.Timeout | null
 }
 
 const GUARD = Symbol('guard')
@@ -40,6 +43,11 @@ class Guarded extends TLSSocket {
     options.onViolation(violation)
     this.destroy()
     return false
+  }
+
+  /** Nothing while reading is held; what arrives stays in buffers that have an end. */
+  override read(size?: number): unknown {
+    return this[GUARD].holding === null ? super.read(size) : null
   }
 
   /** Always true. After the decision against the client nothing more is written to it. */
@@ -72,9 +80,27 @@ class Guarded extends TLSSocket {
 
 /** Puts the guard on a socket whose handshake has just ended, before it has delivered an octet. */
 export function guardSocket(socket: TLSSocket, options: GuardOptions): Guard {
-  const guard: Guard = { walk: new PacketWalk(options.limits), options, connection: null, isCorked: false }
+  const guard: Guard = {
+    walk: new PacketWalk(options.limits),
+    options,
+    connection: null,
+    isCorked: false,
+    holding: null,
+  }
   Object.setPrototypeOf(socket, Guarded.prototype)
   const guarded = socket as Guarded // by the line above
   guarded[GUARD] = guard
   return guard
+}
+
+/** Reads nothing more of a guarded socket for so long from now, ms. */
+export function holdReading(socket: Duplex, ms: number): void {
+  if (!(GUARD in socket)) return
+  const guard = (socket as Guarded)[GUARD] // by the line above
+  if (guard.holding === null) socket.once('close', () => clearTimeout(guard.holding ?? undefined))
+  else clearTimeout(guard.holding)
+  guard.holding = setTimeout(() => {
+    guard.holding = null
+    socket.emit('readable')
+  }, ms)
 }

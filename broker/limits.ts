@@ -27,6 +27,29 @@ export interface Limits {
   readonly filterLevels: number
   /** QoS 2 messages of a client that wait for PUBREL. */
   readonly inflightInbound: number
+  /** QoS 1 and 2 messages that are sent to a client and wait for its answer; more stay in its queue. */
+  readonly inflightOutbound: number
+  /** Messages that wait for one client. A message that finds its queue full is not queued for that client. */
+  readonly queueMessages: number
+  /** Topics and payloads that wait for one client. */
+  readonly queueBytes: number
+  /** Messages that wait for all clients together. */
+  readonly queueTotalMessages: number
+  readonly queueTotalBytes: number
+  /** Payloads of waiting messages that are kept in memory; others are read from disk when they are sent. */
+  readonly queueResidentBytes: number
+  /** Retained messages of one identity. */
+  readonly retainedMessages: number
+  readonly retainedBytes: number
+  /** Retained messages of all together; they are in memory. */
+  readonly retainedTotalBytes: number
+  /** Requests (PUBLISH, SUBSCRIBE, UNSUBSCRIBE) that an identity may make: so many at once, so many a second; 0 for any. */
+  readonly publishBurst: number
+  readonly publishPerSecond: number
+  /** Sessions that outlive their connection, of one identity: a service may have several clients. */
+  readonly sessions: number
+  /** How many times the queue, in flight, retained and rate of a device a service may have. */
+  readonly serviceTimes: number
   /** A session is judged again at least this often, so that no change can pass it by for longer. */
   readonly rejudgeMs: number
 }
@@ -44,5 +67,60 @@ export const LIMITS = Object.freeze({
   subscriptions: 100,
   filterLevels: 10,
   inflightInbound: 20,
+  inflightOutbound: 20,
+  queueMessages: 1_000,
+  queueBytes: 1_048_576,
+  queueTotalMessages: 1_000_000,
+  queueTotalBytes: 1_073_741_824,
+  queueResidentBytes: 67_108_864,
+  retainedMessages: 100,
+  retainedBytes: 1_048_576,
+  retainedTotalBytes: 268_435_456,
+  publishBurst: 200,
+  publishPerSecond: 50,
+  sessions: 100,
+  serviceTimes: 20,
   rejudgeMs: 60_000,
 }) satisfies Limits
+
+/** Least and most that `--limit` takes, for those limits that an operator may set. */
+const RANGES = {
+  connections: [1, 1_000_000],
+  packetBytes: [64, 268_435_455],
+  writeBufferBytes: [1_024, 1_073_741_824],
+  keepaliveMs: [1_000, 65_535_000],
+  subscriptions: [1, 100_000],
+  filterLevels: [1, 100],
+  inflightInbound: [1, 1_000],
+  inflightOutbound: [1, 1_000],
+  queueMessages: [0, 30_000],
+  queueBytes: [0, 1_073_741_824],
+  queueTotalMessages: [0, 100_000_000],
+  queueTotalBytes: [0, 1_099_511_627_776],
+  queueResidentBytes: [0, 17_179_869_184],
+  retainedMessages: [0, 1_000_000],
+  retainedBytes: [0, 1_073_741_824],
+  retainedTotalBytes: [0, 17_179_869_184],
+  publishBurst: [1, 1_000_000],
+  publishPerSecond: [0, 1_000_000],
+  sessions: [0, 100_000],
+  serviceTimes: [1, 1_000],
+} as const satisfies Partial<Record<keyof Limits, readonly [number, number]>>
+
+/** The limits with what `--limit <name>=<n>` changes of them; faults are added to `faults`. */
+export function readLimits(settings: readonly string[], faults: string[]): Limits {
+  const changed: Partial<Record<keyof Limits, number>> = {}
+  for (const setting of settings) {
+    const [, name = '', digits = ''] = /^([A-Za-z]+)=(\d{1,13})$/.exec(setting) ?? []
+    const range = Object.hasOwn(RANGES, name) ? RANGES[name as keyof typeof RANGES] : null // by the line before
+    const value = Number(digits)
+    if (range === null) {
+      faults.push(
+        `--limit must be <name>=<n> with one of ${Object.keys(RANGES).join(', ')}, not "${setting}"`,
+      )
+    } else if (digits === '' || value < range[0] || value > range[1]) {
+      faults.push(`--limit ${name} must be a number from ${range[0]} to ${range[1]}, not "${digits}"`)
+    } else changed[name as keyof Limits] = value // as above
+  }
+  return Object.freeze({ ...LIMITS, ...changed })
+}

@@ -8,6 +8,8 @@ export interface Will {
   readonly qos: number
   readonly retain: boolean
   readonly clientId?: string
+  /** The broker that took it. */
+  readonly brokerId?: string
   fingerprint?: string
   /** Id of the connection that it belongs to. */
   connection?: string
@@ -23,6 +25,8 @@ export interface Link {
   readonly filters: Set<string>
   /** CONNACK 0 has been sent. */
   isAccepted: boolean
+  /** It has been said that the client asks for more than its rate. */
+  isThrottled: boolean
   /** Refusals so far, reported or not. */
   refusals: number
   /** Why the conversation ended, as far as it is known. */

@@ -50,6 +50,8 @@ export interface SessionsOptions {
   readonly sliceSize?: number
   /** How long `close` waits for the sockets, ms. */
   readonly deadlineMs?: number
+  /** The open connections of the fleet have its new policy; what is stored does not follow by itself. */
+  policyChanged?(fleet: string): void
 }
 
 const SLICE_SIZE = 500
@@ -69,6 +71,7 @@ export class Sessions {
   readonly #now: () => number
   readonly #sliceSize: number
   readonly #deadlineMs: number
+  readonly #policyChanged: (fleet: string) => void
   readonly #all = new Set<Connection>()
   readonly #by: Record<Key, Map<string, Set<Connection>>> = {
     fingerprint: new Map(),
@@ -82,6 +85,7 @@ export class Sessions {
     this.#now = options.now
     this.#sliceSize = options.sliceSize ?? SLICE_SIZE
     this.#deadlineMs = options.deadlineMs ?? DEADLINE_MS
+    this.#policyChanged = (fleet) => options.policyChanged?.(fleet)
   }
 
   add(connection: Connection): void {
@@ -131,6 +135,7 @@ export class Sessions {
     for (const connection of connections) {
       connection.policy = compilePolicy(fleet.policy, { id: connection.device, fleet: fleet.id })
     }
+    this.#policyChanged(fleet.id)
     return connections.length
   }
 

@@ -12,13 +12,14 @@ import { createMqtt, type Mqtt } from './aedes-hooks.ts'
 import type { Config } from './config.ts'
 import { type Credential, renewCredential } from './credential.ts'
 import { Follower } from './follower.ts'
-import { LIMITS } from './limits.ts'
 import { type Credentials, type Listener, openListener } from './listener.ts'
 import { RegistryLink } from './registry-link.ts'
 import { keepRenewed } from './renewal.ts'
 import { openReplica, type Replica } from './replica.ts'
 import { Reporter } from './reports.ts'
+import type { SessionStore } from './session-store.ts'
 import { Sessions } from './sessions.ts'
+import { openSessionStore } from './store-open.ts'
 
 /** Longest wait for a registry that does not answer, while this broker could serve already, ms. */
 const CATCH_UP_MS = 1_000
@@ -46,6 +47,7 @@ export interface RunningBroker {
 interface Parts extends StartDeps {
   readonly config: Config
   readonly replica: Replica
+  readonly store: SessionStore
   readonly link: RegistryLink
   readonly sessions: Sessions
   /** Parts that know of each other before each of them exists. */
@@ -85,17 +87,21 @@ export async function startBroker(config: Config, deps: StartDeps): Promise<Runn
 }
 
 async function openParts(config: Config, deps: StartDeps): Promise<Parts> {
-  const { lifecycle, now } = deps
+  const { lifecycle, now, log } = deps
   makeDirectory(config.directory)
   const lock = lockDirectory(join(config.directory, 'lock.db'))
   lifecycle.started('lock', () => lock.release())
   const credential = await obtainCredential(config, deps)
   const replica = openReplica(join(config.directory, 'broker.db'))
   lifecycle.started('replica', () => replica.close())
+  const { durability, limits } = config
+  const store = openSessionStore(join(config.directory, 'sessions.db'), { durability, limits, log })
+  lifecycle.started('sessions', () => store.destroy())
   const link = new RegistryLink(credential)
   lifecycle.started('link', () => link.close())
-  const wiring = { credential, listener: null, mqtt: null, url: '' }
-  return { ...deps, config, replica, link, sessions: new Sessions({ now }), wiring }
+  const wiring: Wiring = { credential, listener: null, mqtt: null, url: '' }
+  const sessions = new Sessions({ now, policyChanged: (fleet) => void wiring.mqtt?.review(fleet) })
+  return { ...deps, config, replica, store, link, sessions, wiring }
 }
 
 /** Stops after whoever reports, so that their last words are stored. */
@@ -119,6 +125,7 @@ function openFollower(parts: Parts, reporter: Reporter): Follower {
     open: (path, signal) => link.open(path, signal),
     report: (report) => reporter.report(report),
     purge: async (devices) => wiring.mqtt?.purge(devices),
+    review: async () => wiring.mqtt?.review(),
     renewalMoved: (connection) => wiring.mqtt?.tell(connection),
     newsForAll: () => wiring.mqtt?.tellAll(),
     trustChanged: () => wiring.listener?.reload(credentialsOf(parts)),
@@ -134,12 +141,13 @@ async function openDoors(
   parts: Parts,
   { follower, report }: { follower: Follower; report(report: Report): void },
 ): Promise<{ mqtt: Mqtt; port: number }> {
-  const { config, replica, sessions, wiring, now, log, lifecycle } = parts
-  const { maxStalenessMs } = config
-  const inside = { replica, sessions, report, now, log, limits: LIMITS, maxStalenessMs }
+  const { config, replica, store, sessions, wiring, now, log, lifecycle } = parts
+  const { maxStalenessMs, limits } = config
+  const inside = { replica, sessions, store, report, now, log, limits, maxStalenessMs }
   const mqtt = await createMqtt(inside)
   wiring.mqtt = mqtt
   lifecycle.started('mqtt', () => mqtt.close())
+  await mqtt.review() // what was decided while this broker was away
   const listener = await openListener({
     ...inside,
     ...credentialsOf(parts),

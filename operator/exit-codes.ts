@@ -51,6 +51,7 @@ const EXIT_OF = {
   policy_pub: EXIT.denied,
   policy_sub: EXIT.denied,
   will: EXIT.denied,
+  quota: EXIT.denied,
   packet: EXIT.denied,
   token_unknown: EXIT.denied,
   token_spent: EXIT.denied,

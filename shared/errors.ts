@@ -22,6 +22,7 @@ export type RefusalErrorCode =
   | 'policy_pub'
   | 'policy_sub'
   | 'will'
+  | 'quota'
   | 'packet'
   | 'token_unknown'
   | 'token_spent'

@@ -136,6 +136,12 @@ export const REFUSALS = {
     evidence: ['topic'],
     fix: 'Put the will below `devices/<device>/`, without wildcards.',
   },
+  'R-QUOTA': {
+    stage: 'session',
+    text: 'The client has reached a limit of the broker.',
+    evidence: ['limit', 'allowed'],
+    fix: 'Let the client ask for less, or raise the limit: `muster broker --limit <limit>=<n>`; docs/operations.md lists them.',
+  },
   'R-PACKET': {
     stage: 'session',
     text: 'The client sent bytes that MQTT forbids, or more than the broker takes.',

@@ -10,17 +10,22 @@ export interface SqliteOptions {
   readonly busyTimeoutMs: number
   /** Statements that bring an empty database to the newest schema, one entry per version, never edited after release. */
   readonly migrations: readonly string[]
+  /** What a commit survives; `full` when not given. */
+  readonly durability?: Durability
 }
+
+/** `kill`: a commit survives the death of the process. `full`: it survives a power cut as well, and waits for the disk. */
+export type Durability = 'kill' | 'full'
 
 /** While a database is opened others may be making or migrating it: that is waited for, ms. */
 const OPEN_TIMEOUT_MS = 5_000
 
-/** 2 is FULL. */
-const SYNCHRONOUS_FULL = 2
+/** Values of `PRAGMA synchronous`: NORMAL syncs a WAL at checkpoints only, FULL at every commit. */
+const SYNCHRONOUS = { kill: 1, full: 2 } as const satisfies Record<Durability, number>
 
 /**
- * Opens a WAL database with `synchronous=FULL`, asserts both (better-sqlite3 reopens a WAL database with NORMAL,
- * which loses acknowledged rows at a power cut), and migrates it. Only its owner may read it.
+ * Opens a WAL database with the `synchronous` that its durability asks for, asserts both (better-sqlite3 reopens a WAL
+ * database with NORMAL, which loses acknowledged rows at a power cut), and migrates it. Only its owner may read it.
  * @throws MusterError directory_unusable when it cannot be opened, is damaged, or is of a newer version
  */
 export function openSqlite(path: string, options: SqliteOptions): Sqlite {
@@ -29,9 +34,10 @@ export function openSqlite(path: string, options: SqliteOptions): Sqlite {
     if (path !== ':memory:') closeSync(openSync(path, 'a', 0o600)) // before SQLite makes it, readable for all
     db = new Database(path, { timeout: OPEN_TIMEOUT_MS })
     db.pragma('journal_mode = WAL')
-    db.pragma('synchronous = FULL')
+    const synchronous = SYNCHRONOUS[options.durability ?? 'full']
+    db.pragma(`synchronous = ${synchronous}`)
     db.pragma('foreign_keys = ON')
-    assertPragmas(db, path)
+    assertPragmas(db, { path, synchronous })
     migrate(db, path, options.migrations)
     db.pragma(`busy_timeout = ${options.busyTimeoutMs}`)
     return db
@@ -43,13 +49,14 @@ export function openSqlite(path: string, options: SqliteOptions): Sqlite {
   }
 }
 
-function assertPragmas(db: Sqlite, path: string): void {
+function assertPragmas(db: Sqlite, wanted: { path: string; synchronous: number }): void {
+  const { path } = wanted
   const mode = db.pragma('journal_mode', { simple: true })
   const synchronous = db.pragma('synchronous', { simple: true })
-  if ((mode === 'wal' || path === ':memory:') && synchronous === SYNCHRONOUS_FULL) return
+  if ((mode === 'wal' || path === ':memory:') && synchronous === wanted.synchronous) return
   throw new MusterError(
     'directory_unusable',
-    `Cannot open the database "${path}": journal_mode is ${mode} and synchronous is ${synchronous}, they must be wal and 2`,
+    `Cannot open the database "${path}": journal_mode is ${mode} and synchronous is ${synchronous}, they must be wal and ${wanted.synchronous}`,
   )
 }
 

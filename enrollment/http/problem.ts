@@ -25,6 +25,7 @@ export const STATUS = {
   policy_pub: 403,
   policy_sub: 403,
   will: 403,
+  quota: 429,
   packet: 400,
   token_unknown: 401,
   token_spent: 401,

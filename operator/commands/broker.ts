@@ -17,6 +17,12 @@ export function addBrokerCommands(program: Command, use: Use): void {
     .option('--invite <file>', 'first start: the invitation that admits it')
     .option('--port <n>', 'port to listen on, in place of the one above the base')
     .option('--max-staleness <duration>', 'how long known devices get in while the registry is silent', '24h')
+    .option(
+      '--durability <level>',
+      'what acknowledged messages survive: kill (the process) or full (the power, too)',
+      'full',
+    )
+    .option('--limit <limit>=<n>', 'another limit for clients, repeatable: docs/operations.md')
   broker.command('list').description('brokers, and how far they have followed').action(use(listBrokers))
   broker
     .command('invite')

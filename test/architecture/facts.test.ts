@@ -12,6 +12,7 @@ const IN_ONE_PIECE: Record<string, string> = {
   'shared/admin-client.ts#openAdminClient': 'a table: one line a route',
   'broker/replica-rows.ts#prepareReader': 'a table: one statement a row kind',
   'broker/replica-rows.ts#prepareWriter': 'a table: one statement a row kind',
+  'broker/session-rows.ts#prepareSessionRows': 'a table: one statement a row kind',
   'enrollment/plane.ts#openDeps': 'a recipe: what is opened, in order',
   'enrollment/registry/sqlite.ts#sqliteRegistry': 'a table: one line an intent',
 }

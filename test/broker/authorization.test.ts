@@ -30,6 +30,7 @@ function link(): Link {
     will: null,
     filters: new Set(),
     isAccepted: true,
+    isThrottled: false,
     refusals: 0,
     ending: '',
   }

@@ -3,7 +3,6 @@ import mqttPacket from 'mqtt-packet'
 import t, { type Test } from 'tap'
 import { LIMITS } from '../../broker/limits.ts'
 import { PacketWalk } from '../../broker/packet-walk.ts'
-import { SessionStore } from '../../broker/session-store.ts'
 import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
 import { connectPacket, enter, openRaw, type RawClient } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
@@ -12,7 +11,8 @@ const authority = await testAuthority()
 t.teardown(() => authority.remove())
 
 async function open(t: Test, options: Omit<TestBrokerOptions, 'authority'> = {}): Promise<TestBroker> {
-  const broker = await openTestBroker({ authority, ...options })
+  const { limits } = options
+  const broker = await openTestBroker({ authority, ...options, limits: { ...UNPACED, ...limits } })
   t.teardown(() => broker.close())
   return broker
 }
@@ -25,6 +25,13 @@ async function subscribe(raw: RawClient, topic: string, qos: 0 | 1 | 2 = 1): Pro
   await raw.next('suback')
 }
 const KIB_16 = Buffer.alloc(16_384, 'x')
+/** Of those who send as fast as they can. */
+const UNPACED = {
+  publishPerSecond: 0,
+  retainedMessages: 1_000,
+  retainedBytes: 16_777_216,
+  queueBytes: 16_777_216,
+}
 const everything = { publish: ['devices/#'], subscribe: ['devices/#'] }
 
 t.test('packets are followed through whatever pieces they arrive in', async (t) => {
@@ -196,42 +203,6 @@ t.test('a replay of retained and of queued messages is as slow as its reader, an
   t.same({ queued, retained }, { queued: 600, retained: 600 })
   raw.socket.destroy()
   writer.socket.destroy()
-})
-
-t.test('a QoS 2 message whose routing failed is routed when it is sent again', async (t) => {
-  class Failing extends SessionStore {
-    failures = 1
-    override async outgoingEnqueueCombi(
-      clients: readonly { clientId: string }[],
-      packet: object,
-    ): Promise<void> {
-      if (clients.length > 0 && this.failures-- > 0) throw new Error('disk full')
-      await super.outgoingEnqueueCombi(clients, packet)
-    }
-  }
-  const broker = await open(t, { store: new Failing(LIMITS) })
-  const [a, backend] = [await broker.enroll('A'), await broker.enroll('backend', { kind: 'service' })]
-  const service = await enter(broker, backend, false)
-  await subscribe(service, 'devices/#', 2)
-  const first = await enter(broker, a, false)
-  const message = { ...publish('devices/A/up', 'once', 2), messageId: 7 }
-  first.send(message)
-  await first.closed
-  const again = await enter(broker, a, false)
-  again.send({ ...message, dup: true })
-  await again.next('pubrec')
-  t.match(await service.next('publish'), { topic: 'devices/A/up' })
-  again.send({ ...message, dup: true })
-  await again.next('pubrec')
-  again.send({ cmd: 'pubrel', messageId: 7 })
-  await again.next('pubcomp')
-  await service.ping()
-  t.notOk(
-    service.received.some((packet) => packet.cmd === 'publish'),
-    'and only once',
-  )
-  again.socket.destroy()
-  service.socket.destroy()
 })
 
 t.test('more half-received QoS 2 messages than allowed close the connection', async (t) => {

@@ -122,6 +122,7 @@ t.test(
       will: null,
       filters: new Set(),
       isAccepted: true,
+      isThrottled: false,
       refusals: 0,
       ending: '',
     }
@@ -140,8 +141,7 @@ t.test(
 /** Stores a will as a broker that has died since would have. */
 async function plant(broker: TestBroker, will: Partial<Will>): Promise<void> {
   const planted = { ...WILL, ...will }
-  const base = Object.getPrototypeOf(Object.getPrototypeOf(broker.store))
-  await base.putWill.call(broker.store, { id: 'M' }, planted)
+  await broker.store.putWill({ id: 'M' }, planted)
   Object.assign(planted, { brokerId: 'dead-broker' })
 }
 /** Resolves when the sweep has taken the will away. */

@@ -8,8 +8,9 @@ import type { AdmissionReader, GateDeps } from '../../broker/gate.ts'
 import { LIMITS, type Limits } from '../../broker/limits.ts'
 import { type Listener, openListener } from '../../broker/listener.ts'
 import type { AdmissionRecord } from '../../broker/replica.ts'
-import { SessionStore } from '../../broker/session-store.ts'
+import type { SessionStore } from '../../broker/session-store.ts'
 import { type Closed, type Selector, Sessions } from '../../broker/sessions.ts'
+import { openSessionStore } from '../../broker/store-open.ts'
 import {
   type IdentityOptions,
   TEST_DOMAIN,
@@ -137,7 +138,8 @@ export async function openTestBroker(options: TestBrokerOptions): Promise<TestBr
       for (const watcher of watchers) watcher()
     },
   }
-  const { heartbeatMs, store = new SessionStore(deps.limits) } = options
+  const { limits, log } = deps
+  const { heartbeatMs, store = openSessionStore(':memory:', { durability: 'full', limits, log }) } = options
   const mqtt = await createMqtt({ ...deps, store, ...(heartbeatMs === undefined ? {} : { heartbeatMs }) })
   const server = await testIdentity(authority, 'broker-1', { kind: 'broker' })
   const listener = await openListener({

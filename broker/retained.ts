@@ -1,0 +1,152 @@
+import type { SessionRows } from './session-rows.ts'
+import { TopicTree } from './topic-tree.ts'
+
+export interface RetainedLimits {
+  readonly retainedMessages: number
+  readonly retainedBytes: number
+  readonly retainedTotalBytes: number
+}
+
+export interface RetainedPacket {
+  readonly cmd: 'publish'
+  readonly topic: string
+  readonly payload: Buffer | string
+  readonly qos: number
+  readonly retain: boolean
+}
+
+/** Whom a retained message counts for; `times` is how often the limits may be had. */
+export interface Owner {
+  readonly identity: string
+  readonly times: number
+}
+
+interface Account {
+  readonly owner: string | null
+  readonly bytes: number
+}
+interface Usage {
+  messages: number
+  bytes: number
+}
+
+/** What an index entry costs beside topic and payload, octets; small messages are not free. */
+const OVERHEAD = 256
+
+/** The last retained message of each topic, in memory and on disk, and what each identity has of it. */
+export class Retained {
+  readonly #rows: SessionRows
+  readonly #limits: RetainedLimits
+  readonly #messages = new TopicTree<RetainedPacket>()
+  /** As it will be when everything that is pending is on disk. */
+  readonly #accounts = new Map<string, Account>()
+  readonly #usage = new Map<string, Usage>()
+  #bytes = 0
+
+  constructor(rows: SessionRows, limits: RetainedLimits) {
+    this.#rows = rows
+    this.#limits = limits
+  }
+
+  load(): void {
+    for (const { topic, payload, qos, owner } of this.#rows.retained()) {
+      this.#messages.set(topic, { cmd: 'publish', topic, payload, qos, retain: true })
+      this.#book(topic, { owner, bytes: sizeOf(topic, payload) })
+    }
+  }
+
+  totals(): { messages: number; bytes: number } {
+    return { messages: this.#accounts.size, bytes: this.#bytes }
+  }
+
+  /** Which limit keeps this message out, or null. The broker itself (`owner` null) is kept out by none. */
+  fullness(packet: RetainedPacket, owner: Owner | null): { limit: string; allowed: number } | null {
+    const { topic, payload } = packet
+    if (owner === null || payload.length === 0) return null
+    const { retainedMessages, retainedBytes, retainedTotalBytes } = this.#limits
+    const before = this.#accounts.get(topic)
+    const bytes = sizeOf(topic, payload)
+    if (this.#bytes - (before?.bytes ?? 0) + bytes > retainedTotalBytes) {
+      return { limit: 'retainedTotalBytes', allowed: retainedTotalBytes }
+    }
+    const own = before?.owner === owner.identity ? before : null
+    const usage = this.#usage.get(owner.identity) ?? { messages: 0, bytes: 0 }
+    if (own === null && usage.messages >= retainedMessages * owner.times) {
+      return { limit: 'retainedMessages', allowed: retainedMessages * owner.times }
+    }
+    const isTooMuch = usage.bytes - (own?.bytes ?? 0) + bytes > retainedBytes * owner.times
+    return isTooMuch ? { limit: 'retainedBytes', allowed: retainedBytes * owner.times } : null
+  }
+
+  /** Books the message; returns how to write it and what to do when that is done, or has failed. */
+  plan(packet: RetainedPacket, owner: string | null) {
+    const { topic, qos } = packet
+    const isRemoval = packet.payload.length === 0 // MQTT 3.1.1 section 3.3.1.3
+    const kept = { ...packet, payload: owner === null ? packet.payload : ownCopy(packet.payload) }
+    this.#book(topic, isRemoval ? null : { owner, bytes: sizeOf(topic, kept.payload) })
+    return {
+      write: () => {
+        if (isRemoval) this.#rows.deleteRetained(topic)
+        else this.#rows.putRetained({ topic, payload: Buffer.from(kept.payload as Buffer), qos, owner }) // a string is encoded
+      },
+      done: () => {
+        if (isRemoval) this.#messages.delete(topic)
+        else this.#messages.set(topic, kept)
+      },
+    }
+  }
+
+  /** True when this is what the topic retains. */
+  isKept(topic: string, payload: Buffer | string): boolean {
+    const kept = this.#messages.get(topic)?.payload
+    return kept !== undefined && Buffer.from(kept as Buffer).equals(Buffer.from(payload as Buffer)) // strings as octets
+  }
+
+  /** After a failure: books what is really there. */
+  rebook(): void {
+    const owners = new Map(this.#accounts)
+    for (const topic of owners.keys()) this.#book(topic, null)
+    for (const { topic, payload } of this.#messages.values())
+      this.#book(topic, { owner: owners.get(topic)?.owner ?? null, bytes: sizeOf(topic, payload) })
+  }
+
+  topicsOf(identity: string): string[] {
+    return [...this.#accounts].filter(([, { owner }]) => owner === identity).map(([topic]) => topic)
+  }
+
+  *matching(filters: readonly string[]): Generator<RetainedPacket> {
+    for (const filter of filters) yield* this.#messages.topicsUnder(filter)
+  }
+
+  #book(topic: string, account: Account | null): void {
+    const before = this.#accounts.get(topic)
+    if (before !== undefined) this.#add(before, -1)
+    if (account === null) this.#accounts.delete(topic)
+    else {
+      this.#accounts.set(topic, account)
+      this.#add(account, 1)
+    }
+  }
+
+  #add({ owner, bytes }: Account, sign: 1 | -1): void {
+    this.#bytes += sign * bytes
+    if (owner === null) return
+    const usage = this.#usage.get(owner) ?? { messages: 0, bytes: 0 }
+    usage.messages += sign
+    usage.bytes += sign * bytes
+    if (usage.messages === 0) this.#usage.delete(owner)
+    else this.#usage.set(owner, usage)
+  }
+}
+
+function sizeOf(topic: string, payload: Buffer | string): number {
+  return topic.length + Buffer.byteLength(payload) + OVERHEAD
+}
+
+/** What the parser hands out is a view on everything that arrived with it. */
+function ownCopy(payload: Buffer | string): Buffer | string {
+  if (typeof payload === 'string') return payload
+  const own = Buffer.allocUnsafeSlow(payload.length)
+  own.set(payload)
+  return own
+}

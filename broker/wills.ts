@@ -1,0 +1,59 @@
+import type { CommitGroup } from './commit-group.ts'
+import type { Will } from './mqtt-client.ts'
+import type { SessionRows } from './session-rows.ts'
+
+/** Wills by client id, in memory first: whether one is stored decides what the next packet of its client may do. */
+export class Wills {
+  readonly #rows: SessionRows
+  readonly #group: CommitGroup
+  readonly #byClient = new Map<string, Will>()
+
+  constructor(rows: SessionRows, group: CommitGroup) {
+    this.#rows = rows
+    this.#group = group
+  }
+
+  load(): void {
+    for (const { client, broker, retain, fingerprint, connection, ...rest } of this.#rows.wills()) {
+      const known = {
+        ...(fingerprint === null ? {} : { fingerprint }),
+        ...(connection === null ? {} : { connection }),
+      }
+      this.#byClient.set(client, {
+        ...rest,
+        retain: retain === 1,
+        clientId: client,
+        brokerId: broker,
+        ...known,
+      } as Will) // nulls taken out
+    }
+  }
+
+  get(clientId: string): Will | undefined {
+    return this.#byClient.get(clientId)
+  }
+
+  all(): Iterable<Will> {
+    return this.#byClient.values()
+  }
+
+  /** Resolves when it is on disk. Its broker's id is in it from then on, and its client's. */
+  async put(clientId: string, will: Will, brokerId: string): Promise<void> {
+    Object.assign(will, { brokerId, clientId })
+    this.#byClient.set(clientId, will)
+    try {
+      await this.#group.commit(() => this.#rows.putWill(clientId, brokerId, will))
+    } catch (error) {
+      if (this.#byClient.get(clientId) === will) this.#byClient.delete(clientId)
+      throw error
+    }
+  }
+
+  async delete(clientId: string): Promise<Will | undefined> {
+    const will = this.#byClient.get(clientId)
+    if (will === undefined) return undefined
+    this.#byClient.delete(clientId)
+    await this.#group.commit(() => this.#rows.deleteWill(clientId))
+    return will
+  }
+}

@@ -1,0 +1,290 @@
+import { join } from 'node:path'
+import type { IPublishPacket } from 'mqtt-packet'
+import t, { type Test } from 'tap'
+import type { Limits } from '../../broker/limits.ts'
+import { until } from '../support/broker.ts'
+import { cut, type DurableBroker, openDurableBroker, publish, subscribe } from '../support/durable-broker.ts'
+import { enter, openRaw, type RawClient } from '../support/mqtt-clients.ts'
+import { testAuthority } from '../support/pki.ts'
+
+const authority = await testAuthority()
+t.teardown(() => authority.remove())
+
+const everything = { publish: ['devices/#'], subscribe: ['devices/#'] }
+const UNPACED = { publishPerSecond: 0 }
+
+function open(t: Test, limits: Partial<Limits> = {}): Promise<DurableBroker> {
+  return openDurableBroker(t, { authority, path: join(t.testdir(), 'sessions.db'), limits })
+}
+
+/** A device with a session, subscribed to its commands, that is away; and a service that is there. */
+async function away(t: Test, limits: Partial<Limits> = {}) {
+  const broker = await open(t, limits)
+  const a = await broker.enroll('A')
+  const service = await broker.enroll('backend', { kind: 'service' })
+  const first = await enter(broker, a, false)
+  await subscribe(first, 'devices/A/commands/#', 2)
+  await cut(first)
+  return { broker, a, service }
+}
+async function order(raw: RawClient, payload: string, qos: 1 | 2 = 1): Promise<void> {
+  const packet = publish('devices/A/commands/x', payload, qos)
+  raw.send(packet)
+  await raw.next(qos === 1 ? 'puback' : 'pubrec', ({ messageId }) => messageId === packet.messageId)
+}
+async function returns(broker: DurableBroker, who: Parameters<typeof openRaw>[1]) {
+  const raw = await openRaw(broker, who)
+  const connack = await raw.connect({ clientId: who.id ?? '', clean: false })
+  return { raw, connack }
+}
+async function nextPublish(raw: RawClient): Promise<IPublishPacket> {
+  return (await raw.next('publish')) as IPublishPacket // by its cmd
+}
+const isPublish = ({ cmd }: { cmd: string }) => cmd === 'publish'
+
+t.test('what is queued for a device that is away survives a restart, in its order', async (t) => {
+  const { broker, a, service } = await away(t)
+  const raw = await enter(broker, service)
+  for (let n = 0; n < 40; n++) await order(raw, `order ${n}`, n % 2 === 0 ? 1 : 2)
+  const again = await broker.restart()
+  const { raw: back, connack } = await returns(again, a)
+  t.equal(connack.sessionPresent, true)
+  const got: string[] = []
+  while (got.length < 40) {
+    const { payload, qos, messageId = 0, dup } = await nextPublish(back)
+    got.push(String(payload))
+    t.ok(dup, 'it may have been sent by the broker before')
+    if (qos === 1) back.send({ cmd: 'puback', messageId })
+    else {
+      back.send({ cmd: 'pubrec', messageId })
+      await back.next('pubrel')
+      back.send({ cmd: 'pubcomp', messageId })
+    }
+  }
+  t.same(
+    got,
+    Array.from({ length: 40 }, (_, n) => `order ${n}`),
+  )
+  await back.ping()
+  const once = await again.restart()
+  const { raw: last } = await returns(once, a)
+  await last.ping()
+  t.notOk(last.received.some(isPublish), 'what was answered for is not sent again')
+  t.same(once.database().prepare('SELECT count(*) AS n FROM messages').get(), { n: 0 }, 'nor kept')
+})
+
+t.test(
+  'what was under way is sent again with its identifier; PUBREL only, once the message was received',
+  async (t) => {
+    const { broker, a, service } = await away(t)
+    const raw = await enter(broker, service)
+    const { raw: first } = await returns(broker, a)
+    await order(raw, 'one', 1)
+    await order(raw, 'two', 2)
+    await order(raw, 'three', 2)
+    const sent = [await nextPublish(first), await nextPublish(first), await nextPublish(first)]
+    t.same(
+      sent.map(({ dup }) => dup),
+      [false, false, false],
+    )
+    first.send({ cmd: 'pubrec', messageId: sent[2]?.messageId ?? 0 })
+    await first.next('pubrel')
+    await cut(first)
+    for (const live of [() => broker, () => broker.restart()]) {
+      const { raw: back } = await returns(await live(), a)
+      const repeated = [await nextPublish(back), await nextPublish(back)]
+      t.same(
+        repeated.map(({ messageId, dup, payload }) => ({ messageId, dup, payload: String(payload) })),
+        [
+          { messageId: sent[0]?.messageId, dup: true, payload: 'one' },
+          { messageId: sent[1]?.messageId, dup: true, payload: 'two' },
+        ],
+      )
+      t.match(await back.next('pubrel'), { messageId: sent[2]?.messageId })
+      await back.ping()
+      t.notOk(back.received.some(isPublish))
+      await cut(back)
+    }
+  },
+)
+
+t.test(
+  'a half-received QoS 2 message is routed once, however often it is sent, also after a restart',
+  async (t) => {
+    const broker = await open(t)
+    const [a, service] = [await broker.enroll('A'), await broker.enroll('backend', { kind: 'service' })]
+    const reader = await enter(broker, service, false)
+    await subscribe(reader, 'devices/#', 2)
+    const first = await enter(broker, a, false)
+    const message = publish('devices/A/up', 'once', 2)
+    first.send(message)
+    await first.next('pubrec')
+    const { messageId = 0 } = await nextPublish(reader)
+    reader.send({ cmd: 'pubrec', messageId })
+    await reader.next('pubrel')
+    reader.send({ cmd: 'pubcomp', messageId })
+    await reader.ping()
+    const again = await broker.restart()
+    const { raw, connack } = await returns(again, a)
+    t.equal(connack.sessionPresent, true, 'there is a session, although it has no subscription')
+    raw.send({ ...message, dup: true })
+    await raw.next('pubrec')
+    raw.send({ cmd: 'pubrel', messageId: message.messageId })
+    await raw.next('pubcomp')
+    raw.send({ ...message, payload: 'another' })
+    await raw.next('pubrec')
+    const back = await returns(again, service)
+    t.equal(String((await nextPublish(back.raw)).payload), 'another')
+    await back.raw.ping()
+    t.notOk(back.raw.received.some(isPublish))
+  },
+)
+
+t.test('retained messages survive a restart, also their deletion', async (t) => {
+  const broker = await open(t)
+  const a = await broker.enroll('A')
+  const raw = await enter(broker, a)
+  raw.send(publish('devices/A/1', 'one', 0, true), publish('devices/A/2', 'two', 1, true))
+  raw.send(publish('devices/A/3', 'three', 2, true), publish('devices/A/1', '', 1, true))
+  await raw.next('puback')
+  await raw.next('pubrec')
+  await raw.next('puback')
+  const again = await broker.restart()
+  const back = await enter(again, a)
+  await subscribe(back, 'devices/A/+', 2)
+  const got = [await nextPublish(back), await nextPublish(back)]
+  t.same(got.map(({ topic, payload, retain, qos }) => [topic, String(payload), retain, qos]).toSorted(), [
+    ['devices/A/2', 'two', true, 1],
+    ['devices/A/3', 'three', true, 2],
+  ])
+})
+
+t.test(
+  'the will of a broker that is gone is published by the next one, unless its device was revoked',
+  async (t) => {
+    const path = join(t.testdir(), 'sessions.db')
+    const broker = await openDurableBroker(t, { authority, path, heartbeatMs: 20 })
+    const ids = await Promise.all(['good', 'bad'].map((id) => broker.enroll(id)))
+    for (const { id, fingerprint } of ids) {
+      const will = {
+        topic: `devices/${id}/gone`,
+        payload: Buffer.from(id),
+        qos: 1 as const,
+        retain: false,
+        fingerprint,
+      }
+      await broker.store.putWill({ id }, will)
+    }
+    const service = await broker.enroll('backend', { kind: 'service' })
+    const reader = await enter(broker, service, false)
+    await subscribe(reader, 'devices/#')
+    const bad = ids.find(({ id }) => id === 'bad')
+    if (bad === undefined) return t.fail('enrolled above')
+    await broker.revoke(bad)
+    const again = await broker.restart()
+    const { raw } = await returns(again, service)
+    t.equal(String((await nextPublish(raw)).payload), 'good')
+    await until(async () => (await again.store.getWill({ id: 'bad' })) === undefined)
+    await raw.ping()
+    t.notOk(raw.octets.includes('bad'))
+  },
+)
+
+t.test(
+  'messages reach a live subscriber in their order and once, those that are stored and those that are not',
+  async (t) => {
+    const broker = await open(t, UNPACED)
+    const [a, w] = [
+      await broker.enroll('A', { policy: everything, fleet: 'f' }),
+      await broker.enroll('W', { policy: everything, fleet: 'f' }),
+    ]
+    const stored = await enter(broker, a, false)
+    const live = await enter(broker, await broker.enroll('L', { policy: everything, fleet: 'f' }))
+    await subscribe(live, 'devices/x/#', 1)
+    await subscribe(stored, 'devices/x/even', 1)
+    await subscribe(stored, 'devices/x/#', 0)
+    stored.socket.on('data', () => {
+      for (const packet of stored.received)
+        if (packet.cmd === 'publish' && packet.qos === 1)
+          stored.send({ cmd: 'puback', messageId: packet.messageId ?? 0 })
+      all.push(...stored.received.splice(0))
+    })
+    const all: { cmd: string }[] = []
+    const writer = await enter(broker, w)
+    const packets = Array.from({ length: 480 }, (_, n) => {
+      const topic = n % 2 === 0 ? 'devices/x/even' : 'devices/x/odd'
+      return publish(topic, `${n}`, n % 3 === 0 ? 0 : 1, n % 7 === 0)
+    })
+    for (let at = 0; at < packets.length; at += 48) writer.send(...packets.slice(at, at + 48))
+    await writer.ping()
+    const order = (list: readonly { cmd: string }[]) =>
+      list.filter(isPublish).map((packet) => String((packet as IPublishPacket).payload)) // by its cmd
+    await until(() => order(live.received).length >= 480)
+    t.same(
+      order(live.received),
+      packets.map(({ payload }) => payload),
+    )
+    await until(() => order(all).length >= 480)
+    // What is queued waits for its answers, so that the order is that of each QoS [MQTT-4.6.0-6].
+    for (const isQueued of [true, false]) {
+      const expected = packets.filter(({ topic, qos }) => (topic.endsWith('even') && qos === 1) === isQueued)
+      const got = all.filter((packet) => ((packet as IPublishPacket).qos === 1) === isQueued) // of its cmd
+      t.same(
+        order(got),
+        expected.map(({ payload }) => payload),
+      )
+    }
+  },
+)
+
+t.test(
+  'what could not be stored is not acknowledged: the connection closes, and nothing of it is left',
+  async (t) => {
+    const { broker, a, service } = await away(t)
+    const [raw, watcher] = [await enter(broker, service), await enter(broker, a)]
+    await cut(watcher)
+    const { raw: kept } = await returns(broker, a)
+    t.ok(kept, 'the clean session has ended the one before it')
+    await subscribe(kept, 'devices/A/commands/#', 2)
+    await cut(kept)
+    const mend = broker.breakDisk('queue')
+    for (const qos of [1, 2] as const) {
+      const writer = await enter(broker, service)
+      const packet = publish('devices/A/commands/x', 'lost', qos)
+      writer.send(packet)
+      await writer.closed
+      t.notOk(writer.received.some(({ cmd }) => cmd === 'puback' || cmd === 'pubrec'))
+      t.match(
+        broker.reports.findLast(({ type }) => type === 'disconnected'),
+        { device: 'backend' },
+      )
+    }
+    mend()
+    await raw.closed
+    const writer = await enter(broker, service, false)
+    const message = publish('devices/A/commands/x', 'twice sent', 2)
+    writer.send(message)
+    await writer.next('pubrec')
+    writer.send({ ...message, dup: true })
+    await writer.next('pubrec')
+    const { raw: back } = await returns(broker, a)
+    t.equal(String((await nextPublish(back)).payload), 'twice sent', 'without a restart')
+    await back.ping()
+    t.notOk(back.received.some(isPublish), 'and once')
+  },
+)
+
+t.test('a QoS 2 message whose routing failed is routed when it is sent again', async (t) => {
+  const { broker, a, service } = await away(t)
+  const mend = broker.breakDisk('queue')
+  const first = await enter(broker, service, false)
+  const message = publish('devices/A/commands/x', 'once', 2)
+  first.send(message)
+  await first.closed
+  mend()
+  const again = await enter(broker, service, false)
+  again.send({ ...message, dup: true })
+  await again.next('pubrec')
+  const { raw: back } = await returns(broker, a)
+  t.equal(String((await nextPublish(back)).payload), 'once')
+})
