@@ -1,6 +1,7 @@
 import { X509Certificate } from 'node:crypto'
 import type { CaReply } from '#shared/api'
 import type { CaAlarm, CaView } from '#shared/api/rollover'
+import { isMusterError } from '#shared/errors'
 import { sha256Hex, spkiDer } from '#shared/pki/keys'
 import type { Deps } from './deps.ts'
 import type { Generations } from './generations.ts'
@@ -43,12 +44,17 @@ export async function publishTrust({
   await registry.recordTrust({ version, roots: [...roots], links: [...links] }, { now: now(), by: 'plane' })
 }
 
-/** A device that fetched the bundle with its certificate has it. */
+/** A device that fetched the bundle with its certificate has it. A registry that cannot note it keeps it from nobody. */
 export async function noteAdoption(
-  deps: Pick<Deps, 'registry' | 'authority' | 'now'>,
+  deps: Pick<Deps, 'registry' | 'authority' | 'now' | 'log'>,
   device: string,
 ): Promise<void> {
-  await deps.registry.recordAdoption(device, deps.authority.bundle.version, deps.now())
+  try {
+    await deps.registry.recordAdoption(device, deps.authority.bundle.version, deps.now())
+  } catch (error) {
+    if (!isMusterError(error, 'unavailable')) throw error
+    deps.log.error({ err: error }, 'adoption not recorded')
+  }
 }
 
 /** SHA-256 of the keys of the CAs: no device may have one of them. */

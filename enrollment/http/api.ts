@@ -12,6 +12,7 @@ import { type RenewalRequest, renew } from '../renew.ts'
 import { caReply, noteAdoption } from '../trust.ts'
 import { type BootstrapCredential, identifyBootstrap } from './bootstrap-caller.ts'
 import type { Caller, CallerDeps, PeerCertificate } from './caller.ts'
+import { STATUS } from './problem.ts'
 import { Later, type Route, route } from './routes.ts'
 
 interface EnrollingFrom extends CallerDeps {
@@ -86,7 +87,7 @@ export async function enrollWith(
     const of = { ...asked, tokenHash, csr: csr(), channel }
     return await enroll(deps, idevid === undefined ? of : { ...of, idevid })
   } catch (error) {
-    if (isMusterError(error)) await limits.failed(key)
+    if (isFaultOfCaller(error)) await limits.failed(key)
     throw error
   }
 }
@@ -118,9 +119,14 @@ export async function renewWith(
   try {
     return await renew(deps, { ...request, presented, csr: request.csr(), channel })
   } catch (error) {
-    if (isMusterError(error)) await limits.failed(key)
+    if (isFaultOfCaller(error)) await limits.failed(key)
     throw error
   }
+}
+
+/** A disk that is full, or a clock that is wrong, is nobody's guess: whoever comes back as he was told must not be locked out. */
+export function isFaultOfCaller(error: unknown): boolean {
+  return isMusterError(error) && STATUS[error.code] < 500
 }
 
 function renewalReply({ certificate }: Credential): RenewalReply {

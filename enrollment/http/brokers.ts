@@ -1,7 +1,7 @@
 import { BrokerEnrollRequest, BrokerRenewRequest, InvitationRequest } from '#shared/api'
-import { isMusterError } from '#shared/errors'
 import { parseToken } from '#shared/token'
 import { enrollBroker, inviteBroker, renewBroker } from '../brokers.ts'
+import { isFaultOfCaller } from './api.ts'
 import type { Caller } from './caller.ts'
 import { type Route, route } from './routes.ts'
 
@@ -32,7 +32,7 @@ export const BROKER_ROUTES: readonly Route[] = [
       try {
         return await enrollBroker(deps, { tokenHash: invitation.hash, csr: body.csr, hosts: body.hosts })
       } catch (error) {
-        if (isMusterError(error)) await limits.failed(key)
+        if (isFaultOfCaller(error)) await limits.failed(key)
         throw error
       }
     },

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs'
-import { MusterError } from '#shared/errors'
+import { isMusterError, MusterError } from '#shared/errors'
 import { SERVICES_FLEET } from '#shared/identity/device'
-import { openSqlite } from '#shared/sqlite'
+import { openSqlite, sqliteCode } from '#shared/sqlite'
 import { DEFAULT_FLEET, SERVICES_POLICY } from './defaults.ts'
 import { openFleets } from './fleets.ts'
 import { Journal } from './journal.ts'
@@ -10,7 +10,7 @@ import type { Registry } from './registry.ts'
 import { replayJournal } from './replay.ts'
 import { MIGRATIONS } from './schema.ts'
 import { sqliteRegistry } from './sqlite.ts'
-import { BUSY_TIMEOUT_MS, Store } from './store.ts'
+import { BUSY_TIMEOUT_MS, isDamage, RESTORE, Store } from './store.ts'
 
 export interface RegistryOptions {
   /** Fixed when the registry is made: it is in every certificate. */
@@ -29,6 +29,20 @@ export interface RegistryOptions {
  *   belong to the journal
  */
 export async function openRegistry(path: string, options: RegistryOptions): Promise<Registry> {
+  try {
+    return await openWhole(path, options)
+  } catch (error) {
+    const cause = isMusterError(error) ? error.cause : error
+    if (!isDamage(sqliteCode(cause))) throw error
+    throw new MusterError(
+      'directory_unusable',
+      `Cannot open the registry "${path}": it is damaged (${sqliteCode(cause)}); ${RESTORE}`,
+      { cause },
+    )
+  }
+}
+
+async function openWhole(path: string, options: RegistryOptions): Promise<Registry> {
   if (options.journal !== undefined) catchUp(path, options.journal)
   const db = openSqlite(path, { busyTimeoutMs: BUSY_TIMEOUT_MS, migrations: MIGRATIONS })
   try {

@@ -19,6 +19,14 @@ const PASSING = /^SQLITE_(BUSY|LOCKED|FULL|IOERR|READONLY|CANTOPEN)/
 /** The same, as the journal's file says them. */
 const PASSING_FILE = ['ENOSPC', 'EDQUOT', 'EIO', 'EROFS', 'EMFILE', 'ENFILE']
 
+/** What helps a damaged registry. */
+export const RESTORE = 'fix: stop the service, then muster ca restore <backup> --journal <directory>'
+
+/** SQLite found the file itself to be wrong. */
+export function isDamage(code: string | null): boolean {
+  return code !== null && (code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB')
+}
+
 /** An intent that waits for its commit; `run` is called within the transaction, and again if that has to be repeated. */
 interface Waiting {
   readonly at: number
@@ -161,6 +169,11 @@ function meaning(error: unknown): unknown {
   if (code === null) return error
   if (PASSING.test(code) || PASSING_FILE.includes(code)) {
     return new MusterError('unavailable', `Cannot use the registry: ${code}`, { cause: error })
+  }
+  if (isDamage(code)) {
+    return new MusterError('unavailable', `Cannot use the registry: it is damaged (${code}); ${RESTORE}`, {
+      cause: error,
+    })
   }
   if (code === 'SQLITE_CONSTRAINT_UNIQUE' || code === 'SQLITE_CONSTRAINT_PRIMARYKEY') {
     return new MusterError('conflict', 'Cannot record it: its id is taken', { cause: error })

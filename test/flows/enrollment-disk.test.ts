@@ -1,9 +1,12 @@
+import { closeSync, openSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { layout } from '#shared/layout'
+import { openSqlite } from '#shared/sqlite'
+import { MIGRATIONS } from '../../enrollment/registry/schema.ts'
 import { breakDisk, type DiskFault } from '../support/disk-faults.ts'
 import { newRequest } from '../support/enrollment.ts'
-import { type ServingEnrollment, serveEnrollment } from '../support/enrollment-process.ts'
+import { type ServingEnrollment, serveEnrollment, spawnEnrollment } from '../support/enrollment-process.ts'
 import { freePortBase, scratch } from '../support/muster.ts'
 import { faultsOf, replayFaults, Told } from '../support/registry-invariants.ts'
 
@@ -140,3 +143,55 @@ t.test(
     t.strictSame(replayFaults(place.data), [])
   },
 )
+
+t.test(
+  'a registry that another process has locked: 503 after some seconds, and reads meanwhile',
+  async (t) => {
+    const place = await newPlace(t)
+    const service = await serveEnrollment(t, place)
+    const { token } = await service.admin.createToken({ batch: 'lab', uses: 1 })
+    const request = { token, csr: (await newRequest('disk-1')).csr }
+    const other = openSqlite(layout(place.data).registry, { busyTimeoutMs: 5_000, migrations: MIGRATIONS })
+    t.teardown(() => other.close())
+    other.exec('BEGIN IMMEDIATE')
+    const refused = enroll(service, request)
+    t.match(await service.admin.status(), { trustDomain: 'muster.local' })
+    t.match(await refused, { status: 503, headers: { 'retry-after': '5' } })
+    other.exec('ROLLBACK')
+    t.equal((await enroll(service, request)).status, 200)
+  },
+)
+
+t.test('a registry that is damaged is not served, and the start says how to restore it', async (t) => {
+  const place = await newPlace(t)
+  const { db } = filesOf(place)
+  const service = await serveEnrollment(t, place)
+  await service.stop()
+  openSqlite(db, { busyTimeoutMs: 5_000, migrations: MIGRATIONS }).close() // from here on nothing is in the WAL
+  for (const at of [4096, 0]) {
+    const file = openSync(db, 'r+')
+    writeSync(file, Buffer.alloc(60_000, 'x'), 0, 60_000, at)
+    closeSync(file)
+    const { ready, ended, stderr } = spawnEnrollment(t, place)
+    await t.rejects(ready)
+    t.match(await ended, { status: 8 })
+    t.match(stderr(), /is damaged \(SQLITE_(NOTADB|CORRUPT).*muster ca restore/)
+  }
+})
+
+t.test('a disk that refuses counts against nobody, however often he comes back', async (t) => {
+  const place = await newPlace(t)
+  const service = await serveEnrollment(t, place)
+  const { token } = await service.admin.createToken({ batch: 'lab', uses: 1 })
+  const request = { token, csr: (await newRequest('disk-1')).csr }
+  const { wal } = filesOf(place)
+  const fault = { calls: 'pwrite64', error: 'ENOSPC', paths: [wal] } as const
+  const heal = await breakDisk(t, service.child.pid ?? 0, fault)
+  const client = service.client()
+  const statuses = new Set<number>()
+  for (let time = 0; time < 320; time++)
+    statuses.add((await client.send('POST', '/v1/enroll', { json: request })).status)
+  t.strictSame([...statuses], [503])
+  await heal()
+  t.equal((await enroll(service, request)).status, 200)
+})
