@@ -9,7 +9,13 @@ import type { CertificateReply, Problem } from '#shared/api'
 import { generateKey, readPrivateKey } from '#shared/pki/keys'
 import { OID } from '#shared/pki/oid'
 import { createCsr } from '#shared/pki/x509'
-import { newRequest, type Pair, type RunningEnrollment, startEnrollment } from '../support/enrollment.ts'
+import {
+  newRequest,
+  operatorPair,
+  type Pair,
+  type RunningEnrollment,
+  startEnrollment,
+} from '../support/enrollment.ts'
 import type { TestClient } from '../support/https.ts'
 import { printable, testManufacturer, utf8 } from '../support/manufacturer.ts'
 import { operatorOf } from '../support/operator.ts'
@@ -270,6 +276,59 @@ t.test('devices that come with the certificate of their manufacturer', async (t)
     const row = { serialNumber: 'SN-200', id: 'lamp-3' }
     t.match(await admin.listManufactured('acme-5', { rows: [row] }), { applied: true })
     t.match(await tried(service, acme.issue('SN-200')), { status: 200, device: 'lamp-3' })
+  })
+
+  t.test('octets without sense are 400, or a refused row', async (t) => {
+    const client = service.adminClient(operatorPair(service))
+    const { csr } = await newRequest()
+    const bodies: Record<string, unknown[]> = {
+      '/v1/manufacturers': [
+        {},
+        { id: 'x' },
+        { id: '../x', batch: 'lamps', ca: acme.ca },
+        { id: 'x', batch: 'lamps', ca: 7 },
+      ],
+      '/v1/manufacturers/acme-5/devices': [
+        {},
+        { rows: [] },
+        { rows: [7] },
+        { rows: [{ serialNumber: 7 }] },
+        { rows: [{ x: '' }] },
+      ],
+      '/v1/claims': [
+        {},
+        { batch: 'lamps', uses: 1 },
+        { batch: 'lamps', uses: 0, csr },
+        { batch: 'lamps', uses: 1, csr, x: 1 },
+      ],
+    }
+    for (const [path, all] of Object.entries(bodies)) {
+      for (const json of all) {
+        t.equal(
+          (await client.send('POST', path, { json })).status,
+          400,
+          `${path} ${JSON.stringify(json).slice(0, 60)}`,
+        )
+      }
+    }
+    const malformed = await client.send('POST', '/v1/claims', { json: { batch: 'lamps', uses: 1, csr: 'x' } })
+    t.match(JSON.parse(malformed.text), { status: 400, code: 'R-CSR-MALFORMED' })
+    const rows = [
+      {},
+      { id: 'lamp-9' },
+      { serialNumber: '' },
+      { serialNumber: 'a\0b' },
+      { serialNumber: 'x'.repeat(65), id: 'lamp-9' },
+      { serialNumber: 'SN-9', id: '../x' },
+      { serialNumber: '__proto__' },
+      { certificateSerial: 'zz', id: 'lamp-9' },
+      { certificateSerial: '0'.repeat(41), id: 'lamp-9' },
+      { certificateSerial: '7' },
+    ]
+    const reply = await admin.listManufactured('acme-5', { rows })
+    t.equal(reply.applied, false)
+    t.strictSame(new Set(reply.rows.map(({ verdict }) => verdict)), new Set(['refused']))
+    await t.rejects(admin.listManufactured('none', { rows }), { code: 'not_found' })
   })
 
   t.test('leave their traces in the audit log', async (t) => {

@@ -2,6 +2,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { parseCsv } from '../../operator/csv.ts'
 import { readManifest } from '../../operator/manifest.ts'
+import { readSerialList } from '../../operator/serial-list.ts'
 
 const usage = { code: 'invalid_request' }
 const quoted = (field: string) => `"${field.replaceAll('"', '""')}"`
@@ -103,4 +104,54 @@ t.test('a row is faulted by itself', async (t) => {
   const proto = readManifest('[{"id":"a","attributes":{"__proto__":"x"}}]')
   t.match(JSON.stringify(proto), '__proto__', 'as the plane will refuse it')
   t.equal(Object.getPrototypeOf({}), Object.prototype)
+})
+
+t.test('the list of a manufacturer is read as CSV or JSON, row by row', async (t) => {
+  const rows = [
+    { row: 1, device: { id: 'oven-1', serialNumber: 'SN-1' } },
+    { row: 2, device: { serialNumber: 'sn-1', certificateSerial: '0A:BC' } },
+  ]
+  t.strictSame(readSerialList('id,serialNumber,certificateSerial\noven-1,SN-1,\n,sn-1,0A:BC\n'), rows)
+  t.strictSame(readSerialList('\uFEFFserialNumber,id,certificateSerial\r\nSN-1,oven-1,\r\nsn-1,,0A:BC'), rows)
+  t.strictSame(readSerialList(JSON.stringify(rows.map(({ device }) => device))), rows)
+  for (const text of [
+    '',
+    'id',
+    '[]',
+    '[',
+    'serialNumber,serialNumber\na,b',
+    'serialNumber,colour\na,b',
+    ',\n,',
+  ]) {
+    t.throws(() => readSerialList(text), usage, text)
+  }
+  t.match(readSerialList('serialNumber,id\nSN-1\nSN-2,a\nSN-3,a\nSN-2,b\na,\n'), [
+    { row: 1, fault: /1 fields under 2 columns/ },
+    { row: 2, device: { serialNumber: 'SN-2' } },
+    { row: 3, fault: /row 2 has its id or number/ },
+    { row: 4, fault: /row 2 has/ },
+    { row: 5, fault: /row 2 has/ },
+  ])
+  const odd = [null, 7, 'a', [], { serialNumber: 7 }, { serialNumber: 'a', colour: 'red' }]
+  t.equal(readSerialList(JSON.stringify(odd)).filter((entry) => 'fault' in entry).length, 4)
+})
+
+t.test('whatever text a list is, it is read or refused as a whole', async (t) => {
+  fc.assert(
+    fc.property(
+      fc.oneof(
+        fc.string(),
+        fc.json(),
+        fc.array(fc.json()).map((all) => `[${all}]`),
+      ),
+      (text) => {
+        try {
+          for (const [at, { row }] of readSerialList(text).entries()) t.equal(row, at + 1)
+        } catch (error) {
+          t.match(error, usage)
+        }
+      },
+    ),
+    { seed: 1 },
+  )
 })
