@@ -1,4 +1,13 @@
-import { chmodSync, existsSync, lstatSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  lstatSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { readCredential, readSecretFile, writeSecretFile } from '#shared/files'
@@ -44,7 +53,10 @@ t.test('a credential of systemd is used, although an access list shows as rights
   const foreign = t.intercept(process, 'getuid', { value: () => 12_345 })
   chmodSync(path, 0o440)
   const isRoots = statSync(path).uid === 0
-  if (isRoots) t.equal(readCredential(path).toString(), 'secret', "root's, for a service with another user")
-  else t.throws(() => readCredential(path), { code: 'key_file_insecure' })
+  if (isRoots) {
+    t.equal(readCredential(path).toString(), 'secret', "root's, for a service with another user")
+    chownSync(path, 4_321, 4_321)
+  }
+  t.throws(() => readCredential(path), { code: 'key_file_insecure' }, 'of a third user')
   foreign.restore()
 })
