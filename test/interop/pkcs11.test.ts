@@ -88,6 +88,25 @@ t.test('a plane whose CA keys were never outside of a token', async (t) => {
     t.not(run('openssl x509 -in next.crt -noout -serial'), run('openssl x509 -in lamp.crt -noout -serial'))
   })
 
+  await t.test(
+    'while the token is away requests are refused for now, and go on when it is back',
+    async (t) => {
+      const url = `https://localhost:${ports(second.portBase).enrollment}/.well-known/est/simpleenroll`
+      const send = `curl -sS --cacert data/ca/root.crt -H 'Content-Type: application/pkcs10' --data-binary @fan.csr --user ":$(cat fan.token)" ${url}`
+      run(`muster token create --data ${data} --batch lab --uses 1 > fan.token
+      openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout fan.key -subj /CN=fan -outform DER 2>/dev/null | base64 > fan.csr
+      mv tokens away && mkdir tokens`)
+      const refused = run(`${send} --include`)
+      t.match(refused, /^HTTP\/1.1 503/)
+      t.match(refused, /^Retry-After: 5/m)
+      run('rmdir tokens && mv away tokens')
+      run(
+        `${send} --fail --retry 30 --retry-delay 1 | base64 -d | openssl pkcs7 -inform DER -print_certs -out fan.crt`,
+      )
+      run('openssl verify -CAfile data/ca/root.crt -untrusted data/ca/device-ca.crt fan.crt')
+    },
+  )
+
   await t.test('a rollover makes its keys in the token, too', async (t) => {
     run(`muster ca rollover start --data ${data}`)
     run(`muster ca rollover cut-over --threshold 0% --data ${data}`)

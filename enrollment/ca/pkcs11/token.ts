@@ -1,5 +1,5 @@
 import { isMusterError, MusterError } from '#shared/errors'
-import { type Cryptoki, CryptokiError, FLAG, type Handle, RV } from './cryptoki.ts'
+import { type Cryptoki, CryptokiError, FLAG, type Handle, RV, type TokenInfo } from './cryptoki.ts'
 import type { Lane } from './lane.ts'
 import type { KeyUri } from './uri.ts'
 
@@ -108,10 +108,9 @@ export class Token {
     } catch (error) {
       if (isMusterError(error) && error.code !== 'unavailable') throw error
       this.#askAgainAt = this.#deps.now() + PAUSE_MS
-      if (!(error instanceof CryptokiError)) throw error
-      // the module may hold on to what it knew of a token that was taken out and put back
+      // the module may hold on to what it knew of its tokens: softhsm2 never looks again
       await this.#deps.module.finalize().catch(() => {})
-      throw this.#unavailable(error.message, error)
+      throw error instanceof CryptokiError ? this.#unavailable(error.message, error) : error
     }
   }
 
@@ -135,7 +134,7 @@ export class Token {
     const { module } = this.#deps
     const found: { slot: Handle; flags: number }[] = []
     for (const slot of await module.slots()) {
-      const { label, serial, flags } = await module.tokenInfo(slot)
+      const { label, serial, flags } = await module.tokenInfo(slot).catch(unreadable)
       const { token, serial: wanted } = this.#name
       if ((token ?? label) === label && (wanted ?? serial) === serial) found.push({ slot, flags })
     }
@@ -170,4 +169,10 @@ export class Token {
   #shown(): string {
     return `the token "${this.#name.token ?? this.#name.serial}"`
   }
+}
+
+/** What is in another slot, and cannot be read, is not the token that is looked for. */
+function unreadable(error: unknown): TokenInfo {
+  if (error instanceof CryptokiError) return { label: '', serial: '', flags: 0 }
+  throw error
 }

@@ -76,7 +76,11 @@ t.test('while the token is away signing is refused for now, and goes on when it 
   const asked = module.calls.length
   await t.rejects(signer.sign(TBS), { code: 'unavailable' })
   t.equal(module.calls.length, asked, 'it is asked again once a second, not by each request')
+  t.equal(module.calls.at(-1), 'C_Finalize', 'the module is made to look again')
   module.isPresent = true
+  module.failures.set('C_GetTokenInfo', [RV.CKR_DEVICE_ERROR])
+  clock.now += 1_000
+  await t.rejects(signer.sign(TBS), { code: 'unavailable' }, 'it is there, and cannot be read yet')
   clock.now += 1_000
   t.ok(isGood(await signer.sign(TBS)))
 })
