@@ -103,6 +103,11 @@ export class Generations implements Authority {
     return this.#view.deviceIssuers
   }
 
+  /** Infrastructure CAs that are trusted; the one that signs is the first. */
+  get infrastructureIssuers(): readonly Issuer[] {
+    return this.#view.infrastructureIssuers
+  }
+
   get bundle(): TrustBundle {
     return this.#view.bundle
   }

@@ -47,7 +47,7 @@ export async function issueOwn(
   })
   const { kind, owner } = request
   await deps.registry.recordInfrastructure(
-    { fingerprint, serial, kind, owner, notBefore, notAfter },
+    { fingerprint, serial, issuer: issuer.id, kind, owner, notBefore, notAfter },
     { now, by: request.by },
   )
   deps.signingClock.issued(notBefore)

@@ -64,7 +64,7 @@ async function issue(
   const certificate = await issueResponderCertificate(issuer, { spki, serial, notBefore, notAfter })
   const fingerprint = sha256Hex(certificate)
   await deps.registry.recordInfrastructure(
-    { fingerprint, serial, kind: 'responder', owner: 'ocsp', notBefore, notAfter },
+    { fingerprint, serial, issuer: issuer.id, kind: 'responder', owner: 'ocsp', notBefore, notAfter },
     { now, by: 'plane' },
   )
   deps.signingClock.issued(notBefore)

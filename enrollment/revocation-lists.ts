@@ -5,12 +5,16 @@ import { openRevocationList, type RevocationList } from './revocation-list.ts'
 export interface RevocationListsOptions {
   readonly registry: Pick<Registry, 'revokedAfter' | 'revocationMark'>
   /** The CAs of all generations; those that have not ended keep their lists, also when they are no longer trusted. */
-  readonly authority: { readonly device: Issuer; readonly deviceIssuers: readonly Issuer[] }
+  readonly authority: {
+    readonly device: Issuer
+    readonly deviceIssuers: readonly Issuer[]
+    readonly infrastructureIssuers: readonly Issuer[]
+  }
   /** Where numbers and lists are kept. */
   readonly directory: string
 }
 
-/** The CRLs of every device CA. */
+/** The CRLs of every issuing CA: those of infrastructure CAs list the brokers that were forgotten. */
 export class RevocationLists {
   readonly #options: RevocationListsOptions
   readonly #lists = new Map<string, RevocationList>()
@@ -24,17 +28,22 @@ export class RevocationLists {
     return this.#listOf(this.#options.authority.device)
   }
 
-  /** Null when no device CA has this id. */
+  /** Null when no issuing CA has this id. */
   of(issuer: string): RevocationList | null {
-    const found = this.#options.authority.deviceIssuers.find(({ id }) => id === issuer)
+    const found = this.#issuers.find(({ id }) => id === issuer)
     return found ? this.#listOf(found) : null
   }
 
   /** Signs what is due; nothing is signed for a CA that has ended. */
   async refresh(now: number): Promise<void> {
-    for (const issuer of this.#options.authority.deviceIssuers) {
+    for (const issuer of this.#issuers) {
       if (now <= issuer.notAfter) await this.#listOf(issuer).refresh(now)
     }
+  }
+
+  get #issuers(): readonly Issuer[] {
+    const { deviceIssuers, infrastructureIssuers } = this.#options.authority
+    return [...deviceIssuers, ...infrastructureIssuers]
   }
 
   #listOf(issuer: Issuer): RevocationList {

@@ -23,7 +23,7 @@ interface InvitationRow {
   readonly spki: string | null
 }
 
-type Statements = ReturnType<typeof prepare>
+type Statements = ReturnType<typeof prepare> & { readonly enlist: ReturnType<typeof prepareEnlist> }
 
 function prepare(db: Sqlite) {
   return {
@@ -63,6 +63,15 @@ function prepare(db: Sqlite) {
   }
 }
 
+/** Its certificates that are not revoked yet, for the CRL of the CA that has issued them. */
+function prepareEnlist(db: Sqlite) {
+  return db.prepare<[number, string]>(
+    `INSERT INTO revocations (issuer, serial, revoked_at, reason, not_after)
+     SELECT issuer, serial, ?, 'cessationOfOperation', not_after FROM infrastructure
+     WHERE kind = 'broker' AND owner = ? AND revoked_at IS NULL AND issuer IS NOT NULL`,
+  )
+}
+
 interface BrokerParts {
   readonly store: Store
   readonly streams: Streams
@@ -76,7 +85,7 @@ type BrokerIntents = Pick<
 
 export function openBrokers(parts: BrokerParts): BrokerIntents {
   const { store, streams } = parts
-  const statements = prepare(store.db)
+  const statements = { ...prepare(store.db), enlist: prepareEnlist(store.db) }
   return {
     invite: ({ id, hash, expiresAt, ...act }) =>
       store.write(act, (log) => {
@@ -140,6 +149,7 @@ function forget(
   statements.forget.run(now, id)
   statements.uninvite.run(id)
   statements.disconnect.run(id)
+  statements.enlist.run(now, id)
   statements.revoke.run(now, id)
   receipts.forget(id)
   log.audit({ action: 'broker.forget', subject: `broker:${id}` })

@@ -7,6 +7,7 @@ import type { Store } from './store.ts'
 interface InfrastructureRow {
   readonly fingerprint: string
   readonly serial: string
+  readonly issuer: string | null
   readonly kind: InfrastructureKind
   readonly owner: string
   readonly not_before: number
@@ -23,8 +24,9 @@ interface ApiTokenRow {
 
 function prepare(db: Sqlite) {
   return {
-    insert: db.prepare<[string, string, string, string, number, number]>(
-      'INSERT INTO infrastructure (fingerprint, serial, kind, owner, not_before, not_after) VALUES (?, ?, ?, ?, ?, ?)',
+    insert: db.prepare<[Omit<InfrastructureCertificate, 'revokedAt'>]>(
+      `INSERT INTO infrastructure (fingerprint, serial, issuer, kind, owner, not_before, not_after)
+       VALUES (@fingerprint, @serial, @issuer, @kind, @owner, @notBefore, @notAfter)`,
     ),
     find: db.prepare<[string], InfrastructureRow>('SELECT * FROM infrastructure WHERE fingerprint = ?'),
     isBroker: db.prepare<[string], unknown>(
@@ -53,7 +55,7 @@ export function openInfrastructure(
 ): Pick<Registry, 'recordInfrastructure' | 'findInfrastructure'> {
   const statements = prepare(store.db)
   return {
-    recordInfrastructure: ({ fingerprint, serial, kind, owner, notBefore, notAfter }, act) =>
+    recordInfrastructure: ({ fingerprint, serial, issuer, kind, owner, notBefore, notAfter }, act) =>
       store.write(act, (log) => {
         // It may have been forgotten since it asked: what is recorded now would outlive the revocation of the others.
         if (kind === 'broker' && statements.isBroker.get(owner) === undefined) {
@@ -62,7 +64,7 @@ export function openInfrastructure(
             `Cannot record a certificate of the broker "${owner}": it is not known`,
           )
         }
-        statements.insert.run(fingerprint, serial, kind, owner, notBefore, notAfter)
+        statements.insert.run({ fingerprint, serial, issuer, kind, owner, notBefore, notAfter })
         log.audit({ action: `issue.${kind}`, subject: `${kind}:${owner} certificate:${serial}` })
       }),
     findInfrastructure: (fingerprint) =>
@@ -107,13 +109,14 @@ function infrastructureCertificate(row: InfrastructureRow): InfrastructureCertif
   const {
     fingerprint,
     serial,
+    issuer,
     kind,
     owner,
     not_before: notBefore,
     not_after: notAfter,
     revoked_at: revokedAt,
   } = row
-  return { fingerprint, serial, kind, owner, notBefore, notAfter, revokedAt }
+  return { fingerprint, serial, issuer, kind, owner, notBefore, notAfter, revokedAt }
 }
 
 function apiTokenView(row: ApiTokenRow): ApiTokenView {

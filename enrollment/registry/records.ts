@@ -209,6 +209,8 @@ export interface InfrastructureCertificate {
   readonly fingerprint: string
   readonly serial: string
   readonly kind: InfrastructureKind
+  /** The CA that has issued it; null when that was not recorded. */
+  readonly issuer: string | null
   /** Broker id, operator name, or name of the server. */
   readonly owner: string
   readonly notBefore: number

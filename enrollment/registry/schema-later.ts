@@ -1,8 +1,16 @@
 import { BOOTSTRAP } from './schema-bootstrap.ts'
 import { CLAIMS } from './schema-claims.ts'
+import { INFRASTRUCTURE_ISSUERS } from './schema-infrastructure.ts'
 import { PROFILES } from './schema-profiles.ts'
 import { SERVER_KEYS } from './schema-server-keys.ts'
 import { TRUST_BUNDLE } from './schema-trust.ts'
 
 /** The versions after the third, each in a file of its subject: the end of `MIGRATIONS`. */
-export const LATER: readonly string[] = [PROFILES, BOOTSTRAP, TRUST_BUNDLE, CLAIMS, SERVER_KEYS]
+export const LATER: readonly string[] = [
+  PROFILES,
+  BOOTSTRAP,
+  TRUST_BUNDLE,
+  CLAIMS,
+  SERVER_KEYS,
+  INFRASTRUCTURE_ISSUERS,
+]

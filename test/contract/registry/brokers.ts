@@ -76,6 +76,7 @@ export async function brokersContract(t: Test, fresh: Fresh): Promise<void> {
     await plane.broker()
     const owned = {
       serial: '01',
+      issuer: 'infrastructure CA',
       kind: 'broker',
       owner: 'b1',
       notBefore: 0,
@@ -87,6 +88,10 @@ export async function brokersContract(t: Test, fresh: Fresh): Promise<void> {
     await plane.report([plane.connected(first)])
     await registry.forgetBroker('b1', plane.act())
     t.match(await registry.findInfrastructure(hex('c1')), { revokedAt: plane.now() })
+    t.strictSame(await registry.revokedBy('infrastructure CA', 0), [
+      { serial: '01', revokedAt: plane.now(), reason: 'cessationOfOperation' },
+    ])
+    t.strictSame(await registry.revokedBy(plane.issuer.id, 0), [], 'it is on the CRL of its own CA')
     t.match(await registry.showDevice('d1', plane.now()), { online: false })
     t.strictSame(await registry.listBrokers(plane.now()), [])
     const again = { hash: hex('invitation of b1'), spkiHash: hex('key of b1'), now: plane.now() }
@@ -158,6 +163,7 @@ export async function brokersContract(t: Test, fresh: Fresh): Promise<void> {
     const certificate = {
       fingerprint: hex('o1'),
       serial: '0a',
+      issuer: null,
       kind: 'operator',
       owner: 'alice',
       notBefore: 1,

@@ -8,7 +8,15 @@ import { readCertificate } from '#shared/pki/certificate'
 import { OID } from '#shared/pki/oid'
 import { pemToDer } from '#shared/pki/pem'
 import { readDistributionPoint, readInfoAccesses } from '#shared/pki/read-extensions'
-import { enrollDevice, type RunningEnrollment, startEnrollment } from '../../support/enrollment.ts'
+import { readCrl as readSignedCrl } from '../../../device-sim/crl.ts'
+import { readCrlEntries } from '../../../enrollment/ca/read-crl.ts'
+import {
+  enrollBroker,
+  enrollDevice,
+  operatorPair,
+  type RunningEnrollment,
+  startEnrollment,
+} from '../../support/enrollment.ts'
 import { ocspRequest, readOcspResponse } from '../../support/ocsp.ts'
 
 const DAY_MS = 86_400_000
@@ -208,4 +216,45 @@ t.test('an authority from before there were shards goes on with the full list', 
   t.same(JSON.parse(readFileSync(path, 'utf8')), { ...old, crlShards: 64 })
   t.equal((await http(after, 'GET', `/crl/${after.deps.authority.device.id}.crl`)).status, 200)
   t.equal((await http(after, 'GET', `/crl/${after.deps.authority.device.id}/63.crl`)).status, 200)
+})
+
+t.test('the CRL that certificates of the plane name is served, and lists forgotten brokers', async (t) => {
+  const service = await startEnrollment(t)
+  const { infrastructure } = service.deps.authority
+  const broker = await enrollBroker(service, 'edge-1')
+  const staying = await enrollBroker(service, 'edge-2')
+  const parts = (pem: string) => readCertificate(new X509Certificate(pem).raw).tbs // the first of a chain
+  const crlOf = (pem: string) => {
+    const found = parts(pem).extensions.get(OID.crlDistributionPoints)
+    if (!found) throw new Error('it names no CRL')
+    return new URL(readDistributionPoint(found)).pathname
+  }
+  const operator = operatorPair(service).certificate
+  t.equal(crlOf(broker.certificate), crlOf(operator), 'one for all of the infrastructure CA')
+  const fetched = async () => {
+    const reply = await http(service, 'GET', crlOf(broker.certificate))
+    t.match(reply, { status: 200, headers: { 'content-type': 'application/pkix-crl', etag: /^"crl-\d+"$/ } })
+    readSignedCrl(reply.body, infrastructure.pem)
+    const { number, thisUpdate, nextUpdate } = service.deps.revocationLists.of(infrastructure.id)
+      ?.published ?? {
+      number: 0,
+      thisUpdate: 0,
+      nextUpdate: 0,
+    }
+    return { entries: readCrlEntries(reply.body), number, thisUpdate, nextUpdate }
+  }
+  const serialOf = (pem: string) => new X509Certificate(pem).serialNumber.toLowerCase()
+  const empty = await fetched()
+  t.equal(empty.entries.length, 0)
+  t.equal(empty.nextUpdate - empty.thisUpdate, DAY_MS, 'as fresh as those of devices')
+
+  await service.admin.forgetBroker('edge-1')
+  await service.deps.revocationLists.refresh(service.deps.now())
+  const listed = await fetched()
+  t.match(listed.entries, [{ serial: serialOf(broker.certificate), reason: 'cessationOfOperation' }])
+  t.notOk(listed.entries.some(({ serial }) => serial === serialOf(staying.certificate)))
+  t.ok(listed.number > empty.number)
+  t.ok(new X509Certificate(broker.certificate).checkIssued(new X509Certificate(infrastructure.pem)))
+  const devices = await http(service, 'GET', `/crl/${service.deps.authority.device.id}.crl`)
+  t.equal(readCrlEntries(devices.body).length, 0, 'and not on the list of devices')
 })
