@@ -288,3 +288,117 @@ t.test('a QoS 2 message whose routing failed is routed when it is sent again', a
   const { raw: back } = await returns(broker, a)
   t.equal(String((await nextPublish(back)).payload), 'once')
 })
+
+t.test(
+  'a message that cannot be read any more costs its reader the connection, not the process',
+  async (t) => {
+    const { broker, a, service } = await away(t, { queueResidentBytes: 0 })
+    await order(await enter(broker, service), 'gone')
+    const db = broker.database()
+    db.exec('DELETE FROM messages')
+    db.close()
+    const { raw } = await returns(broker, a)
+    await raw.closed
+    const other = await enter(broker, service)
+    await other.ping()
+    t.notOk(raw.received.some(isPublish))
+  },
+)
+
+t.test(
+  'a device that is held or revoked while it is away loses what waits for it, by the review',
+  async (t) => {
+    const { broker, a, service } = await away(t)
+    const raw = await enter(broker, service)
+    await order(raw, 'secret')
+    await broker.hold(a)
+    await broker.mqtt.review()
+    t.same(broker.store.sessions.all(), [])
+    t.same(broker.store.sessions.queues.totals(), { messages: 0, bytes: 0, residentBytes: 0 })
+    await broker.change(a, (record) => ({ ...record, hold: null }))
+    const { raw: back, connack } = await returns(broker, a)
+    t.equal(connack.sessionPresent, false)
+    await back.ping()
+    t.notOk(back.octets.includes('secret'))
+    for (const table of ['sessions', 'subscriptions', 'queue', 'messages', 'incoming', 'wills']) {
+      const rows = broker.database().prepare(`SELECT count(*) AS n FROM ${table}`).get()
+      t.match(rows, { n: table === 'sessions' ? 1 : 0 }, table)
+    }
+  },
+)
+
+t.test(
+  'a new device under the id of a revoked one gets none of its messages, even when nobody purged them',
+  async (t) => {
+    const { broker, a, service } = await away(t)
+    await order(await enter(broker, service), 'secret')
+    const again = await broker.restart()
+    // The purge did not happen: the broker was away when the device was revoked and its id enrolled anew.
+    const record = again.replica.records.get(a.fingerprint)
+    if (record === undefined) return t.fail('enrolled')
+    again.replica.put({ ...record, certificate: { ...record.certificate, state: 'revoked' } })
+    const heir = await again.enroll('A')
+    const { raw, connack } = await returns(again, heir)
+    t.equal(connack.sessionPresent, false)
+    await subscribe(raw, 'devices/A/#', 2)
+    await raw.ping()
+    t.notOk(raw.octets.includes('secret'))
+    await until(() => again.store.sessions.queues.totals().messages === 0)
+  },
+)
+
+t.test(
+  'a policy that was narrowed takes subscriptions and queued messages away from who is there, and who is not',
+  async (t) => {
+    const { broker, a, service } = await away(t)
+    const b = await broker.enroll('B')
+    const there = await enter(broker, b, false)
+    await subscribe(there, 'devices/B/commands/#')
+    await subscribe(there, 'devices/B/other')
+    const raw = await enter(broker, service)
+    await order(raw, 'before')
+    for (const device of [a, b]) {
+      await broker.change(device, (record) => ({
+        ...record,
+        fleet: { ...record.fleet, policy: { publish: [], subscribe: ['devices/${device.id}/other'] } },
+      }))
+    }
+    await broker.mqtt.review('default')
+    const names = async (id: string) =>
+      (await broker.store.subscriptionsByClient({ id })).map(({ topic }) => topic)
+    t.same(broker.store.sessions.subscriptions.of('A'), [])
+    t.same(await names('B'), ['devices/B/other'])
+    t.equal(broker.store.sessions.queues.totals().messages, 0)
+    await order(raw, 'after')
+    raw.send(publish('devices/B/commands/x', 'after'), publish('devices/B/commands/x', 'after', 0))
+    await raw.next('puback')
+    t.equal(broker.store.sessions.queues.totals().messages, 0)
+    const { raw: back } = await returns(broker, a)
+    await back.ping()
+    await there.ping()
+    t.notOk(back.received.some(isPublish))
+    t.notOk(there.received.some(isPublish))
+  },
+)
+
+t.test(
+  'a purge takes retained messages when it is told to, of the identity and of nobody else',
+  async (t) => {
+    const { broker, a, service } = await away(t)
+    const [raw, other] = [await enter(broker, a), await enter(broker, await broker.enroll('B'))]
+    raw.send(publish('devices/A/state', 'mine', 1, true))
+    await raw.next('puback')
+    other.send(publish('devices/B/state', 'theirs', 1, true))
+    await other.next('puback')
+    await cut(raw)
+    await broker.mqtt.purge(['A'])
+    t.equal(broker.store.retained.totals().messages, 2)
+    await broker.mqtt.purge(['A'], { retained: true })
+    const again = await broker.restart()
+    const reader = await enter(again, service)
+    await subscribe(reader, 'devices/#')
+    t.match(await reader.next('publish'), { topic: 'devices/B/state' })
+    await reader.ping()
+    t.notOk(reader.received.some(isPublish))
+  },
+)

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { connect } from 'node:tls'
 import t from 'tap'
 import { readConfig } from '../../broker/config.ts'
+import { LIMITS } from '../../broker/limits.ts'
 import { failingBroker, startBrokerProcess } from '../support/broker-process.ts'
 import { enrollDevice, startEnrollment } from '../support/enrollment.ts'
 import { connectAs, invitedBroker, runBroker } from '../support/running-broker.ts'
@@ -21,10 +22,19 @@ t.test('every fault of the options is named at once', async (t) => {
     'soon',
     '--log-level',
     'loud',
+    '--durability',
+    'some',
+    '--limit',
+    'queueMessages=30001',
+    '--limit',
+    'handshakeMs=1',
+    '--limit',
+    '__proto__=1',
   ]
   t.throws(() => readConfig(argv), {
     code: 'config_invalid',
-    message: /--host.*"a b".*--listen.*--log-level.*--port.*99999.*--max-staleness.*soon/,
+    message:
+      /--host.*"a b".*--listen.*--log-level.*--port.*99999.*--max-staleness.*soon.*--durability.*some.*queueMessages must be a number from 0 to 30000.*handshakeMs=1.*__proto__=1/,
   })
   t.throws(() => readConfig(['--colour']), { code: 'config_invalid', message: /--colour/ })
   t.throws(() => readConfig(['--port-base', '0']), { code: 'config_invalid', message: /--port-base/ })
@@ -36,6 +46,8 @@ t.test('options have the defaults that the documentation names', async (t) => {
     listen: '127.0.0.1',
     hosts: ['localhost', '127.0.0.1'],
     maxStalenessMs: 86_400_000,
+    durability: 'full',
+    limits: LIMITS,
     invitation: null,
   })
   t.match(readConfig(['--port-base', '9000', '--host', 'mqtt.example.net', '--max-staleness', '90m']), {
@@ -44,6 +56,20 @@ t.test('options have the defaults that the documentation names', async (t) => {
     maxStalenessMs: 5_400_000,
   })
   t.equal(readConfig(['--port', '0']).port, 0)
+  t.match(LIMITS, {
+    ...{ subscriptions: 100, filterLevels: 10, inflightInbound: 20, inflightOutbound: 20 },
+    ...{ queueMessages: 1_000, queueBytes: 1_048_576, retainedMessages: 100, retainedBytes: 1_048_576 },
+    ...{ publishPerSecond: 50, publishBurst: 200 },
+  })
+  const changed = readConfig([
+    '--durability',
+    'kill',
+    '--limit',
+    'queueMessages=7',
+    '--limit',
+    'publishPerSecond=0',
+  ])
+  t.match(changed, { durability: 'kill', limits: { ...LIMITS, queueMessages: 7, publishPerSecond: 0 } })
 })
 
 t.test('a broker starts, stops at a signal, and says why when it cannot start', async (t) => {
@@ -124,6 +150,16 @@ t.test('a broker starts, stops at a signal, and says why when it cannot start', 
       message: /is damaged.*fix: rm .*broker\.db/,
     })
     for (const suffix of ['', '-wal', '-shm']) rmSync(path + suffix, { force: true })
-    t.ok((await runBroker(t, bare)).replica.cursor(), 'as the message says')
+    const sessions = join(data, 'broker', 'sessions.db')
+    writeFileSync(sessions, Buffer.alloc(8_192, 0x55))
+    await t.rejects(runBroker(t, bare), {
+      code: 'directory_unusable',
+      message: /sessions.*damaged.*rm .*sessions\.db/,
+    })
+    for (const suffix of ['', '-wal', '-shm']) rmSync(sessions + suffix, { force: true })
+    t.ok(
+      (await runBroker(t, bare)).replica.cursor(),
+      'as the messages say, and as a directory of before there were sessions',
+    )
   })
 })

@@ -18,6 +18,21 @@ t.test('a database is FULL and WAL on every open, not only on the first', async 
   }
 })
 
+t.test('what a commit survives is set on every open, whatever the one before had', async (t) => {
+  const path = join(t.testdir({}), 'a.db')
+  for (const [durability, synchronous] of [
+    ['kill', 1],
+    ['full', 2],
+    ['kill', 1],
+    ['kill', 1],
+  ] as const) {
+    const db = openSqlite(path, { ...options, durability })
+    t.equal(db.pragma('synchronous', { simple: true }), synchronous)
+    t.equal(db.pragma('journal_mode', { simple: true }), 'wal')
+    db.close()
+  }
+})
+
 t.test('only its owner may read a database', async (t) => {
   const path = join(t.testdir({}), 'a.db')
   const db = openSqlite(path, options)
