@@ -67,7 +67,7 @@ export const API_ROUTES: readonly Route[] = [
 /**
  * Enrolls with a token from the wire; without one, with the certificate that was presented: the claim of a batch, or
  * one of the device's manufacturer. Either is looked up before the request is parsed: a guess buys no cryptography.
- * Failures count against this token at this address, successes never do.
+ * Failures count against this token, or this device of a manufacturer, at this address; successes never do.
  * @throws MusterError token_*, rate, csr_*, and those of `identifyBootstrap` and `enroll`
  */
 export async function enrollWith(
@@ -77,9 +77,9 @@ export async function enrollWith(
   const { token } = request
   const found =
     token === null
-      ? await identifyBootstrap(deps, peer())
+      ? await identifyBootstrap({ deps, limits, address }, peer())
       : await limits.resolve({ text: token, address, find: (hash) => findToken(deps, hash) })
-  const key = `${found.id} ${address}`
+  const key = [found.id, found.idevid?.fingerprint, address].join(' ')
   await limits.check(key, address)
   try {
     const { token: _, csr, ...asked } = request

@@ -1,8 +1,9 @@
-import { MusterError } from '#shared/errors'
+import { isMusterError, MusterError } from '#shared/errors'
 import { checkPeer } from '#shared/identity/peer'
+import { sha256Hex } from '#shared/pki/keys'
 import type { Deps } from '../deps.ts'
 import type { Idevid } from '../registry/registry.ts'
-import { type PeerCertificate, presented } from './caller.ts'
+import { type CallerDeps, type PeerCertificate, presented } from './caller.ts'
 
 /** What a device enrolls with: a token, a claim certificate, or the certificate of a manufacturer. */
 export interface BootstrapCredential {
@@ -15,14 +16,25 @@ export interface BootstrapCredential {
 
 /**
  * The claim or the manufacturer whose certificate was presented. Whether it is over is for the registry to say, in the
- * transaction that takes its use.
- * @throws MusterError unauthenticated, unknown_ca, profile, notyet, expired, idevid, unrecorded
+ * transaction that takes its use. Failures count against the certificate at this address: each costs a signature.
+ * @throws MusterError rate, unauthenticated, unknown_ca, profile, notyet, expired, idevid, unrecorded
  */
 export async function identifyBootstrap(
-  deps: Deps,
+  { deps, limits, address }: CallerDeps & { address: string },
   peer: PeerCertificate | null,
 ): Promise<BootstrapCredential> {
   if (peer === null) throw withoutToken('no certificate was presented')
+  const key = `certificate ${sha256Hex(peer.certificate.raw)} ${address}`
+  await limits.check(key, address)
+  try {
+    return await credentialOf(deps, peer)
+  } catch (error) {
+    if (isMusterError(error)) await limits.failed(key)
+    throw error
+  }
+}
+
+async function credentialOf(deps: Deps, peer: PeerCertificate): Promise<BootstrapCredential> {
   const idevid = await deps.manufacturers.identify(peer.certificate)
   const maker = idevid && (await deps.registry.findManufacturer(idevid, deps.now()))
   if (idevid && maker) return { ...maker, idevid }

@@ -102,7 +102,11 @@ function repeat(enrolling: Enrolling, log: Intent): Issuance | null {
   )
   certificates.refuseCompromised(intent.spkiHash, device.id)
   const { now, issuer } = intent
-  return reservations.resume(found, { now, issuer, device, by: `token:${token.id}` }, { log, signNow })
+  return reservations.resume(
+    found,
+    { now, issuer, device, by: `${token.kind}:${token.id}` },
+    { log, signNow },
+  )
 }
 
 /** The same for a key that the plane makes: a new one each time, on the same use of the token. */

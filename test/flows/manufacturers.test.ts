@@ -367,6 +367,19 @@ t.test('devices that come with the certificate of their manufacturer', async (t)
     }
     t.notOk((await admin.listManufacturers()).some(({ id }) => id === 'evil'))
   })
+
+  t.test('are told to wait when one certificate fails too often, and its neighbours are not', async (t) => {
+    const { csr } = await newRequest()
+    for (const pair of [testManufacturer().issue('SN-3'), acme.issue('SN-201')]) {
+      const client = service.client(pair)
+      for (let times = 0; times < 300; times++) {
+        const { status } = await client.send('POST', '/v1/enroll', { json: { csr } })
+        if (status !== 401 && status !== 403) t.fail(`the answer ${times} is ${status}`)
+      }
+      t.match(await enroll(client, csr), { status: 429, code: 'R-RATE' })
+      t.match(await tried(service, acme.issue('SN-202')), { code: 'R-IDEVID-UNLISTED' })
+    }
+  })
 })
 
 /** What the listener says in its handshake of TLS 1.2, where the CAs that it asks for can be read (RFC 5246 section 7.4.4). */
