@@ -1,13 +1,15 @@
 import { existsSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { isMusterError, MusterError } from '#shared/errors'
 import { SERVICES_FLEET } from '#shared/identity/device'
-import { openSqlite, sqliteCode } from '#shared/sqlite'
+import { openSqlite, type Sqlite, sqliteCode } from '#shared/sqlite'
 import { DEFAULT_FLEET, SERVICES_POLICY } from './defaults.ts'
 import { openFleets } from './fleets.ts'
 import { Journal } from './journal.ts'
 import { segmentPaths } from './journal-lines.ts'
 import type { Registry } from './registry.ts'
 import { replayJournal } from './replay.ts'
+import { openReserve } from './reserve.ts'
 import { MIGRATIONS } from './schema.ts'
 import { sqliteRegistry } from './sqlite.ts'
 import { BUSY_TIMEOUT_MS, isDamage, RESTORE, Store } from './store.ts'
@@ -46,7 +48,10 @@ async function openWhole(path: string, options: RegistryOptions): Promise<Regist
   if (options.journal !== undefined) catchUp(path, options.journal)
   const db = openSqlite(path, { busyTimeoutMs: BUSY_TIMEOUT_MS, migrations: MIGRATIONS })
   try {
-    const store = new Store(db, options.journal === undefined ? null : new Journal(db, options.journal))
+    const store = new Store(
+      db,
+      options.journal === undefined ? {} : besideOf(db, { path, journal: options.journal }),
+    )
     const { epoch, trustDomain } = await prepareRegistry(store, options)
     if (trustDomain !== options.trustDomain) {
       throw new MusterError(
@@ -59,6 +64,12 @@ async function openWhole(path: string, options: RegistryOptions): Promise<Regist
     db.close()
     throw error
   }
+}
+
+/** Both reserves, so that it does not matter which of two disks is full. */
+function besideOf(db: Sqlite, { path, journal }: { path: string; journal: string }) {
+  const reserve = openReserve([join(dirname(path), 'reserve'), join(journal, 'reserve')])
+  return { journal: new Journal(db, journal), reserve }
 }
 
 async function prepareRegistry(store: Store, options: RegistryOptions) {

@@ -33,12 +33,12 @@ export function openPlans(parts: PlanParts): PlanIntents {
 
   return {
     applyPlan: (id, devices, act) =>
-      store.write(act, (log) => {
+      store.write({ ...act, cannotWait: true }, (log) => {
         apply(parts, { statements, plan: plans.require(id), devices, act, log })
         return show(id, act.now)
       }),
     undoPlan: (id, act) =>
-      store.write(act, (log) => {
+      store.write({ ...act, cannotWait: true }, (log) => {
         undo(parts, { plan: plans.require(id), now: act.now, log })
         return show(id, act.now)
       }),

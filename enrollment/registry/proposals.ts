@@ -76,7 +76,7 @@ export function openProposals(parts: ProposalParts): Pick<Registry, 'proposePlan
 
 async function proposeForScope(proposing: Proposing): Promise<void> {
   const { store, scopes, statements, plan, scope } = proposing
-  await store.write(plan, (log) => {
+  await store.write({ ...plan, cannotWait: true }, (log) => {
     scopes.require(scope)
     statements.insert.run(newRow(proposing))
     propose(proposing, log)
@@ -93,7 +93,7 @@ async function proposeForDevices(proposing: Proposing, devices: readonly string[
   const members = [...new Set(devices)]
   for await (const { items } of slices(members)) await store.read(() => refuseUnknown(statements, items))
   for await (const { items, isFirst, isLast } of slices(members)) {
-    await store.write(plan, (log) => {
+    await store.write({ ...plan, cannotWait: true }, (log) => {
       if (isFirst) statements.insert.run(newRow(proposing))
       for (const device of items) statements.freeze.run(plan.id, device)
       log.change({ kind: 'members', hold: plan.id, devices: [...items] })
@@ -137,7 +137,7 @@ async function expireOutdated(
   { store, plans }: ProposalParts,
   { statements, now }: { statements: Statements; now: number },
 ): Promise<void> {
-  await store.write({ now, by: 'plane' }, (log) => {
+  await store.write({ now, by: 'plane', cannotWait: true }, (log) => {
     const outdated = statements.outdated.all(now)
     for (const plan of outdated) {
       plans.setState(plan.id, 'expired')

@@ -13,6 +13,8 @@ export type Actor = string
 export interface Act {
   readonly now: number
   readonly by: Actor
+  /** Holds and their undoing: on a full disk they take the space that is reserved for them. */
+  readonly cannotWait?: true
 }
 
 // ---- issuance ----

@@ -91,7 +91,7 @@ async function restoreRegistry(archive: Archive, request: RestoreRequest): Promi
   }
   if (gap !== null) setJournalAside(journal, epoch)
   if (isShort) renameSync(layout.auditHead, `${layout.auditHead}.before-${epoch}`)
-  const store = new Store(db, new Journal(db, journal))
+  const store = new Store(db, { journal: new Journal(db, journal) })
   try {
     await store.write({ now, by: 'plane' }, (log) => {
       db.prepare(`UPDATE meta SET value = ? WHERE name = 'epoch'`).run(epoch)

@@ -4,12 +4,15 @@ import { type Sqlite, sqliteCode } from '#shared/sqlite'
 import type { Journal } from './journal.ts'
 import { type Intent, openLedger } from './ledger.ts'
 import type { Act } from './registry.ts'
+import type { Reserve } from './reserve.ts'
 
 /** How long SQLite waits for another writer in one go, ms; the event loop stands still meanwhile. */
 export const BUSY_TIMEOUT_MS = 100
 /** After so many goes (about 5 s) the registry gives up: the caller is told to come back. */
 const BUSY_ATTEMPTS = 50
 const BUSY_PAUSE_MS = 2
+/** While the disk is full, so often at most is its room tried, ms. */
+const RESERVE_PAUSE_MS = 1_000
 
 /** So many intents share one commit at most, and so one fsync; it bounds how long the event loop stands still. */
 const GROUP = 64
@@ -30,6 +33,7 @@ export function isDamage(code: string | null): boolean {
 /** An intent that waits for its commit; `run` is called within the transaction, and again if that has to be repeated. */
 interface Waiting {
   readonly at: number
+  readonly cannotWait: boolean
   run(): Outcome
   reject(error: unknown): void
 }
@@ -51,13 +55,17 @@ export class Store {
   readonly #inDeferred: (work: () => unknown) => unknown
   readonly #record: ReturnType<typeof openLedger>
   readonly #journal: Journal | null
+  readonly #reserve: Reserve | null
+  /** When the reserve was last asked for, ms. */
+  #askedAt = Number.NEGATIVE_INFINITY
   readonly #listeners = new Set<(position: number) => void>()
   readonly #waiting: Waiting[] = []
   #committing: Promise<void> | null = null
 
-  constructor(db: Sqlite, journal: Journal | null = null) {
+  constructor(db: Sqlite, beside: { journal?: Journal; reserve?: Reserve } = {}) {
     this.db = db
-    this.#journal = journal
+    this.#journal = beside.journal ?? null
+    this.#reserve = beside.reserve ?? null
     const transaction = db.transaction((work: () => unknown) => work())
     this.#inImmediate = transaction.immediate
     this.#inDeferred = transaction.deferred
@@ -81,7 +89,7 @@ export class Store {
         return { position: null, settle: () => reject(meaning(error)) }
       }
     }
-    this.#waiting.push({ at: act.now, run, reject })
+    this.#waiting.push({ at: act.now, cannotWait: act.cannotWait === true, run, reject })
     this.#committing ??= this.#commitWaiting()
     return promise
   }
@@ -136,8 +144,11 @@ export class Store {
     return outcomes
   }
 
-  async #commit(group: readonly Waiting[]): Promise<void> {
+  /** On a full disk the reserve is given up for what cannot wait, and the rest is refused until it is whole again. */
+  async #commit(group: readonly Waiting[], from: 'disk' | 'reserve' = 'disk'): Promise<void> {
     try {
+      if (from === 'disk') this.#keepReserve(group[0]?.at ?? 0)
+      else if (this.#reserve?.isWhole) this.#reserve.release()
       const outcomes = await retrying(() => {
         this.#settle()
         return this.#inImmediate(() => this.#runGroup(group)) as Outcome[] // what it was given
@@ -147,9 +158,35 @@ export class Store {
       const position = outcomes.findLast((outcome) => outcome.position !== null)?.position ?? null
       if (position !== null) for (const listener of this.#listeners) queueMicrotask(() => listener(position))
     } catch (error) {
-      for (const { reject } of group) reject(error)
+      const mayRelease = from === 'disk' && this.#reserve !== null && isFull(error)
+      const urgent = group.filter(({ cannotWait }) => mayRelease && cannotWait)
+      for (const { reject } of group.filter((intent) => !urgent.includes(intent))) reject(meaning(error))
+      if (urgent.length > 0) await this.#commit(urgent, 'reserve')
     }
   }
+
+  /** @throws MusterError unavailable while the disk has no room for it */
+  #keepReserve(now: number): void {
+    if (this.#reserve === null || this.#reserve.isWhole) return
+    if (now < this.#askedAt + RESERVE_PAUSE_MS && now >= this.#askedAt) throw noRoom()
+    this.#askedAt = now
+    try {
+      this.#reserve.keep()
+    } catch (error) {
+      throw meaning(error)
+    }
+  }
+}
+
+function noRoom(): MusterError {
+  const cause = Object.assign(new Error('the reserve is not whole'), { code: 'ENOSPC', syscall: 'write' })
+  return new MusterError('unavailable', 'Cannot use the registry: ENOSPC', { cause })
+}
+
+function isFull(error: unknown): boolean {
+  const cause = error instanceof MusterError ? error.cause : error
+  const code = sqliteCode(cause) ?? fileCode(cause)
+  return code === 'SQLITE_FULL' || code === 'ENOSPC' || code === 'EDQUOT'
 }
 
 async function retrying<T>(work: () => T): Promise<T> {

@@ -1,8 +1,10 @@
-import { closeSync, openSync, writeSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { closeSync, fstatSync, mkdirSync, openSync, rmSync, statSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { layout } from '#shared/layout'
 import { openSqlite } from '#shared/sqlite'
+import { RESERVE_OCTETS } from '../../enrollment/registry/reserve.ts'
 import { MIGRATIONS } from '../../enrollment/registry/schema.ts'
 import { breakDisk, type DiskFault } from '../support/disk-faults.ts'
 import { newRequest } from '../support/enrollment.ts'
@@ -195,3 +197,67 @@ t.test('a disk that refuses counts against nobody, however often he comes back',
   await heal()
   t.equal((await enroll(service, request)).status, 200)
 })
+
+/** A disk of that size for one test; it needs root, as the packages of the suite do. */
+function smallDisk(t: Test, megaoctets: number): string {
+  const disk = join(scratch(t), 'disk')
+  const asRoot = process.getuid?.() === 0 ? [] : ['sudo', '--non-interactive']
+  const run = (...command: string[]) => {
+    const [program = '', ...args] = [...asRoot, ...command]
+    execFileSync(program, args, { stdio: 'pipe' })
+  }
+  mkdirSync(disk)
+  run('mount', '-t', 'tmpfs', '-o', `size=${megaoctets}m,mode=0777`, 'muster-test', disk)
+  t.teardown(() => run('umount', '--lazy', disk))
+  return disk
+}
+
+/** Takes what is left, to the last octet. */
+function fillDisk(path: string): void {
+  const file = openSync(path, 'a')
+  for (let octets = 1 << 20; octets > 0; ) {
+    const before = fstatSync(file).size
+    try {
+      writeSync(file, Buffer.alloc(octets))
+    } catch {
+      octets >>= 1
+      continue
+    }
+    if (fstatSync(file).size === before) octets >>= 1
+  }
+  closeSync(file)
+}
+
+t.test('on a full disk nobody enrolls, a hold is put in force, and space heals both', async (t) => {
+  const disk = smallDisk(t, 32)
+  const place = { data: join(disk, 'data'), portBase: await freePortBase() }
+  const told = new Told()
+  const service = await serveEnrollment(t, place)
+  const { token } = await service.admin.createToken({ batch: 'lab', uses: 2 })
+  const first = await enroll(service, { token, csr: (await newRequest('disk-1')).csr })
+  const { serial, certificate } = JSON.parse(first.text)
+  told.certificates.set(serial, certificate)
+  fillDisk(join(disk, 'full'))
+  const second = { token, csr: (await newRequest('disk-2')).csr }
+  t.match(await enroll(service, second), { status: 503, headers: { 'retry-after': '5' } })
+  const { id, counts } = await service.admin.proposePlan({ action: 'hold', devices: ['disk-1'] })
+  t.match(await service.admin.applyPlan(id, counts.devices), { state: 'applied' })
+  told.applied.add(id)
+  t.equal(statSync(join(place.data, 'journal', 'reserve')).size, 0, 'it took what is reserved for it')
+  t.match(await enroll(service, second), { status: 503 }, 'which is for nobody else')
+  t.strictSame(faultsOf(place.data, told), [])
+  rmSync(join(disk, 'full'))
+  await enrollAtLast(service, second)
+  t.equal(statSync(join(place.data, 'journal', 'reserve')).size, RESERVE_OCTETS, 'and it is reserved again')
+  await service.kill()
+  t.strictSame(replayFaults(place.data), [])
+})
+
+/** The service looks for room once a second; it has hung when it finds none in five thousand requests. */
+async function enrollAtLast(
+  service: ServingEnrollment,
+  request: { token: string; csr: string },
+): Promise<void> {
+  for (let time = 0; time < 5_000; time++) if ((await enroll(service, request)).status === 200) return
+  throw new Error('it does not heal')
+}

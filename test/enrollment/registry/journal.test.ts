@@ -203,7 +203,7 @@ t.test('an intent that fails after it has written is in no journal, though its g
 function storeWithJournal(t: Test) {
   const { path, journal } = place(t)
   const db = openSqlite(path, { busyTimeoutMs: 0, migrations: MIGRATIONS })
-  return { db, journal, store: new Store(db, new Journal(db, journal)) }
+  return { db, journal, store: new Store(db, { journal: new Journal(db, journal) }) }
 }
 
 t.test('of a group that was refused nothing stays behind a shorter one', async (t) => {
