@@ -12,6 +12,7 @@ import { openSqlite, type Sqlite } from '#shared/sqlite'
 import { HoldIndex } from './hold-index.ts'
 import { prepareReader, prepareWriter, readMemory, type WriteChange } from './replica-rows.ts'
 import { BUSY_TIMEOUT_MS, MIGRATIONS } from './replica-schema.ts'
+import { Staging } from './replica-staging.ts'
 import { prepareSweep } from './replica-sweep.ts'
 import { Spool } from './spool.ts'
 
@@ -93,7 +94,7 @@ export class Replica {
   readonly #sweep: ReturnType<typeof prepareSweep>
   readonly #saveState: (state: State) => void
   #state: State
-  #loading: number | null = null
+  #staging: Staging | null = null
   #issuers = new Map<string, IssuerRecord>()
   #fleets = new Map<string, FleetRecord>()
   #holds = new HoldIndex()
@@ -230,37 +231,35 @@ export class Replica {
   beginSnapshot(): void {
     this.#state = { ...this.#state, newest: this.#state.newest + 1 }
     this.#saveState(this.#state)
-    this.#loading = this.#state.newest
+    this.#staging = new Staging(this.#db, { generation: this.#state.newest, write: this.#write })
   }
 
-  /** Adds a part of the snapshot, in a transaction of its own. */
+  /** Adds a part of the snapshot. */
   stage(messages: readonly PositionedChange[]): void {
-    const generation = this.#loading
-    if (generation === null) throw new TypeError('No snapshot has been begun')
-    this.#transact(() => {
-      for (const { change } of messages) this.#write(generation, change)
-    })
+    if (this.#staging === null) throw new TypeError('No snapshot has been begun')
+    this.#staging.add(messages.map(({ change }) => change))
   }
 
   /** The staged state takes over, with its cursor, in one transaction. */
   endSnapshot(cursor: Cursor): void {
-    const generation = this.#loading
-    if (generation === null) throw new TypeError('No snapshot has been begun')
+    if (this.#staging === null) throw new TypeError('No snapshot has been begun')
+    this.#staging.flush()
+    const { generation } = this.#staging
     const next = { ...this.#state, generation, ...cursor }
     this.#saveState(next)
     this.#state = next
-    this.#loading = null
+    this.#staging = null
     this.#remember(generation)
   }
 
   /** Gives up a snapshot whose stream was cut. */
   abandonSnapshot(): void {
-    this.#loading = null
+    this.#staging = null
   }
 
   /** Deletes some rows that nothing reads any more; true when there may be others. */
   sweep(): boolean {
-    return this.#sweep(this.#state.generation, this.#loading)
+    return this.#sweep(this.#state.generation, this.#staging?.generation ?? null)
   }
 
   /** Notes that the receipt line of the hold is in the spool. */

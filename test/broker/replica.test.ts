@@ -4,7 +4,9 @@ import Database from 'better-sqlite3'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import type { Change, HoldRecord } from '#shared/feed'
+import { openSqlite } from '#shared/sqlite'
 import { openReplica, type PositionedChange, type Replica } from '../../broker/replica.ts'
+import { Staging } from '../../broker/replica-staging.ts'
 import {
   certificateChange,
   deviceChange,
@@ -321,3 +323,31 @@ function everything(replica: Replica) {
       .map((hold) => replica.members(hold, 10)),
   }
 }
+
+t.test(
+  'what is staged waits for no disk, and every other commit does, also after a write that failed',
+  async (t) => {
+    const db = openSqlite(join(t.testdir({}), 'staging.db'), { busyTimeoutMs: 100, migrations: [] })
+    t.teardown(() => db.close())
+    const synchronous = () => db.pragma('synchronous', { simple: true })
+    const during: unknown[] = []
+    const staging = new Staging(db, { generation: 7, write: () => void during.push(synchronous()) })
+    const forgotten: Change = { kind: 'forgotten', device: 'd1' }
+    staging.add([forgotten])
+    t.strictSame(during, [], 'one is not worth a transaction')
+    staging.flush()
+    staging.add(Array.from({ length: 4_000 }, () => forgotten))
+    t.equal(during.length, 4_001)
+    t.ok(during.every((mode) => mode === 1))
+    t.equal(synchronous(), 2)
+    const broken = new Staging(db, {
+      generation: 8,
+      write: () => {
+        throw new Error('disk')
+      },
+    })
+    broken.add([forgotten])
+    t.throws(() => broken.flush(), /disk/)
+    t.equal(synchronous(), 2)
+  },
+)
