@@ -14,6 +14,9 @@ const BUSY_PAUSE_MS = 2
 /** While the disk is full, so often at most is its room tried, ms. */
 const RESERVE_PAUSE_MS = 1_000
 
+/** A commit waits so long at most for the intents that requests in progress may still bring, ms. */
+const GATHER_MS = 20
+
 /** So many intents share one commit at most, and so one fsync; it bounds how long the event loop stands still. */
 const GROUP = 64
 
@@ -45,8 +48,8 @@ interface Outcome {
 }
 
 /**
- * The database with its logs. The intents of one turn of the event loop are committed together: each runs in a
- * savepoint of its own, so that it is atomic and may fail alone, and all wait for the one fsync. With a journal the
+ * The database with its logs. Intents are committed in groups, as many as come while the event loop is busy: each runs in
+ * a savepoint of its own, so that it is atomic and may fail alone, and all wait for the one fsync. With a journal the
  * group is synced there first.
  */
 export class Store {
@@ -123,10 +126,24 @@ export class Store {
 
   async #commitWaiting(): Promise<void> {
     while (this.#waiting.length > 0) {
-      await setImmediate()
+      await this.#gather()
       await this.#commit(this.#waiting.splice(0, GROUP))
     }
     this.#committing = null
+  }
+
+  /**
+   * Ends when the event loop has nothing else to do, so that nobody waits in vain. The fewer commits there are, the less
+   * each intent costs: alone it takes four times the processor time that it takes in a group of sixteen.
+   */
+  async #gather(): Promise<void> {
+    const begin = performance.now()
+    let before: number
+    do {
+      before = eventsSoFar()
+      await setImmediate()
+      if (this.#waiting.length >= GROUP || performance.now() - begin > GATHER_MS) return
+    } while (before !== eventsSoFar())
   }
 
   /** After a group that was not committed: nothing of it may come back once somebody was told that it failed. */
@@ -187,6 +204,11 @@ function isFull(error: unknown): boolean {
   const cause = error instanceof MusterError ? error.cause : error
   const code = sqliteCode(cause) ?? fileCode(cause)
   return code === 'SQLITE_FULL' || code === 'ENOSPC' || code === 'EDQUOT'
+}
+
+/** What the event loop has been told by the kernel: sockets that are readable, files that were written, and so on. */
+function eventsSoFar(): number {
+  return performance.nodeTiming.uvMetricsInfo.events
 }
 
 async function retrying<T>(work: () => T): Promise<T> {

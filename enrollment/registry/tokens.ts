@@ -105,7 +105,7 @@ export function openTokens({ store, fleets, certificates }: TokenParts): TokenIn
         return rows.map((row) => tokenView(row, now))
       }),
     findToken: (hash, now) =>
-      store.read(() => {
+      store.readOne(() => {
         const row = statements.byHash.get(hash)
         return row === undefined ? null : tokenView(row, now)
       }),
