@@ -1,7 +1,7 @@
 import { closeSync, fsyncSync, ftruncateSync, openSync, statSync, truncateSync, writeSync } from 'node:fs'
 
-/** Enough for thousands of holds, octets. */
-export const RESERVE_OCTETS = 2 * 1024 * 1024
+/** A WAL grows to 4 MiB before it is used anew: as much again is left for what holds add to the database, octets. */
+export const RESERVE_OCTETS = 8 * 1024 * 1024
 
 /** Space that is given up for what cannot wait. */
 export interface Reserve {
