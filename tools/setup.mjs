@@ -31,14 +31,22 @@ function isStamped() {
   return existsSync(stamp) && readFileSync(stamp, 'utf8').trim() === wanted
 }
 
-/** True when someone ran `npm ci` already: what npm wrote down as installed is what the lockfile asks for. */
+/**
+ * True when someone ran `npm ci` already: what npm wrote down as installed is what the lockfile asks for. Of the
+ * optional packages those for other machines are not there.
+ */
 function matchesLockfile() {
   const record = join(modules, '.package-lock.json')
   if (!existsSync(record)) return false
   const installed = JSON.parse(readFileSync(record, 'utf8')).packages ?? {}
   return Object.entries(JSON.parse(lockfile.toString()).packages).every(
-    ([path, entry]) => path === '' || entry.optional || installed[path]?.version === entry.version,
+    ([path, entry]) => path === '' || !isForUs(entry) || installed[path]?.version === entry.version,
   )
+}
+
+function isForUs({ optional, os, cpu, libc }) {
+  const isOurs = (names, own) => names === undefined || names.includes(own)
+  return !optional || (isOurs(os, process.platform) && isOurs(cpu, process.arch) && libc === undefined)
 }
 
 async function install() {

@@ -13,6 +13,7 @@ import { type KeyAccess, type MadeKey, makeNextKey, reopenKey } from './key-acce
 import { lintCa } from './lint.ts'
 import type { NextCertificate } from './next-generation.ts'
 import { COMMON_NAME, KINDS, type OfflineNames } from './offline-root.ts'
+import { schemeOf } from './pkcs11/scheme.ts'
 import type { IssuerKind } from './profile.ts'
 import { findLinks, isIssuedBy } from './root-links.ts'
 import { keyIdentifier } from './template.ts'
@@ -122,10 +123,14 @@ async function issuerFor(kind: IssuerKind, of: Search): Promise<NextCertificate>
 function checkIssuer(kind: IssuerKind, one: X509Certificate, { anchor, names, now }: Search): void {
   if (!isIssuedBy(one, anchor)) throw misfit(`the root has not signed the one of the ${kind} CA`)
   const { tbs } = readCertificate(anchor.raw)
-  const signing = { name: tbs.subject.raw, keyId: keyIdentifier(tbs.spki.raw), notAfter: tbs.notAfter }
   const { trustDomain, httpBase } = names
   const own = readCertificate(one.raw)
   try {
+    const { raw: spki } = tbs.spki
+    const signing = {
+      ...{ name: tbs.subject.raw, keyId: keyIdentifier(spki), notAfter: tbs.notAfter },
+      signer: schemeOf(spki),
+    }
     lintCa(own.tbsDer, { signing, pathLength: 0, trustDomain })
   } catch (error) {
     if (isMusterError(error, 'lint_failed')) throw misfit(`${error.message} of the one of the ${kind} CA`)

@@ -16,6 +16,7 @@ import * as read from '#shared/pki/read-extensions'
 import { certifiableType, keyKind } from '#shared/pki/spki'
 import { encodeTime } from '#shared/pki/time'
 import { PROFILES } from './profile.ts'
+import type { Signer } from './signer.ts'
 import { keyIdentifier } from './template.ts'
 
 /** What a signing CA puts into everything that it signs. */
@@ -24,6 +25,7 @@ export interface Signing {
   readonly keyId: Uint8Array
   /** Ms since 1970, the last valid second. */
   readonly notAfter: number
+  readonly signer: Pick<Signer, 'algorithm'>
 }
 
 export interface LeafOrder {
@@ -57,7 +59,8 @@ const COMMON: Rules<{ signing: Signing }> = {
   version: (tbs) => tbs.version === 3,
   // RFC 5280 section 4.1.2.2; fewer than 8 octets of 16 random ones do not happen by chance
   serial: ({ serial }) => serial.length >= 8 && serial.length <= 20 && (serial[0] ?? 0x80) < 0x80,
-  signature_algorithm: isSoundAlgorithm,
+  // RFC 5280 section 4.1.2.3: that of the signature, and so of the key
+  signature_algorithm: (tbs, { signing }) => tbs.algorithmIdentifier.raw.equals(signing.signer.algorithm),
   issuer_name: (tbs, { signing }) => tbs.issuer.raw.equals(signing.name),
   validity_order: (tbs) => tbs.notBefore < tbs.notAfter,
   validity_encoding: (tbs) =>
@@ -242,13 +245,6 @@ function sanOf(tbs: Tbs): read.ReadName[] {
 
 function namesIn(order: LeafOrder): readonly GeneralName[] {
   return order.names ?? []
-}
-
-/** ECDSA has no parameters (RFC 5758 section 3.2), RSA has NULL (RFC 4055 section 5). */
-function isSoundAlgorithm({ algorithm, algorithmParameters }: Tbs): boolean {
-  if (algorithm === OID.sha256WithRsa) return algorithmParameters?.raw.equals(NULL) === true
-  const isEcdsa = algorithm === OID.ecdsaWithSha256 || algorithm === OID.ecdsaWithSha384
-  return isEcdsa && algorithmParameters === null
 }
 
 function isPlainKey(tbs: Tbs): boolean {

@@ -18,9 +18,10 @@ export interface Tbs {
   readonly version: number
   /** Content octets of the INTEGER: a leading zero octet when the first bit is set, negative when it is not. */
   readonly serial: Buffer
-  /** Dotted signature algorithm, and whether it has parameters. */
+  /** Dotted signature algorithm. */
   readonly algorithm: string
-  readonly algorithmParameters: DerNode | null
+  /** The same with its parameters, as it is encoded. */
+  readonly algorithmIdentifier: DerNode
   readonly issuer: DerNode
   /** Ms since 1970. */
   readonly notBefore: number
@@ -61,13 +62,13 @@ function readTbsNode(node: DerNode | undefined): Tbs {
   const all = fields(node, 'tbsCertificate', [6, 10])
   const hasVersion = all[0]?.tag === contextTag(0, 'constructed')
   const [serial, algorithm, issuer, validity, subject, spki, ...rest] = hasVersion ? all.slice(1) : all
-  const [algorithmOid, algorithmParameters] = fields(algorithm, 'signature algorithm', [1, 2])
+  const [algorithmOid] = fields(algorithm, 'signature algorithm', [1, 2])
   const [notBefore, notAfter] = fields(validity, 'validity', [2, 2])
   return {
     version: hasVersion ? smallIntegerOf(all[0]?.children[0]) + 1 : 1,
     serial: expectTag(serial, TAG.integer, 'serial').content,
     algorithm: oidOf(algorithmOid),
-    algorithmParameters: algorithmParameters ?? null,
+    algorithmIdentifier: expectTag(algorithm, TAG.sequence, 'signature algorithm'),
     issuer: expectTag(issuer, TAG.sequence, 'issuer'),
     notBefore: readTime(notBefore),
     notAfter: readTime(notAfter),

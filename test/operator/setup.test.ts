@@ -25,7 +25,12 @@ function clone(t: Parameters<typeof scratch>[0]) {
   }
   writeFileSync(join(root, 'npm.mjs'), NPM)
   const lock = (version: string) => {
-    const packages = { '': {}, 'node_modules/a': { version }, 'node_modules/b': { version, optional: true } }
+    const packages = {
+      '': {},
+      'node_modules/a': { version },
+      'node_modules/b': { version, optional: true },
+      'node_modules/elsewhere': { version, optional: true, os: ['plan9'] },
+    }
     writeFileSync(join(root, 'package-lock.json'), JSON.stringify({ packages }))
   }
   lock('1.0.0')
@@ -77,10 +82,20 @@ t.test('an installation that is killed is done again', async (t) => {
 t.test('what somebody installed with npm ci is not installed again', async (t) => {
   const { root, setUp, calls } = clone(t)
   mkdirSync(join(root, 'node_modules'))
-  const record = { packages: { 'node_modules/a': { version: '1.0.0' } } }
+  const installed = { version: '1.0.0' }
+  const record = { packages: { 'node_modules/a': installed, 'node_modules/b': installed } }
   writeFileSync(join(root, 'node_modules/.package-lock.json'), JSON.stringify(record))
   t.equal(setUp().stderr, '')
   t.strictSame(calls(), [])
+})
+
+t.test('an optional package that is new for this machine is installed', async (t) => {
+  const { root, setUp, calls } = clone(t)
+  mkdirSync(join(root, 'node_modules'))
+  const record = { packages: { 'node_modules/a': { version: '1.0.0' } } }
+  writeFileSync(join(root, 'node_modules/.package-lock.json'), JSON.stringify(record))
+  setUp()
+  t.equal(calls().length, 1)
 })
 
 t.test('what is installed in another version is', async (t) => {

@@ -16,7 +16,7 @@ export interface TestRequest {
 }
 
 export interface TestClient {
-  /** Fails after 10 s. */
+  /** Fails after 30 s. */
   send(method: string, path: string, content?: TestRequest): Promise<TestReply>
   /** The reply while it is open. */
   stream(path: string): Promise<IncomingMessage>
@@ -31,7 +31,7 @@ export interface TestClientOptions {
   readonly tls12?: boolean
 }
 
-const DEADLINE_MS = 10_000
+const DEADLINE_MS = 30_000
 
 /** Plain node:https, so that a test sees what a foreign client would see. */
 export function openTestClient(options: TestClientOptions): TestClient {

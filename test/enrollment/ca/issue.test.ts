@@ -268,7 +268,11 @@ t.test('a date before 2050 that is written as GeneralizedTime is a fault', (t) =
 t.test('a CA certificate keeps to its own rules', (t) => {
   const ca = readCertificate(issuer.der).tbsDer
   const root = readCertificate(pemToDer(authority.rootPem, 'CERTIFICATE')).tbs
-  const signing = { name: root.subject.raw, keyId: keyIdentifier(root.spki.raw), notAfter: root.notAfter }
+  const { signer } = issuer // of the same kind of key as the root's
+  const signing = {
+    ...{ name: root.subject.raw, keyId: keyIdentifier(root.spki.raw), notAfter: root.notAfter },
+    signer,
+  }
   const caContext = { signing, pathLength: 0, trustDomain: 'muster.test' }
   lintCa(ca, caContext)
   const wrong: [string, Buffer, Partial<CaContext>][] = [
