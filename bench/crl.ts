@@ -21,11 +21,13 @@ export const crl: Bench = {
     const again = await compare({ ours: oursSide('again', entries), peers: [openssl] }, how)
     context.say('every entry encoded anew, as at a start')
     const whole = await compare({ ours: oursSide('whole', entries), peers: [openssl] }, how)
-    return { ...again, also: { whole } }
+    context.say('one more revocation on its shard')
+    const shard = await compare({ ours: oursSide('shard', entries), peers: [openssl] }, how)
+    return { ...again, also: { whole, shard } }
   },
 }
 
-function oursSide(which: 'again' | 'whole', entries: number): Side {
+function oursSide(which: 'again' | 'whole' | 'shard', entries: number): Side {
   const program = programBeside(import.meta.url, 'crl-rebuild')
   return {
     name: 'muster',

@@ -37,12 +37,20 @@ export interface Comparison {
   readonly ratios: Readonly<Record<string, number>>
 }
 
+/** A figure without a peer, and the most that it should be. */
+export interface Fact {
+  readonly value: number
+  readonly unit: string
+  readonly most?: number
+}
+
 /** The one line with which a bench ends. */
 export interface Result extends Comparison {
   readonly schemaVersion: 1
   readonly name: string
   /** Further comparisons of the same run, each with figures of its own. */
   readonly also?: Readonly<Record<string, Comparison>>
+  readonly facts?: Readonly<Record<string, Fact>>
 }
 
 /** What a bench is given. */

@@ -1,17 +1,28 @@
 import { Command, CommanderError } from 'commander'
 import { isMusterError, MusterError } from '#shared/errors'
 import { crl } from './crl.ts'
-import { type Bench, type BenchContext, type Comparison, MIN_RUNS, type Result, shown } from './harness.ts'
+import { enrollscale } from './enrollscale.ts'
+import {
+  type Bench,
+  type BenchContext,
+  type Comparison,
+  type Fact,
+  MIN_RUNS,
+  type Result,
+  shown,
+} from './harness.ts'
 import { issue } from './issue.ts'
 import { ocsp } from './ocsp.ts'
 import { pinLoad } from './processes.ts'
 
-const BENCHES: readonly Bench[] = [issue, crl, ocsp]
+const BENCHES: readonly Bench[] = [issue, crl, ocsp, enrollscale]
 
 /** Exit codes, as those of the operator's commands: usage, a peer is missing or a server does not start. */
 const USAGE = 2
 const UNREACHABLE = 7
 const INTERRUPTED = 130
+
+const QUICK = 0.1
 
 /** `muster bench …`, the arguments after `bench`; sets the exit code of the process. */
 export async function run(argv: readonly string[]): Promise<void> {
@@ -40,7 +51,8 @@ function programOf(): Command {
     .argument('<name>', 'one of `muster bench list`')
     .option('--json', 'nothing on stdout but the line with the result')
     .option('--runs <n>', 'runs that count, at least 5', String(MIN_RUNS))
-    .option('--effort <factor>', 'share of the usual work in each run: 0.1 for a quick look', '1')
+    .option('--effort <factor>', 'share of the usual work in each run', '1')
+    .option('--quick', 'a look at it, no figure: --effort 0.1')
     .action(async (name: string, options: BenchOptions) => {
       await play(findBench(name), options)
     })
@@ -51,6 +63,7 @@ interface BenchOptions {
   readonly json?: boolean
   readonly runs: string
   readonly effort: string
+  readonly quick?: boolean
 }
 
 /** @throws MusterError invalid_request */
@@ -84,8 +97,8 @@ async function play(bench: Bench, options: BenchOptions): Promise<void> {
 }
 
 /** @throws MusterError invalid_request */
-function contextOf({ runs, effort }: BenchOptions, ended: BenchContext['ended']): BenchContext {
-  const [times, share] = [Number(runs), Number(effort)]
+function contextOf({ runs, effort, quick }: BenchOptions, ended: BenchContext['ended']): BenchContext {
+  const [times, share] = [Number(runs), quick ? QUICK : Number(effort)]
   if (!Number.isSafeInteger(times) || times < MIN_RUNS || times > 1_000) {
     throw new MusterError(
       'invalid_request',
@@ -102,7 +115,15 @@ function contextOf({ runs, effort }: BenchOptions, ended: BenchContext['ended'])
 export function tableOf(result: Result): string {
   const also = Object.entries(result.also ?? {})
   const parts: [string, Comparison][] = [[result.name, result], ...also]
-  return parts.map(([title, comparison]) => `${title}\n${linesOf(comparison)}\n`).join('')
+  const compared = parts.map(([title, comparison]) => `${title}\n${linesOf(comparison)}\n`).join('')
+  return `${compared}${Object.entries(result.facts ?? {})
+    .map(factLine)
+    .join('')}`
+}
+
+function factLine([name, { value, unit, most }]: [string, Fact]): string {
+  const beside = most === undefined ? '' : `   at most ${most} ${unit}`
+  return `  ${name.padEnd(40)} ${shown(value).padStart(10)} ${unit}${beside}\n`
 }
 
 function linesOf({ ours, peers, unit, ratios }: Comparison): string {

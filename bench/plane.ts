@@ -9,7 +9,7 @@ import type { BenchContext } from './harness.ts'
 import type { Target } from './load.ts'
 import { ready, type Server, startServer } from './processes.ts'
 
-const MUSTER = fileURLToPath(new URL('../bin/muster.mjs', import.meta.url))
+export const MUSTER = fileURLToPath(new URL('../bin/muster.mjs', import.meta.url))
 
 /** An enrollment service of the bench's own, as `muster enrollment` runs it, on the server's core. */
 export interface Plane {
@@ -19,6 +19,8 @@ export interface Plane {
   readonly ports: ReturnType<typeof ports>
   readonly command: string
   readonly admin: AdminClient
+  /** From the start of the process until it serves, ms. */
+  readonly readyMs: number
 }
 
 /** A directory that goes when the bench ends. On the disk, never in memory: durability is part of every figure. */
@@ -29,11 +31,16 @@ export function newDirectory(context: BenchContext): string {
 }
 
 /** @throws MusterError unavailable when it does not start */
-export async function startPlane(context: BenchContext, data = newDirectory(context)): Promise<Plane> {
+export async function startPlane(
+  context: BenchContext,
+  of: { data?: string; options?: readonly string[] } = {},
+): Promise<Plane> {
+  const { data = newDirectory(context), options = [] } = of
   const base = await freeBase(Math.random)
   const command = [
     process.execPath,
     ...nodeOptions(),
+    ...options,
     MUSTER,
     'enrollment',
     '--data',
@@ -43,8 +50,10 @@ export async function startPlane(context: BenchContext, data = newDirectory(cont
     '--log-level',
     'warn',
   ]
+  const begun = performance.now()
   const server = startServer(command, { context, cwd: data, ipc: true })
   await ready(server, 'muster enrollment')
+  const readyMs = performance.now() - begun
   const places = layout(data)
   const admin = openAdminClient(readOperatorProfile(places.operatorProfile))
   context.ended(() => admin.close())
@@ -55,6 +64,7 @@ export async function startPlane(context: BenchContext, data = newDirectory(cont
     target: { port: ports(base).enrollment, ca: readFileSync(places.rootCertificate, 'utf8') },
     command: 'muster enrollment --data DIR --log-level warn',
     admin,
+    readyMs,
   }
 }
 

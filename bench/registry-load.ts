@@ -6,7 +6,7 @@ import { type AuditRow, auditHash } from '../enrollment/registry/ledger.ts'
 import { MIGRATIONS } from '../enrollment/registry/schema.ts'
 
 /** What one enrollment adds to a registry; an enrollment that adds anything else is none that this loader knows. */
-const ADDED = { devices: 1, certificates: 1, changes: 2, audit: 2 } as const satisfies Record<string, number>
+const ADDED = { devices: 1, certificates: 1, changes: 2, audit: 1 } as const satisfies Record<string, number>
 /** Devices in one transaction. */
 const SLICE = 50_000
 const CACHE_KIB = 1_048_576
@@ -109,12 +109,9 @@ function patternOf(db: Sqlite, id: string): Pattern {
   const device = one('SELECT * FROM devices WHERE id = ?', id)
   const certificate = one('SELECT * FROM certificates WHERE device = ?', device.row)
   const serial = String(certificate.serial)
-  const subjects = [`device:${id}`, `certificate:${serial}`]
-  const audit = subjects.map(
-    (subject) => one('SELECT * FROM audit WHERE subject = ?', subject) as unknown as AuditRow, // its columns
-  )
-  const { first_position: first, last_position: last } =
-    audit.find((row) => row.first_position !== null) ?? {}
+  const entry = one('SELECT * FROM audit WHERE subject = ?', `device:${id} certificate:${serial}`)
+  const audit = [entry as unknown as AuditRow] // its columns
+  const { first_position: first, last_position: last } = entry
   const changes = db
     .prepare<[unknown, unknown], Row>(
       'SELECT * FROM changes WHERE position BETWEEN ? AND ? ORDER BY position',
@@ -137,6 +134,28 @@ function pointOf(der: Buffer): Buffer {
 function loader(db: Sqlite, pattern: Pattern): (number: number) => void {
   const device = inserter(db, 'devices', pattern.device)
   const certificate = inserter(db, 'certificates', pattern.certificate)
+  const newest = (table: string) => db.prepare<[], number>(`SELECT MAX(row) FROM ${table}`).pluck().get() ?? 0
+  let row = newest('devices')
+  let certificateRow = newest('certificates')
+  const exchanged = textOf(pattern)
+  const der = derOf(pattern)
+  const log = logger(db, pattern)
+  return (number) => {
+    const own = ownOf(pattern, number)
+    const octets = der(own)
+    const fingerprint = createHash('sha256').update(octets).digest('hex')
+    const { id, serial, spki } = own
+    row += 1
+    certificateRow += 1
+    device({ ...pattern.device, row, id })
+    const ofDevice = { row: certificateRow, device: row, line: id }
+    certificate({ ...pattern.certificate, ...ofDevice, serial, fingerprint, spki, der: octets })
+    log(exchanged({ ...own, fingerprint }))
+  }
+}
+
+/** Writes the changes and the audit entries of one device, each entry chained to the one before it. */
+function logger(db: Sqlite, pattern: Pattern): (text: (of: string) => string) => void {
   const change = inserter(db, 'changes', pattern.changes[0] ?? {})
   const audit = inserter(db, 'audit', { ...pattern.audit[0] })
   const newest = db.prepare<[string], number>('SELECT seq FROM sqlite_sequence WHERE name = ?').pluck()
@@ -144,38 +163,20 @@ function loader(db: Sqlite, pattern: Pattern): (number: number) => void {
   let sequence = newest.get('audit') ?? 0
   let hash =
     db.prepare<[number], string>('SELECT hash FROM audit WHERE sequence = ?').pluck().get(sequence) ?? ''
-  let row = db.prepare<[], number>('SELECT MAX(row) FROM devices').pluck().get() ?? 0
-  let certificateRow = db.prepare<[], number>('SELECT MAX(row) FROM certificates').pluck().get() ?? 0
-
-  const exchanged = textOf(pattern)
-  const der = derOf(pattern)
-  return (number) => {
-    const own = ownOf(pattern, number)
-    const octets = der(own)
-    const fingerprint = createHash('sha256').update(octets).digest('hex')
-    const text = exchanged({ ...own, fingerprint })
-    device({ ...pattern.device, row: ++row, id: own.id })
-    const { serial, spki } = own
-    certificate({
-      ...pattern.certificate,
-      ...{ row: ++certificateRow, device: row, serial, fingerprint, spki, line: own.id, der: octets },
-    })
+  return (text) => {
     const digest = createHash('sha256')
     const first = position + 1
     for (const of of pattern.changes) {
       const told = text(String(of.change))
       digest.update(told).update('\n')
-      change({ ...of, position: ++position, change: told })
+      position += 1
+      change({ ...of, position, change: told })
     }
     const covered = { first_position: first, last_position: position, changes_digest: digest.digest('hex') }
     for (const of of pattern.audit) {
-      const entry = {
-        ...of,
-        sequence: ++sequence,
-        by: text(of.by),
-        subject: text(of.subject),
-        ...(of.first_position && covered),
-      }
+      sequence += 1
+      const who = { by: text(of.by), subject: text(of.subject) }
+      const entry = { ...of, ...who, sequence, ...(of.first_position === null ? {} : covered) }
       hash = auditHash(hash, entry)
       audit({ ...entry, hash })
     }

@@ -1,6 +1,7 @@
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import t from 'tap'
+import { openSqlite } from '#shared/sqlite'
 import { childSeconds } from '../../bench/crl.ts'
 import {
   type BenchContext,
@@ -13,9 +14,12 @@ import {
 } from '../../bench/harness.ts'
 import { tableOf } from '../../bench/main.ts'
 import { cpuSeconds, need, ticksOf } from '../../bench/processes.ts'
+import { checkAdded, differences, loadDevices, rowCounts } from '../../bench/registry-load.ts'
 import { Reply } from '../../bench/reply.ts'
 import { newCsr } from '../../bench/requests.ts'
 import { checkCsr, decodeCsr } from '../../enrollment/ca/check-csr.ts'
+import { MIGRATIONS } from '../../enrollment/registry/schema.ts'
+import { startEnrollment } from '../support/enrollment.ts'
 
 t.test('the median is the middle, and needs values', async (t) => {
   t.equal(median([3, 1, 2]), 2)
@@ -118,4 +122,40 @@ t.test('the requests that the benches send are good ones', async (t) => {
 
 t.test('what the shell says of its children is added up', async (t) => {
   t.equal(childSeconds('0m0.01s 0m0.02s\n1m0.25s 0m0.50s\n'), 60.75)
+})
+
+t.test('a loaded registry has the rows that enrolling writes, and its chain is whole', async (t) => {
+  const first = await startEnrollment(t, { data: t.testdir({}) })
+  const { data, config } = first
+  const { registry: path } = config.layout
+  const { token } = await first.admin.createToken({ batch: 'bench', uses: 1_000 })
+  const enroll = async (id: string) => {
+    const reply = await first.client().send('POST', '/v1/enroll', { json: { token, csr: newCsr(id) } })
+    t.equal(reply.status, 200)
+  }
+  const before = rowCounts(path)
+  await enroll('scale-0000000')
+  t.doesNotThrow(() => checkAdded(before, rowCounts(path)))
+  t.throws(
+    () => checkAdded(before, before),
+    { code: 'check_failed' },
+    'an enrollment that writes something else',
+  )
+  await enroll('scale-9999999')
+  await first.stop()
+
+  loadDevices(path, { like: 'scale-0000000', count: 200 })
+  const compared = (loaded: string) => differences(path, { loaded, enrolled: 'scale-9999999' })
+  for (const number of ['0000001', '0000077', '0000200']) t.strictSame(compared(`scale-${number}`), [])
+  const again = await startEnrollment(t, { data })
+  t.match(await again.admin.status(), { devices: { active: 202 } })
+  t.match(await again.admin.verifyAudit(), { ok: true })
+  t.match(await again.admin.batchReport('bench'), { uses: { enrolled: 202 } })
+  await again.stop()
+  const db = openSqlite(path, { busyTimeoutMs: 1_000, migrations: MIGRATIONS })
+  db.exec(
+    "UPDATE certificates SET state = 'active', line = 'x' WHERE device = (SELECT row FROM devices WHERE id = 'scale-0000077')",
+  )
+  db.close()
+  t.strictSame(compared('scale-0000077'), ['certificates.state', 'certificates.line'])
 })
