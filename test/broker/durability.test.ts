@@ -402,3 +402,34 @@ t.test(
     t.notOk(reader.received.some(isPublish))
   },
 )
+
+t.test(
+  'a message whose author is refused before it is stored is neither stored, routed nor acknowledged',
+  async (t) => {
+    const { broker, a, service } = await away(t)
+    const reader = await enter(broker, await broker.enroll('R', { policy: everything, fleet: 'f' }))
+    await subscribe(reader, 'devices/#', 2)
+    const { group } = broker.store
+    const push = group.push.bind(group)
+    for (const qos of [1, 2] as const) {
+      const raw = await enter(broker, service)
+      const [connection] = broker.sessions.select({ kind: 'device', id: 'backend' })
+      if (connection === undefined) return t.fail('not indexed')
+      // The decision falls between the judging of the message and the commit of its turn.
+      group.push = (write, settle) => {
+        push(write, settle)
+        connection.refused = 'held'
+      }
+      raw.send(publish('devices/A/commands/x', 'evil', qos, true))
+      await raw.closed
+      group.push = push
+      t.notOk(raw.received.some(({ cmd }) => cmd === 'puback' || cmd === 'pubrec'))
+    }
+    await reader.ping()
+    t.notOk(reader.received.some(isPublish))
+    t.match(broker.store.retained.totals(), { messages: 0 })
+    const { raw: back } = await returns(broker, a)
+    await back.ping()
+    t.notOk(back.received.some(isPublish))
+  },
+)
