@@ -122,7 +122,7 @@ t.test(
       cpSync(kept, journal, { recursive: true })
       const [segment = ''] = readdirSync(journal).filter((name) => name.endsWith('.log'))
       const lines = readFileSync(join(journal, segment), 'utf8').split('\n')
-      writeFileSync(join(journal, segment), lines.toSpliced(plane.made.commit + 2, 1).join('\n'))
+      writeFileSync(join(journal, segment), lines.toSpliced(plane.made.commit + 1, 1).join('\n'))
       await t.rejects(plane.restore(), { code: 'check_failed', message: /damaged/ })
       const result = await plane.restore({ acceptLoss: true })
       t.strictSame(result.lost, [plane.late.serial])
