@@ -59,49 +59,6 @@ async function checkReads(t: Test, service: ServingEnrollment): Promise<void> {
     t.equal((await client.send('GET', path)).status, 200, path)
 }
 
-/** While the disk refuses, requests hear 503 and when to come back; then they are answered, by the same process. */
-async function refuseAndHeal(t: Test, fault: (place: Place) => DiskFault): Promise<void> {
-  const place = await newPlace(t)
-  const service = await serveEnrollment(t, place)
-  const told = new Told()
-  const { token } = await service.admin.createToken({ batch: 'lab', uses: 3 })
-  const keep = (reply: { text: string }) => {
-    const { serial, certificate } = JSON.parse(reply.text)
-    told.certificates.set(serial, certificate)
-    return certificate as string
-  }
-  const first = await newRequest('disk-1')
-  const certificate = keep(await enroll(service, { token, csr: first.csr }))
-  const heal = await breakDisk(t, service.child.pid ?? 0, fault(place))
-  const second = await newRequest('disk-2')
-  const third = await newRequest('disk-3')
-  for (let time = 0; time < 2; time++) {
-    const json = await enroll(service, { token, csr: second.csr })
-    t.match(json, { status: 503, headers: { 'retry-after': '5' }, text: /"code":"unavailable"/ })
-    const est = await enrollByEst(service, { token, der: third.der })
-    t.match(est, { status: 503, headers: { 'retry-after': '5', 'content-type': /^text\/plain/ } })
-  }
-  const renewing = service.client({ key: first.key, certificate })
-  const renewal = { json: { csr: (await newRequest('disk-1')).csr } }
-  t.match(await renewing.send('POST', '/v1/renew', renewal), { status: 503 })
-  await t.rejects(service.admin.createToken({ batch: 'lab', uses: 1 }), { code: 'unavailable' })
-  await checkReads(t, service)
-  await heal()
-  const [healed, again] = [
-    await enroll(service, { token, csr: second.csr }),
-    await enrollByEst(service, { token, der: third.der }),
-  ]
-  t.equal(healed.status, 200, 'and over JSON it enrolls')
-  t.equal(again.status, 200, 'and over EST')
-  keep(healed)
-  const renewed = await renewing.send('POST', '/v1/renew', renewal)
-  t.equal(renewed.status, 200, 'and renews')
-  keep(renewed)
-  t.strictSame(faultsOf(place.data, told), [])
-  await service.kill()
-  t.strictSame(replayFaults(place.data), [])
-}
-
 const FAULTS: Readonly<Record<string, (files: ReturnType<typeof filesOf>) => DiskFault>> = {
   'no space for the database': ({ wal }) => ({ calls: 'pwrite64', error: 'ENOSPC', paths: [wal] }),
   'no space for the journal': ({ journal }) => ({ calls: 'pwrite64', error: 'ENOSPC', paths: [journal] }),
@@ -114,11 +71,53 @@ const FAULTS: Readonly<Record<string, (files: ReturnType<typeof filesOf>) => Dis
   }),
 }
 
-for (const [name, fault] of Object.entries(FAULTS)) {
-  t.test(`${name}: 503, no half state, reads go on, and it heals by itself`, (t) =>
-    refuseAndHeal(t, (place) => fault(filesOf(place))),
-  )
+/** Three requests of one fault: the renewal of a device that is enrolled, and two that enroll. */
+async function requestsOf(service: ServingEnrollment, of: { token: string; name: string; told: Told }) {
+  const { token, name, told } = of
+  const keep = (text: string) => {
+    const { serial, certificate } = JSON.parse(text)
+    told.certificates.set(serial, certificate)
+    return certificate as string // of the reply to an enrollment
+  }
+  const first = await newRequest(`${name}-1`)
+  const certificate = keep((await enroll(service, { token, csr: first.csr })).text)
+  const [next, second, third] = await Promise.all([1, 2, 3].map((number) => newRequest(`${name}-${number}`)))
+  const renewing = service.client({ key: first.key, certificate })
+  return {
+    keep,
+    renew: () => renewing.send('POST', '/v1/renew', { json: { csr: next?.csr } }),
+    json: () => enroll(service, { token, csr: second?.csr ?? '' }),
+    est: () => enrollByEst(service, { token, der: third?.der ?? Buffer.alloc(0) }),
+  }
 }
+
+t.test('what the disk refuses is refused whole, heals by itself, and reads go on', async (t) => {
+  const place = await newPlace(t)
+  const service = await serveEnrollment(t, place)
+  const told = new Told()
+  const { token } = await service.admin.createToken({ batch: 'lab', uses: 15 })
+  for (const [index, [title, fault]] of Object.entries(FAULTS).entries()) {
+    await t.test(title, async (t) => {
+      const requests = await requestsOf(service, { token, name: `disk-${index}`, told })
+      const heal = await breakDisk(t, service.child.pid ?? 0, fault(filesOf(place)))
+      const refusal = { status: 503, headers: { 'retry-after': '5' } }
+      for (let time = 0; time < 2; time++) {
+        t.match(await requests.json(), { ...refusal, text: /"code":"unavailable"/ })
+        t.match(await requests.est(), { ...refusal, headers: { 'content-type': /^text\/plain/ } })
+        t.match(await requests.renew(), refusal)
+      }
+      await t.rejects(service.admin.createToken({ batch: 'lab', uses: 1 }), { code: 'unavailable' })
+      await checkReads(t, service)
+      await heal()
+      await enrollAtLast(requests.json)
+      t.equal((await requests.est()).status, 200, 'and over EST')
+      for (const request of [requests.json, requests.renew]) requests.keep((await request()).text)
+      t.strictSame(faultsOf(place.data, told), [])
+    })
+  }
+  await service.kill()
+  t.strictSame(replayFaults(place.data), [])
+})
 
 t.test(
   'a commit whose sync failed, and a crash: no start finds it without its line in the journal',
@@ -251,17 +250,14 @@ t.test('on a full disk nobody enrolls, a hold is put in force, and space heals b
   t.match(await enroll(service, second), { status: 503 }, 'which is for nobody else')
   t.strictSame(faultsOf(place.data, told), [])
   rmSync(join(disk, 'full'))
-  await enrollAtLast(service, second)
+  await enrollAtLast(() => enroll(service, second))
   t.equal(statSync(join(place.data, 'journal', 'reserve')).size, RESERVE_OCTETS, 'and it is reserved again')
   await service.kill()
   t.strictSame(replayFaults(place.data), [])
 })
 
 /** The service looks for room once a second; it has hung when it finds none in five thousand requests. */
-async function enrollAtLast(
-  service: ServingEnrollment,
-  request: { token: string; csr: string },
-): Promise<void> {
-  for (let time = 0; time < 5_000; time++) if ((await enroll(service, request)).status === 200) return
+async function enrollAtLast(request: () => Promise<{ status: number }>): Promise<void> {
+  for (let time = 0; time < 5_000; time++) if ((await request()).status === 200) return
   throw new Error('it does not heal')
 }
