@@ -1,4 +1,6 @@
+import { EventEmitter, once } from 'node:events'
 import t from 'tap'
+import { readTrust, trustTopic } from '#shared/trust-bundle'
 import { enrollDevice, startEnrollment } from '../support/enrollment.ts'
 import { connectAs, disconnected, invitedBroker, runBroker } from '../support/running-broker.ts'
 
@@ -50,4 +52,45 @@ t.test('a CA that is no longer trusted opens no door', async (t) => {
   await deps.registry.recordIssuer({ id, pem, trusted: false }, { now: Date.now(), by: 'operator:test' })
   await disconnected(client)
   await t.rejects(connectAs(service, broker, device), { code: 5 })
+})
+
+t.test('one session lives through every step of a rollover, and hears of each new bundle', async (t) => {
+  const service = await startEnrollment(t)
+  const { admin, deps } = service
+  const broker = await runBroker(t, await invitedBroker(service, 'edge-1'))
+  const old = await connectAs(service, broker, await enrollDevice(service, { id: 'old' }))
+  t.teardown(() => old.end(true))
+  const { id } = await admin.startRollover({ root: true })
+  await admin.cutOverRollover({ threshold: 0 })
+  const client = await connectAs(service, broker, await enrollDevice(service, { id: 'young' }))
+  t.teardown(() => client.end(true))
+  let closed = 0
+  for (const one of [old, client]) one.on('close', () => closed++)
+  const versions: (number | undefined)[] = []
+  const heard = new EventEmitter()
+  client.on('message', (topic, payload) => {
+    if (topic !== trustTopic('young')) return
+    versions.push(readTrust(payload)?.version)
+    heard.emit('bundle')
+  })
+  const first = once(heard, 'bundle')
+  await client.subscribeAsync('devices/young/#', { qos: 1 })
+  await first
+  await admin.abortRollover()
+  await admin.cutOverRollover({ threshold: 0 })
+  for (const one of [old, client])
+    await one.publishAsync(`devices/${one.options.clientId}/telemetry`, 'x', { qos: 1 })
+  t.equal(closed, 0, 'start, cut-over, abort and cut-over again')
+
+  // a month later, when the certificates of the old CA have ended
+  const later = Date.now() + 31 * 86_400_000
+  const third = once(heard, 'bundle')
+  await deps.registry.finishRollover(id, { now: later, by: 'operator:test' })
+  await deps.authority.follow(() => deps.registry.listRollovers(), Date.now())
+  await third
+  await disconnected(old)
+  await client.publishAsync('devices/young/telemetry', 'still here', { qos: 1 })
+  t.ok(client.connected)
+  t.equal(closed, 1, 'only who had a certificate of the CA that is gone')
+  t.strictSame(versions, [2, 3])
 })

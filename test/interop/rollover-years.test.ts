@@ -10,7 +10,7 @@ const FIRST_DAYS = 38
 const STEPS = [9, 9, 9, 4, 6, 2]
 
 t.test('real processes go through a rollover while their clock runs, and no device is lost', async (t) => {
-  const years = await Years.start(t, { rootDays: 3650, issuingDays: FIRST_DAYS, devices: 3 })
+  const years = await Years.start(t, { rootDays: 3650, issuingDays: FIRST_DAYS, deviceDays: 30, devices: 3 })
   const operator = new YearsOperator(years, { lifetimeDays: 300 })
   const first = await years.devices(await operator.look())
   let devices = first

@@ -5,12 +5,19 @@ const ROOT_DAYS = 720
 const ISSUING_DAYS = 300
 const DAYS = 740
 const DEVICES = 6
+/** Renewal falls between two thirds and nine tenths of it: no device may be due and ended between two looks. */
+const DEVICE_DAYS = 60
 /** Days between two looks of the operator, and those while a CA is about to end: certificates live no longer than it. */
 const STEP = 6
 const SMALL_STEP = 1
 
 t.test('three rollovers in two years of real processes lose no device', async (t) => {
-  const years = await Years.start(t, { rootDays: ROOT_DAYS, issuingDays: ISSUING_DAYS, devices: DEVICES })
+  const years = await Years.start(t, {
+    rootDays: ROOT_DAYS,
+    issuingDays: ISSUING_DAYS,
+    deviceDays: DEVICE_DAYS,
+    devices: DEVICES,
+  })
   const operator = new YearsOperator(years, { lifetimeDays: ISSUING_DAYS })
   let devices = await years.devices(1)
   while (years.days < DAYS) {

@@ -45,7 +45,7 @@ export class Years {
   /** Enrollment with CAs that live so long, a broker, and devices that are enrolled and connected. */
   static async start(
     t: Test,
-    of: { rootDays: number; issuingDays: number; devices: number },
+    of: { rootDays: number; issuingDays: number; deviceDays: number; devices: number },
   ): Promise<Years> {
     const years = new Years(t, { base: scratch(t), portBase: await freePortBase() })
     t.teardown(() => years.#end())
@@ -53,7 +53,7 @@ export class Years {
     await years.#makeAuthority(of)
     await years.#startProcess('enrollment', ['--port-base', String(years.#portBase)])
     await years.#startBroker()
-    await years.#startFleet(of.devices)
+    await years.#startFleet(of)
     return years
   }
 
@@ -169,9 +169,11 @@ export class Years {
     await this.#startProcess('broker', ['--invite', path, '--port', port, '--max-staleness', '30d'])
   }
 
-  async #startFleet(count: number): Promise<void> {
+  async #startFleet({ devices: count, deviceDays }: { devices: number; deviceDays: number }): Promise<void> {
+    await this.muster('fleet', 'create', 'yard', '--lifetime', `${deviceDays}d`)
+    await this.muster('batch', 'create', 'yard-1', '--fleet', 'yard')
     const { token } = await this.muster<{ token: string }>(
-      ...['token', 'create', '--batch', 'lab', '--uses', String(count), '--expires', '24h'],
+      ...['token', 'create', '--batch', 'yard-1', '--uses', String(count), '--expires', '24h'],
     )
     const at = ports(this.#portBase)
     const order: FleetOrder = {
