@@ -100,6 +100,7 @@ function readOwn(deps: IssueDeps, files: OwnFiles): OwnPair | null {
       leaf.checkPrivateKey(readPrivateKey(key)) &&
       leaf.checkIssued(new X509Certificate(deps.authority.infrastructure.pem)) &&
       files.hosts.every((host) => leaf.checkHost(host) ?? leaf.checkIP(host)) &&
+      deps.now() >= notBefore && // a clock that was ahead may have made it
       deps.now() < notBefore + (notAfter - notBefore) * RENEW_AT
     return isGood ? { certificate, key, notAfter } : null
   } catch {

@@ -169,3 +169,13 @@ t.test('nothing is signed once the clock has gone back', async (t) => {
   clock.offsetMs = 0
   t.equal((await service.client().send('POST', '/v1/enroll', { json: { token, csr } })).status, 200)
 })
+
+t.test('a clock that was a year ahead leaves no server certificate from the future', async (t) => {
+  const data = t.testdir()
+  for (const offsetMs of [0, 365 * DAY_MS])
+    await (await startEnrollment(t, { data, clock: { offsetMs } })).stop()
+  const service = await startEnrollment(t, { data })
+  const server = new X509Certificate(readFileSync(join(service.config.layout.enrollment, 'server.crt')))
+  t.ok(server.validFromDate.getTime() <= Date.now())
+  t.ok(new X509Certificate(operatorPair(service).certificate).validFromDate.getTime() <= Date.now())
+})
