@@ -23,6 +23,7 @@ export class CommitGroup {
   readonly #log: Log
   #pending: Operation[] = []
   #isSettling = false
+  #isClosed = false
 
   constructor(db: Sqlite, log: Log) {
     const [begin, commit, rollback] = ['BEGIN IMMEDIATE', 'COMMIT', 'ROLLBACK'].map((sql) => db.prepare(sql))
@@ -56,6 +57,12 @@ export class CommitGroup {
     })
   }
 
+  /** Commits what is pending; what comes later fails. */
+  close(): void {
+    this.flush()
+    this.#isClosed = true
+  }
+
   /** Commits what is pending, now. */
   flush(): void {
     const group = this.#pending
@@ -75,6 +82,7 @@ export class CommitGroup {
 
   #store(group: readonly Operation[]): Error | null {
     if (group.every(({ write }) => write === null)) return null
+    if (this.#isClosed) return new Error('the store is closed')
     try {
       this.#begin()
       for (const { write } of group) write?.()

@@ -14,6 +14,8 @@ interface Reader {
   /** Sent and not answered. */
   inflight: number
   isScheduled: boolean
+  /** It does not read: what was written has to leave first. */
+  isBlocked: boolean
 }
 
 /** Sent entries that the list may keep before it is cut. */
@@ -38,7 +40,7 @@ export class Delivery {
     leaveIds(client)
     const entries = this.#store.sessions.queues.entries(client.id)
     for (const entry of entries) entry.isSent = false
-    const reader: Reader = { client, entries, next: 0, inflight: 0, isScheduled: false }
+    const reader: Reader = { client, entries, next: 0, inflight: 0, isScheduled: false, isBlocked: false }
     this.#readers.set(client.id, reader)
     this.#schedule(reader)
   }
@@ -65,7 +67,7 @@ export class Delivery {
 
   /** In the next phase of the loop: messages of QoS 0 that were routed before are written by then. */
   #schedule(reader: Reader): void {
-    if (reader.isScheduled) return
+    if (reader.isScheduled || reader.isBlocked) return
     reader.isScheduled = true
     setImmediate(() => {
       reader.isScheduled = false
@@ -79,8 +81,8 @@ export class Delivery {
     const window = inflightOutbound * this.#store.allowance(client.id)
     try {
       while (reader.next < reader.entries.length && reader.inflight < window && !isGone(client)) {
-        if (client.conn.writableLength > replayBufferBytes) {
-          client.conn.once('drain', () => this.#schedule(reader))
+        if (client.conn.writableLength > replayBufferBytes && client.conn.writableNeedDrain) {
+          this.#waitFor(reader)
           break
         }
         const entry = reader.entries[reader.next++]
@@ -93,6 +95,14 @@ export class Delivery {
     if (reader.next < CUT_AFTER) return
     reader.entries = reader.entries.slice(reader.next)
     reader.next = 0
+  }
+
+  #waitFor(reader: Reader): void {
+    reader.isBlocked = true
+    reader.client.conn.once('drain', () => {
+      reader.isBlocked = false
+      this.#schedule(reader)
+    })
   }
 
   /** False when the client may not have it any more: then it leaves the queue. */

@@ -51,6 +51,18 @@ export class Incoming {
     return received.packet
   }
 
+  count(clientId: string): number {
+    return this.#byClient.get(clientId)?.size ?? 0
+  }
+
+  /** The packet identifier that has waited longest, of those that were routed. */
+  oldest(clientId: string): number | null {
+    for (const [messageId, { routed }] of this.#byClient.get(clientId) ?? []) {
+      if (routed === null) return messageId
+    }
+    return null
+  }
+
   hasAny(clientId: string): boolean {
     return this.#byClient.has(clientId)
   }

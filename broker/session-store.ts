@@ -102,6 +102,8 @@ export class SessionStore {
 
   async addSubscriptions(client: Owner, subscriptions: readonly Subscription[]): Promise<void> {
     const added = isClient(client) ? subscriptions.filter((one) => this.#granted.has(one)) : subscriptions
+    // A client whose session another one has ended, and that does not know it yet, has none.
+    if (isClient(client) && this.sessions.get(client.id) === undefined) return
     if (added.length > 0) await this.sessions.subscribe(client.id, added)
   }
 
@@ -228,7 +230,7 @@ export class SessionStore {
   async incomingStorePacket(client: Owner, packet: { messageId: number; length?: number }): Promise<void> {
     const { messageId, length: _, ...fields } = packet
     // What it was routed to has the payload; for a client its identifier is enough.
-    this.sessions.incoming.begin(client.id, isClient(client) ? { messageId } : { ...fields, messageId })
+    this.sessions.receive(client.id, isClient(client) ? { messageId } : { ...fields, messageId })
     if (isClient(client)) return
     await this.group.commit(() => this.#parts.rows.putIncoming(client.id, packet.messageId))
     this.sessions.incoming.settle(client.id, packet.messageId, null)
@@ -278,7 +280,7 @@ export class SessionStore {
 
   /** Writes what is pending and closes. */
   async destroy(): Promise<void> {
-    this.group.flush()
+    this.group.close()
     this.#parts.close()
   }
 
@@ -288,8 +290,7 @@ export class SessionStore {
 
   /** Client ids under which something of an identity is kept: a service may have several, `<id>:<name>`. */
   clientsOf(identity: string): string[] {
-    const wills = [...this.#wills.all()].map(({ clientId = '' }) => clientId)
-    return [...this.sessions.clientsOf(identity), ...wills.filter((id) => id.startsWith(`${identity}:`))]
+    return [...this.sessions.clientsOf(identity), ...this.#wills.clientsOf(identity)]
   }
 }
 

@@ -6,6 +6,9 @@ import type { Queues } from './queues.ts'
 import type { Session, SessionRows } from './session-rows.ts'
 import { type Subscription, Subscriptions } from './subscriptions.ts'
 
+/** Half-received messages of a client over all its connections; in one of them Aedes allows far less. */
+const MOST_INCOMING = 1_000
+
 /** Sessions that outlive their connections, with all that belongs to them but the will. */
 export class StoredSessions {
   readonly subscriptions = new Subscriptions()
@@ -110,6 +113,13 @@ export class StoredSessions {
       leaving.takeBack()
       throw error
     }
+  }
+
+  /** Begins to take in a message of QoS 2. Of very many that were never released the oldest is forgotten: its client is, too. */
+  receive(clientId: string, packet: { readonly messageId: number }): void {
+    const oldest = this.incoming.count(clientId) < MOST_INCOMING ? null : this.incoming.oldest(clientId)
+    if (oldest !== null) this.forgetIncoming(clientId, oldest).catch(() => {}) // logged by the group
+    this.incoming.begin(clientId, packet)
   }
 
   /** The row of a half-received message, within the transaction of what it was routed to. */

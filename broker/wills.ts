@@ -7,6 +7,8 @@ export class Wills {
   readonly #rows: SessionRows
   readonly #group: CommitGroup
   readonly #byClient = new Map<string, Will>()
+  /** Client ids of services that have added a name to theirs. */
+  readonly #named = new Map<string, Set<string>>()
 
   constructor(rows: SessionRows, group: CommitGroup) {
     this.#rows = rows
@@ -19,7 +21,7 @@ export class Wills {
         ...(fingerprint === null ? {} : { fingerprint }),
         ...(connection === null ? {} : { connection }),
       }
-      this.#byClient.set(client, {
+      this.#set(client, {
         ...rest,
         retain: retain === 1,
         clientId: client,
@@ -37,14 +39,33 @@ export class Wills {
     return this.#byClient.values()
   }
 
+  /** Client ids `<identity>:<name>` that have a will. */
+  clientsOf(identity: string): Iterable<string> {
+    return this.#named.get(identity) ?? []
+  }
+
+  #set(clientId: string, will: Will): void {
+    this.#byClient.set(clientId, will)
+    const [identity = '', name] = clientId.split(':')
+    if (name !== undefined) this.#named.set(identity, (this.#named.get(identity) ?? new Set()).add(clientId))
+  }
+
+  #take(clientId: string): void {
+    this.#byClient.delete(clientId)
+    const [identity = ''] = clientId.split(':', 1)
+    const named = this.#named.get(identity)
+    named?.delete(clientId)
+    if (named?.size === 0) this.#named.delete(identity)
+  }
+
   /** Resolves when it is on disk. Its broker's id is in it from then on, and its client's. */
   async put(clientId: string, will: Will, brokerId: string): Promise<void> {
     Object.assign(will, { brokerId, clientId })
-    this.#byClient.set(clientId, will)
+    this.#set(clientId, will)
     try {
       await this.#group.commit(() => this.#rows.putWill(clientId, brokerId, will))
     } catch (error) {
-      if (this.#byClient.get(clientId) === will) this.#byClient.delete(clientId)
+      if (this.#byClient.get(clientId) === will) this.#take(clientId)
       throw error
     }
   }
@@ -52,7 +73,7 @@ export class Wills {
   async delete(clientId: string): Promise<Will | undefined> {
     const will = this.#byClient.get(clientId)
     if (will === undefined) return undefined
-    this.#byClient.delete(clientId)
+    this.#take(clientId)
     await this.#group.commit(() => this.#rows.deleteWill(clientId))
     return will
   }

@@ -4,7 +4,7 @@ import t, { type Test } from 'tap'
 import type { Limits } from '../../broker/limits.ts'
 import { until } from '../support/broker.ts'
 import { cut, type DurableBroker, openDurableBroker, publish, subscribe } from '../support/durable-broker.ts'
-import { enter, openRaw, type RawClient } from '../support/mqtt-clients.ts'
+import { connectPacket, enter, openRaw, type RawClient } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
 
 const authority = await testAuthority()
@@ -433,3 +433,65 @@ t.test(
     t.notOk(back.received.some(isPublish))
   },
 )
+
+t.test('a client that never releases what it sends is remembered so far, and not without end', async (t) => {
+  const broker = await open(t)
+  const a = await broker.enroll('A')
+  const first = await enter(broker, a, false)
+  await cut(first)
+  const { sessions } = broker.store
+  for (let messageId = 1; messageId <= 1_000; messageId++) {
+    sessions.receive('A', { messageId })
+    sessions.incoming.settle('A', messageId, null)
+  }
+  const { raw } = await returns(broker, a)
+  const packet = { ...publish('devices/A/up', 'one more', 2), messageId: 1_001 }
+  raw.send(packet)
+  await raw.next('pubrec')
+  await until(() => sessions.incoming.count('A') === 1_000)
+  t.equal(sessions.incoming.oldest('A'), 2)
+})
+
+t.test('a client that another one has taken over leaves no subscription behind', async (t) => {
+  const { broker, a } = await away(t)
+  const { raw: first } = await returns(broker, a)
+  const taken = broker.sessions.select({ kind: 'device', id: 'A' })
+  const newcomer = await openRaw(broker, a)
+  newcomer.send(connectPacket({ clientId: 'A', clean: true }))
+  await until(() => broker.store.sessions.get('A') === undefined)
+  first.send({ cmd: 'subscribe', messageId: 9, subscriptions: [{ topic: 'devices/A/late', qos: 1 }] })
+  await newcomer.next('connack')
+  await first.closed
+  t.equal(taken.length, 1)
+  t.same(broker.store.sessions.subscriptions.of('A'), [])
+})
+
+t.test('a service with a name after its id loses its will in a purge', async (t) => {
+  const { broker } = await away(t)
+  const will = { topic: 'devices/A/commands/x', payload: Buffer.from('last words'), qos: 1, retain: false }
+  await broker.store.putWill({ id: 'backend:1' }, will)
+  await broker.mqtt.purge(['back', 'backend'])
+  t.equal(await broker.store.getWill({ id: 'backend:1' }), undefined)
+})
+
+t.test('a reader that is slow is written to as fast as it reads, and gets all of it', async (t) => {
+  const { broker, a, service } = await away(t, {
+    inflightOutbound: 1_000,
+    replayBufferBytes: 4_096,
+    queueBytes: 16_777_216,
+  })
+  const raw = await enter(broker, service)
+  for (let n = 0; n < 150; n++) await order(raw, `${n}`.padStart(16_000))
+  const { raw: back } = await returns(broker, a)
+  const [connection] = broker.sessions.select({ kind: 'device', id: 'A' })
+  let most = 0
+  let seen = 0
+  while (seen < 150) {
+    const { payload, messageId = 0 } = await nextPublish(back)
+    t.equal(Number(String(payload)), seen++)
+    most = Math.max(most, connection?.socket.listenerCount('drain') ?? 0)
+    back.octets = Buffer.alloc(0)
+    back.send({ cmd: 'puback', messageId })
+  }
+  t.ok(most <= 2, `${most} of the delivery wait for the socket`)
+})
