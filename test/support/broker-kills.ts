@@ -120,7 +120,7 @@ async function openClient(
   return client
 }
 
-async function enrollService(service: RunningEnrollment, id: string): Promise<ClientPair> {
+export async function enrollService(service: RunningEnrollment, id: string): Promise<ClientPair> {
   const { csr, key } = await newRequest(id)
   const { certificate } = await service.admin.createService({ id, csr })
   return { id, certificate, key }
