@@ -41,6 +41,13 @@ export interface Inner {
   /** True while the client gets from its queue what is being handed out. */
   isQueuedFor(client: MqttClient): boolean
   voidWill(will: Will): void
+  readonly traffic: Traffic
+}
+
+/** Plain counts, for whoever asks: messages that clients published, and that were handed to clients. */
+export interface Traffic {
+  published: number
+  delivered: number
 }
 
 /** Puts ourselves between the parser and Aedes: packets that break a rule, or come after the end, go no further. */
@@ -121,6 +128,7 @@ export function topicHooks(deps: MqttDeps, inner: Inner) {
         if (!orDeny(deps, 'will', () => mayFire(deps, will), false)) inner.voidWill(will)
         return done(null)
       }
+      inner.traffic.published++
       const refusal = judgeMessage(deps, client, packet)
       if (refusal === null) return packet.qos === 1 ? inner.acknowledge(packet, client, done) : done(null)
       refuse(deps, client.req, refusal)
@@ -145,7 +153,9 @@ export function topicHooks(deps: MqttDeps, inner: Inner) {
       try {
         // Nothing before CONNACK, and from a queue nothing but by its delivery.
         if (!client.req.isAccepted || inner.isQueuedFor(client)) return null
-        return mayForward(client.req, packet.topic) ? packet : null
+        if (!mayForward(client.req, packet.topic)) return null
+        inner.traffic.delivered++
+        return packet
       } catch (error) {
         failed(deps, 'forward', error)
         return null

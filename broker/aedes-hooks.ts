@@ -2,7 +2,15 @@
 import { TLSSocket } from 'node:tls'
 import { stillLive } from './admission.ts'
 import { Broker } from './aedes-broker.ts'
-import { connectHooks, type MqttDeps, orDeny, refuse, screen, topicHooks } from './aedes-callbacks.ts'
+import {
+  connectHooks,
+  type MqttDeps,
+  orDeny,
+  refuse,
+  screen,
+  type Traffic,
+  topicHooks,
+} from './aedes-callbacks.ts'
 import type { Inside } from './gate.ts'
 import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
 import { News } from './news.ts'
@@ -30,6 +38,8 @@ export interface Mqtt extends Inside {
   tellAll(): void
   /** Clients that are registered, by Aedes' register and by its counter: always the same. */
   registered(): { readonly ids: string[]; readonly counted: number }
+  /** Since the start. */
+  traffic(): Readonly<Traffic>
   close(): Promise<void>
 }
 
@@ -40,6 +50,7 @@ const CLIENT_ID_LENGTH = 129
 /** Starts the MQTT side of the broker. Sockets come in by `handle`, and only from the gate. */
 export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
   const { store } = deps
+  const traffic: Traffic = { published: 0, delivered: 0 }
   const broker: Broker = new Broker(
     {
       // Without it 100 slow deliveries stop all others.
@@ -53,6 +64,7 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
         acknowledge: (packet, client, done) => broker.acknowledge(packet, client, done),
         isQueuedFor: (client) => broker.route.isQueuedFor(client),
         voidWill: (will) => broker.voided.add(will),
+        traffic,
       }),
     },
     {
@@ -74,6 +86,7 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
     tell: (connection) => news.tell(connection),
     tellAll: () => news.tellAll(),
     registered: () => ({ ids: Object.keys(broker.clients), counted: broker.connectedClients }),
+    traffic: () => ({ ...traffic, delivered: traffic.delivered + broker.delivery.sent }),
     async close() {
       news.stop()
       await new Promise<void>((resolve) => broker.close(resolve))

@@ -2,6 +2,8 @@ import { isIP } from 'node:net'
 import { parseArgs } from 'node:util'
 import { MusterError } from '#shared/errors'
 import { DEFAULT_PORT_BASE, layout, ports } from '#shared/layout'
+import type { MetricsAddress } from '#shared/metrics-listener'
+import { METRICS_OPTIONS, readMetricsAddress } from '#shared/metrics-options'
 import type { Durability } from '#shared/sqlite'
 import { type Limits, readLimits } from './limits.ts'
 
@@ -21,6 +23,8 @@ export interface Config {
   /** What an acknowledged message survives. */
   readonly durability: Durability
   readonly limits: Limits
+  /** Where `/metrics` is served; null for nowhere. */
+  readonly metrics: MetricsAddress | null
   readonly logLevel: string
 }
 
@@ -36,6 +40,7 @@ const OPTIONS = {
   'max-staleness': { type: 'string', default: '24h' },
   durability: { type: 'string', default: 'full' },
   limit: { type: 'string', multiple: true, default: NONE },
+  ...METRICS_OPTIONS,
   'log-level': { type: 'string', default: 'info' },
 } as const
 
@@ -70,6 +75,7 @@ export function readConfig(argv: readonly string[]): Config {
     maxStalenessMs: readDuration(values['max-staleness'], faults),
     durability: readDurability(values.durability, faults),
     limits: readLimits(values.limit, faults),
+    metrics: readMetricsAddress(values, faults),
     logLevel: values['log-level'],
   }
   if (faults.length > 0) throw new MusterError('config_invalid', `Cannot start: ${faults.join('; ')}`)

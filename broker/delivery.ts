@@ -29,6 +29,7 @@ export class Delivery {
   readonly #store: SessionStore
   readonly #log: Log
   readonly #readers = new Map<string, Reader>()
+  #sent = 0
 
   constructor(store: SessionStore, log: Log) {
     this.#store = store
@@ -43,6 +44,11 @@ export class Delivery {
     const reader: Reader = { client, entries, next: 0, inflight: 0, isScheduled: false, isBlocked: false }
     this.#readers.set(client.id, reader)
     this.#schedule(reader)
+  }
+
+  /** Messages that were sent, since the start. */
+  get sent(): number {
+    return this.#sent
   }
 
   stop(client: MqttClient): void {
@@ -126,6 +132,7 @@ export class Delivery {
     conn.uncork()
     entry.isSent = true
     entry.mayBeRepeated = true
+    this.#sent++
     return true
   }
 }

@@ -52,6 +52,8 @@ export interface SessionsOptions {
   readonly deadlineMs?: number
   /** The open connections of the fleet have its new policy; what is stored does not follow by itself. */
   policyChanged?(fleet: string): void
+  /** A socket that a decision ended has closed, so many ms after the decision was committed. */
+  closed?(afterMs: number): void
 }
 
 const SLICE_SIZE = 500
@@ -72,6 +74,7 @@ export class Sessions {
   readonly #sliceSize: number
   readonly #deadlineMs: number
   readonly #policyChanged: (fleet: string) => void
+  readonly #closed: (afterMs: number) => void
   readonly #all = new Set<Connection>()
   readonly #by: Record<Key, Map<string, Set<Connection>>> = {
     fingerprint: new Map(),
@@ -86,6 +89,7 @@ export class Sessions {
     this.#sliceSize = options.sliceSize ?? SLICE_SIZE
     this.#deadlineMs = options.deadlineMs ?? DEADLINE_MS
     this.#policyChanged = (fleet) => options.policyChanged?.(fleet)
+    this.#closed = (afterMs) => options.closed?.(afterMs)
   }
 
   add(connection: Connection): void {
@@ -156,7 +160,9 @@ export class Sessions {
     const allClosed = Promise.withResolvers<void>()
     const closed = (connection: Connection) => {
       open.delete(connection)
-      closeMs.push(Math.max(0, this.#now() - options.since))
+      const afterMs = Math.max(0, this.#now() - options.since)
+      closeMs.push(afterMs)
+      this.#closed(afterMs)
       if (open.size === 0) allClosed.resolve()
     }
     for (const connection of marked) onceClosed(connection, closed)

@@ -13,6 +13,7 @@ import type { Config } from './config.ts'
 import { type Credential, renewCredential } from './credential.ts'
 import { Follower } from './follower.ts'
 import { type Credentials, type Listener, openListener } from './listener.ts'
+import { type Meter, openMeter, serveMetrics } from './metrics.ts'
 import { RegistryLink } from './registry-link.ts'
 import { keepRenewed } from './renewal.ts'
 import { openReplica, type Replica } from './replica.ts'
@@ -41,6 +42,8 @@ export interface RunningBroker {
   readonly sessions: Sessions
   readonly mqtt: Mqtt
   readonly follower: Follower
+  /** Of the listener for metrics; null when there is none. */
+  readonly metricsPort: number | null
 }
 
 /** What is there once the registry can be followed; `listener`, `mqtt` and `url` come later. */
@@ -50,6 +53,7 @@ interface Parts extends StartDeps {
   readonly store: SessionStore
   readonly link: RegistryLink
   readonly sessions: Sessions
+  readonly meter: Meter
   /** Parts that know of each other before each of them exists. */
   readonly wiring: Wiring
 }
@@ -78,12 +82,30 @@ export async function startBroker(config: Config, deps: StartDeps): Promise<Runn
   await follower.complete()
   await atMost(CATCH_UP_MS, follower.attempted())
 
-  const report = (report: Report) => reporter.report(report)
+  const report = reporting(parts, reporter)
   const { mqtt, port } = await openDoors(parts, { follower, report })
   wiring.url = urlOf(config.hosts[0] ?? 'localhost', port)
   reporter.start()
   lifecycle.started('renewal', startRenewal(parts, follower))
-  return { url: wiring.url, port, replica, sessions, mqtt, follower }
+  const metricsPort = await openMetrics(parts, mqtt)
+  return { url: wiring.url, port, replica, sessions, mqtt, follower, metricsPort }
+}
+
+/** Reports, and counts what is reported. */
+function reporting({ meter }: Parts, reporter: Reporter): (report: Report) => void {
+  return (report) => {
+    meter.saw(report)
+    reporter.report(report)
+  }
+}
+
+async function openMetrics(parts: Parts, mqtt: Mqtt): Promise<number | null> {
+  const { config, lifecycle, meter, wiring } = parts
+  if (config.metrics === null) return null
+  const certificate = () => wiring.credential.certificate
+  const listener = await serveMetrics(meter, { ...parts, mqtt, certificate, address: config.metrics })
+  lifecycle.started('metrics', () => listener.stop())
+  return listener.port
 }
 
 async function openParts(config: Config, deps: StartDeps): Promise<Parts> {
@@ -100,8 +122,13 @@ async function openParts(config: Config, deps: StartDeps): Promise<Parts> {
   const link = new RegistryLink(credential)
   lifecycle.started('link', () => link.close())
   const wiring: Wiring = { credential, listener: null, mqtt: null, url: '' }
-  const sessions = new Sessions({ now, policyChanged: (fleet) => void wiring.mqtt?.review(fleet) })
-  return { ...deps, config, replica, store, link, sessions, wiring }
+  const meter = openMeter()
+  const sessions = new Sessions({
+    now,
+    policyChanged: (fleet) => void wiring.mqtt?.review(fleet),
+    closed: (afterMs) => meter.closed(afterMs),
+  })
+  return { ...deps, config, replica, store, link, sessions, meter, wiring }
 }
 
 /** Stops after whoever reports, so that their last words are stored. */
@@ -123,7 +150,7 @@ function openFollower(parts: Parts, reporter: Reporter): Follower {
   const follower = new Follower({
     ...{ replica, sessions, now, random, log },
     open: (path, signal) => link.open(path, signal),
-    report: (report) => reporter.report(report),
+    report: reporting(parts, reporter),
     purge: async (devices) => wiring.mqtt?.purge(devices),
     review: async () => wiring.mqtt?.review(),
     renewalMoved: (connection) => wiring.mqtt?.tell(connection),

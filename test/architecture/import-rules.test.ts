@@ -8,7 +8,7 @@ t.test('the import table of docs/architecture.md holds', async (t) => {
   t.strictSame(importViolations(repository), [])
 })
 
-t.test('aedes, mqtt, better-sqlite3, @peculiar/x509 and koffi are each known to exactly one file', async (t) => {
+t.test('aedes, mqtt, better-sqlite3, @peculiar/x509, koffi and @prometheus-io/client are each known to exactly one file', async (t) => {
   for (const name of WRAPPED) t.equal(importersOf(repository, name).length, 1, name)
 })
 
