@@ -22,6 +22,8 @@ export interface PlaneOptions {
   readonly trustDomain?: string
   /** Further arguments of enrollment. */
   readonly keeping: readonly string[]
+  /** Further arguments of the broker. */
+  readonly delivering: readonly string[]
   /** 0 for no demo. */
   readonly demoDevices: number
   readonly signals: StopSignals
@@ -100,7 +102,10 @@ async function runDemo(
 /** A broker without a credential is invited: the invitation is a 0600 file for as long as the start takes. */
 async function startBroker(context: Context, options: Started & { supervisor: Supervisor }): Promise<void> {
   const { files, supervisor } = options
-  const spec = { ...serviceSpec('broker', options), args: ['broker', ...serviceArgs(options)] }
+  const spec = {
+    ...serviceSpec('broker', options),
+    args: ['broker', ...serviceArgs(options), ...options.delivering],
+  }
   if (existsSync(brokerCertificate(files))) return supervisor.start(spec)
   prepareDirectory(files.broker)
   const invitationFile = join(files.broker, 'invitation.json')

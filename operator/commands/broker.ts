@@ -3,7 +3,7 @@ import type { Context } from '../context.ts'
 import { formatWhen, parseExpiry } from '../duration.ts'
 import { table } from '../table.ts'
 import { type Invocation, noun, type Use } from '../verb.ts'
-import { addServingOptions } from './programs.ts'
+import { addBrokerOptions, addServingOptions } from './programs.ts'
 
 interface InviteOptions {
   readonly id?: string
@@ -13,16 +13,10 @@ interface InviteOptions {
 /** `muster broker` alone runs one: the CLI hands that on before it gets here. */
 export function addBrokerCommands(program: Command, use: Use): void {
   const broker = noun(program, 'broker', 'run a broker; or list, invite and forget the brokers of the plane')
-  addServingOptions(broker)
+  addBrokerOptions(addServingOptions(broker))
     .option('--invite <file>', 'first start: the invitation that admits it')
     .option('--port <n>', 'port to listen on, in place of the one above the base')
     .option('--max-staleness <duration>', 'how long known devices get in while the registry is silent', '24h')
-    .option(
-      '--durability <level>',
-      'what acknowledged messages survive: kill (the process) or full (the power, too)',
-      'full',
-    )
-    .option('--limit <limit>=<n>', 'another limit for clients, repeatable: docs/operations.md')
   broker.command('list').description('brokers, and how far they have followed').action(use(listBrokers))
   broker
     .command('invite')

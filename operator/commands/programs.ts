@@ -98,3 +98,25 @@ export function keepingArguments(options: KeepingOptions): string[] {
   const places = journal === undefined ? [] : ['--journal', resolve(journal)]
   return [...given.flatMap(({ name, value }) => [name, value]), ...places]
 }
+
+/** How a broker keeps messages, and how many; `muster up` passes it on. */
+export interface BrokerOptions {
+  readonly durability?: string
+  readonly limit?: readonly string[]
+}
+
+export function addBrokerOptions(command: Command): Command {
+  const collect = (value: string, before: readonly string[] = []) => [...before, value]
+  return command
+    .option(
+      '--durability <level>',
+      'what acknowledged messages survive: kill (the process), full (default: the power, too)',
+    )
+    .option('--limit <limit=n>', 'another limit for clients, repeatable: docs/operations.md', collect)
+}
+
+/** The same as arguments of `muster broker`, which judges them. */
+export function brokerArguments({ durability, limit = [] }: BrokerOptions): string[] {
+  const levels = durability === undefined ? [] : ['--durability', durability]
+  return [...levels, ...limit.flatMap((one) => ['--limit', one])]
+}

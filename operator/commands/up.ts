@@ -6,9 +6,16 @@ import { positiveInteger } from '../number.ts'
 import { runPlane } from '../run-plane.ts'
 import { stopSignals } from '../stop-signals.ts'
 import type { Invocation, Use } from '../verb.ts'
-import { addKeepingOptions, type KeepingOptions, keepingArguments } from './programs.ts'
+import {
+  addBrokerOptions,
+  addKeepingOptions,
+  type BrokerOptions,
+  brokerArguments,
+  type KeepingOptions,
+  keepingArguments,
+} from './programs.ts'
 
-interface UpOptions extends KeepingOptions {
+interface UpOptions extends KeepingOptions, BrokerOptions {
   readonly portBase: string
   readonly demo: boolean
   readonly devices: string
@@ -39,7 +46,7 @@ export function addUpCommand(program: Command, use: Use, bin: string): void {
     .option('--trust-domain <name>', 'name in every certificate, fixed at the first start')
     .option('--no-demo', 'no simulated devices at the first start')
     .option('--devices <n>', 'how many the demo has', String(DEMO_DEVICES))
-  addKeepingOptions(up).action(
+  addBrokerOptions(addKeepingOptions(up)).action(
     use((context, invocation: Invocation<UpOptions>) => runUp(context, invocation.options, bin)),
   )
 }
@@ -48,9 +55,10 @@ async function runUp(context: Context, options: UpOptions, bin: string) {
   const demoDevices = options.demo ? positiveInteger('--devices', options.devices) : 0
   const portBase = positiveInteger('--port-base', options.portBase)
   const keeping = keepingArguments(options)
+  const delivering = brokerArguments(options)
   const signals = stopSignals(context.now)
   try {
-    await runPlane(context, { ...options, bin, portBase, demoDevices, keeping, signals })
+    await runPlane(context, { ...options, bin, portBase, demoDevices, keeping, delivering, signals })
   } finally {
     signals.release()
   }

@@ -69,7 +69,12 @@ t.test('the first start makes a plane, says where it is, and stops cleanly', asy
 })
 
 t.test('the second start runs no demo and says what is there', async (t) => {
-  const plane = await up(t, { data, portBase, args: [] })
+  const given = ['--durability', 'kill', '--limit', 'queueMessages=7', '--limit', 'publishBurst=9']
+  const plane = await up(t, { data, portBase, args: given })
+  if (process.platform === 'linux') {
+    const { broker = 0 } = childrenOf(plane.child.pid)
+    t.match(readFileSync(`/proc/${broker}/cmdline`, 'utf8'), given.join('\0'), 'the broker is told')
+  }
   t.match(plane.stderr(), /There are 0 active devices; .*1 broker\./)
   t.notMatch(plane.stderr(), 'Demo fleet', 'the demo is for the first start')
   t.equal((await interrupt(plane)).status, 0)
@@ -96,7 +101,15 @@ t.test('what enrollment keeps, and where, can be said at the start', async (t) =
   t.match(readdirSync(journal), [/^\d{12}\.log$/], 'the journal lies there')
   t.notOk(existsSync(layout(plane.data).journal))
   const { stdout } = await muster(['up', '--help'])
-  for (const option of ['--journal', '--keep-expired', '--keep-changes', '--keep-audit', '--keep-journal']) {
+  for (const option of [
+    '--durability',
+    '--limit',
+    '--journal',
+    '--keep-expired',
+    '--keep-changes',
+    '--keep-audit',
+    '--keep-journal',
+  ]) {
     t.match(stdout, option)
   }
 })
