@@ -7,6 +7,7 @@ import type { Log } from '#shared/log'
 import { isRefusalErrorCode } from '#shared/refusals'
 import { admit } from './admission.ts'
 import { sendConnackRefused } from './connack-refused.ts'
+import type { Doorstep } from './doorstep.ts'
 import { type Guard, guardSocket } from './guarded-socket.ts'
 import type { Limits } from './limits.ts'
 import { type Refusal, refusedReport } from './refusals.ts'
@@ -47,10 +48,13 @@ export interface GateWays {
   readonly inside: Inside
   /** The CAs that client certificates are issued by, as they are trusted now. */
   issuers(): readonly X509Certificate[]
+  /** What addresses and certificates may have is counted there. */
+  readonly doorstep: Pick<Doorstep, 'mayAttempt' | 'admitted' | 'refused'>
 }
 
 interface Visitor {
   readonly deps: GateDeps
+  readonly doorstep: GateWays['doorstep']
   readonly socket: TLSSocket
   readonly guard: Guard
   readonly address: string
@@ -64,10 +68,13 @@ interface Visitor {
  * Takes sockets whose TLS handshake is done, whether or not a certificate came with them. Only one that is
  * identified and admitted goes inside; any other gets a CONNACK that says so, and a report with the reason.
  */
-export function openGate(deps: GateDeps, { inside, issuers }: GateWays): (socket: TLSSocket) => void {
+export function openGate(
+  deps: GateDeps,
+  { inside, issuers, doorstep }: GateWays,
+): (socket: TLSSocket) => void {
   let opened = 0
   return (socket) => {
-    const visitor = meet(deps, socket)
+    const visitor = meet(deps, { socket, doorstep })
     const identified = identify(visitor, issuers())
     if ('code' in identified) return turnAway(visitor, identified, null)
     const id = `c${++opened}`
@@ -78,7 +85,7 @@ export function openGate(deps: GateDeps, { inside, issuers }: GateWays): (socket
   }
 }
 
-function meet(deps: GateDeps, socket: TLSSocket): Visitor {
+function meet(deps: GateDeps, { socket, doorstep }: Pick<Visitor, 'socket' | 'doorstep'>): Visitor {
   const address = (socket.remoteAddress ?? '').replace(/^::ffff:/, '')
   const { limits } = deps
   const violated = (violation: string) => {
@@ -97,7 +104,7 @@ function meet(deps: GateDeps, socket: TLSSocket): Visitor {
     violated(`no CONNECT within ${limits.connectMs} ms`)
     socket.destroy()
   }, limits.connectMs)
-  const visitor: Visitor = { deps, socket, guard, address, connectDeadline, isTurnedAway: false }
+  const visitor: Visitor = { deps, doorstep, socket, guard, address, connectDeadline, isTurnedAway: false }
   socket.on('error', () => socket.destroy()) // 'close' follows; without a listener the process would end
   socket.once('close', () => clearTimeout(connectDeadline))
   socket.disableRenegotiation() // nobody changes certificates in a connection that has been judged
@@ -148,6 +155,8 @@ async function enter(visitor: Visitor, peer: Peer, id: string, inside: Inside): 
   const { deps, socket } = visitor
   const { fingerprint } = peer
   const began = deps.now()
+  const tooMany = visitor.doorstep.mayAttempt(peer, visitor.address)
+  if (tooMany !== null) return turnAway(visitor, tooMany, peer)
   let record = deps.replica.record(fingerprint)
   if (record === null) {
     await waitForRecord(deps, fingerprint)
@@ -165,6 +174,7 @@ async function enter(visitor: Visitor, peer: Peer, id: string, inside: Inside): 
   const connection = describe(visitor, record, id)
   visitor.guard.connection = connection
   deps.sessions.add(connection)
+  visitor.doorstep.admitted(socket)
   socket.once('close', () => deps.sessions.remove(connection))
   endWithRecord(deps, connection, record)
   inside.handle(connection)
@@ -212,11 +222,13 @@ function turnAway(visitor: Visitor, refusal: Refusal, peer: Peer | null): void {
   const { deps, socket, guard, address } = visitor
   const evidence = refusal.code === 'nocert' ? { address } : refusal.evidence
   const fingerprint = peer?.fingerprint ?? fingerprintOf(socket)
-  deps.report(
-    refusedReport({ ...refusal, evidence }, { device: peer?.id ?? null, fingerprint, address }, deps.now()),
-  )
+  if (visitor.doorstep.refused(socket, { code: refusal.code, fingerprint })) {
+    deps.report(
+      refusedReport({ ...refusal, evidence }, { device: peer?.id ?? null, fingerprint, address }, deps.now()),
+    )
+  }
   visitor.isTurnedAway = true
-  sendConnackRefused(socket, guard.walk)
+  sendConnackRefused(socket, { walk: guard.walk, isBusy: refusal.code === 'rate' })
 }
 
 function fingerprintOf(socket: TLSSocket): string | null {

@@ -1,7 +1,17 @@
+import type { PacingLimits } from './pacing.ts'
+
 /** What one client, or all of them together, may ask of the broker. Sizes in octets, times in ms. */
-export interface Limits {
+export interface Limits extends PacingLimits {
   /** Open sockets of the listener, identified or not; more are dropped at accept. */
   readonly connections: number
+  /** Of them from one address; IPv6 addresses count by their /64. */
+  readonly connectionsPerAddress: number
+  /** Of them whose client has not been let in yet: waiting, in the handshake, or before CONNECT. */
+  readonly halfOpenPerAddress: number
+  /** Connections that may be made with one certificate in a minute; 0 for any. */
+  readonly connectsPerMinute: number
+  /** Connections from one address that are refused in a minute; beyond that its next ones wait. 0 for any. */
+  readonly refusedPerMinute: number
   /** From accept to the end of the TLS handshake. */
   readonly handshakeMs: number
   /** From the end of the handshake to the last octet of CONNECT. */
@@ -56,6 +66,16 @@ export interface Limits {
 
 export const LIMITS = Object.freeze({
   connections: 20_000,
+  connectionsPerAddress: 10_000,
+  halfOpenPerAddress: 1_000,
+  connectsPerMinute: 120,
+  refusedPerMinute: 600,
+  handshakesPerSecond: 2_000,
+  handshakesPerSecondLeast: 50,
+  handshakeBurst: 50,
+  loopLagMs: 50,
+  waitingConnections: 4_096,
+  waitingMs: 8_000,
   handshakeMs: 6_000,
   connectMs: 5_000,
   connectBytes: 4_096,
@@ -86,6 +106,16 @@ export const LIMITS = Object.freeze({
 /** Least and most that `--limit` takes, for those limits that an operator may set. */
 const RANGES = {
   connections: [1, 1_000_000],
+  connectionsPerAddress: [1, 1_000_000],
+  halfOpenPerAddress: [1, 1_000_000],
+  connectsPerMinute: [0, 1_000_000],
+  refusedPerMinute: [0, 1_000_000],
+  handshakesPerSecond: [0, 100_000],
+  handshakesPerSecondLeast: [1, 100_000],
+  handshakeBurst: [1, 10_000],
+  loopLagMs: [1, 10_000],
+  waitingConnections: [0, 1_000_000],
+  waitingMs: [100, 60_000],
   packetBytes: [64, 268_435_455],
   writeBufferBytes: [1_024, 1_073_741_824],
   keepaliveMs: [1_000, 65_535_000],

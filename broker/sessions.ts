@@ -76,6 +76,8 @@ export class Sessions {
   readonly #policyChanged: (fleet: string) => void
   readonly #closed: (afterMs: number) => void
   readonly #all = new Set<Connection>()
+  /** Closings with sockets that have not been destroyed yet. */
+  #closing = 0
   readonly #by: Record<Key, Map<string, Set<Connection>>> = {
     fingerprint: new Map(),
     device: new Map(),
@@ -117,6 +119,11 @@ export class Sessions {
   /** Open sockets of identified clients. */
   count(): number {
     return this.#all.size
+  }
+
+  /** True while sockets wait for the turn in which they are destroyed. */
+  isClosing(): boolean {
+    return this.#closing > 0
   }
 
   /** The connections that a selector names; costs as many steps as it finds. */
@@ -168,6 +175,7 @@ export class Sessions {
     for (const connection of marked) onceClosed(connection, closed)
     if (open.size === 0) allClosed.resolve()
     const deadline = setTimeout(allClosed.resolve, this.#deadlineMs)
+    this.#closing++
     this.#destroySlices(marked)
     await allClosed.promise
     clearTimeout(deadline)
@@ -183,6 +191,7 @@ export class Sessions {
     for (const { socket } of connections.slice(0, this.#sliceSize)) socket.destroy()
     const rest = connections.slice(this.#sliceSize)
     if (rest.length > 0) setImmediate(() => this.#destroySlices(rest))
+    else this.#closing--
   }
 
   #ofDevices(ids: ReadonlySet<string>): Connection[] {

@@ -114,9 +114,9 @@ export const REFUSALS = {
   },
   'R-RATE': {
     stage: 'enroll',
-    text: 'Too many failed requests came from this address.',
+    text: 'Too many connections or failed requests came from this address, or too many connections with this certificate.',
     evidence: ['address', 'retryAfterS'],
-    fix: 'Wait as long as Retry-After says; look at the refusals before it for the cause.',
+    fix: 'Wait as long as the evidence says (over HTTP, Retry-After); look at the refusals before it for the cause, and let the client wait longer from one attempt to the next. docs/operations.md has the limits.',
   },
   'R-POLICY-PUB': {
     stage: 'session',
