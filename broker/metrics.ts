@@ -157,6 +157,11 @@ function addStored(metrics: Metrics, { store }: Measured): void {
     help: 'The part of them that is in memory.',
     read: () => queued().residentBytes,
   })
+  metrics.counter({
+    name: 'muster_broker_queue_dropped_total',
+    help: 'Messages that found the queue of a session full, each counted once a queue.',
+    read: () => queued().dropped,
+  })
   metrics.gauge({
     name: 'muster_broker_retained_messages',
     help: 'Retained messages.',

@@ -26,13 +26,19 @@ export interface ReviewDeps {
 /** Sessions that are looked at in one turn of the event loop. */
 const SLICE = 200
 
-/** Forgets what is stored of these identities, in one commit with everything else of this turn. */
+/** Identities that are purged in one commit: each may have a queue of a thousand rows. */
+const PURGED = 20
+
+/** Forgets what is stored of these identities, some in each turn of the event loop. */
 export async function purge(
   store: SessionStore,
   identities: readonly string[],
   what: Purge = {},
 ): Promise<void> {
-  await Promise.all(identities.map((identity) => purgeIdentity(store, identity, what)))
+  for (let at = 0; at < identities.length; at += PURGED) {
+    const some = identities.slice(at, at + PURGED)
+    await Promise.all(some.map((identity) => purgeIdentity(store, identity, what)))
+  }
 }
 
 async function purgeIdentity(

@@ -43,6 +43,7 @@ export class Queues {
   #messages = 0
   #bytes = 0
   #residentBytes = 0
+  #dropped = 0
 
   /** @param allowance how often the limits of a client may be had by this one */
   constructor(rows: QueueRows, options: { limits: QueueLimits; allowance(clientId: string): number }) {
@@ -93,8 +94,10 @@ export class Queues {
     return this.#queues.get(clientId)?.byMessageId.get(messageId)
   }
 
-  totals(): { messages: number; bytes: number; residentBytes: number } {
-    return { messages: this.#messages, bytes: this.#bytes, residentBytes: this.#residentBytes }
+  /** `dropped`: messages that found a queue full, since the start; each counts once a queue. */
+  totals() {
+    const [messages, bytes] = [this.#messages, this.#bytes]
+    return { messages, bytes, residentBytes: this.#residentBytes, dropped: this.#dropped }
   }
 
   /** Makes a place for the message in each queue that has one; null when none has. A full queue stays as it is. */
@@ -104,6 +107,7 @@ export class Queues {
     for (const [clientId, qos] of targets) {
       const full = this.#fullness(clientId, message)
       if (full !== null) {
+        this.#dropped++
         dropped(clientId, { ...full, dropped: ++this.queue(clientId).dropped })
         continue
       }

@@ -314,7 +314,7 @@ t.test(
     await broker.hold(a)
     await broker.mqtt.review()
     t.same(broker.store.sessions.all(), [])
-    t.same(broker.store.sessions.queues.totals(), { messages: 0, bytes: 0, residentBytes: 0 })
+    t.same(broker.store.sessions.queues.totals(), { messages: 0, bytes: 0, residentBytes: 0, dropped: 0 })
     await broker.change(a, (record) => ({ ...record, hold: null }))
     const { raw: back, connack } = await returns(broker, a)
     t.equal(connack.sessionPresent, false)

@@ -52,6 +52,7 @@ t.test('a queue that is full keeps what it has; what comes then is dropped, and 
     const service = await enter(broker, backend)
     for (let n = 0; n < 9; n++) await acknowledged(service, 'devices/A/commands/x', `${n}`)
     t.match(broker.refusals(), [{ code: 'R-QUOTA', device: 'A', evidence: { limit } }], 'once, of four')
+    t.equal(broker.store.sessions.queues.totals().dropped, 4)
     const back = await enter(await broker.restart(), a, false)
     t.same(await payloads(back, 5), ['0', '1', '2', '3', '4'])
     t.notOk(back.received.some(isPublish))
