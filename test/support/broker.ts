@@ -76,6 +76,8 @@ export interface TestBrokerOptions {
   readonly heartbeatMs?: number
   readonly store?: SessionStore
   readonly now?: () => number
+  /** Keys of session tickets; random ones otherwise. */
+  readonly ticketKeys?: Buffer
 }
 
 export interface RecordOptions extends IdentityOptions {
@@ -146,11 +148,13 @@ export async function openTestBroker(options: TestBrokerOptions): Promise<TestBr
     ...deps,
     host: '127.0.0.1',
     port: 0,
+    hosts: ['localhost', '127.0.0.1'],
     certificate: server.chainPem,
     key: server.keyPem,
     root: authority.rootPem,
     trust: [authority.device.pem],
     mqtt,
+    ...(options.ticketKeys === undefined ? {} : { ticketKeys: options.ticketKeys }),
   })
   const judge = (selector: Selector) =>
     sessions.close(selector, {
