@@ -3,6 +3,7 @@
  * in them denies.
  */
 import type { EventEmitter } from 'node:events'
+import { nameOfRule } from '#shared/policy/compile'
 import {
   type AuthorizationDeps,
   judgeConnect,
@@ -70,7 +71,8 @@ export function screen(
     const fault = packetFault(packet)
     if (fault !== null) return fail(fault)
     if (packet.cmd === 'disconnect') link.ending = 'client'
-    if (COUNTED.has(packet.cmd)) pace(deps, link)
+    if (COUNTED.has(packet.cmd)) pace(deps, link, packet)
+    if (packet.cmd === 'subscribe') lowerQos(deps, link, packet)
     for (const listener of listeners) listener.call(parser, packet)
   })
   parser.prependListener('error', (error: Error) => fail(error.message))
@@ -79,17 +81,32 @@ export function screen(
 /** Requests that make work for others, or for the disk. */
 const COUNTED = new Set(['publish', 'subscribe', 'unsubscribe'])
 
-/** A client that asks for more than its rate is not refused but read more slowly. */
-function pace(deps: MqttDeps & { readonly rate: PublishRate }, link: Link): void {
-  const { device, kind, socket } = link.connection
+/** A client that asks for more than its rate, or than that of the rule which grants its message, is read more slowly. */
+function pace(deps: MqttDeps & { readonly rate: PublishRate }, link: Link, packet: ParsedPacket): void {
+  const { device, kind, socket, policy } = link.connection
+  const now = deps.now()
   const times = deps.store.timesOf(kind)
-  const holdMs = deps.rate.take(device, { now: deps.now(), times })
-  if (holdMs === 0) return
-  holdReading(socket, holdMs)
+  const holdMs = deps.rate.take(device, { now, times })
+  const rule =
+    packet.cmd === 'publish' && policy.hasRates ? policy.publishRule(packet as ParsedPacket & Parcel) : null // a PUBLISH has them
+  const ruleHoldMs = rule === null ? 0 : deps.rate.takeOfRule(rule, now)
+  if (holdMs === 0 && ruleHoldMs === 0) return
+  holdReading(socket, Math.max(holdMs, ruleHoldMs))
   if (link.isThrottled) return
   link.isThrottled = true
-  const allowed = deps.limits.publishPerSecond * times
-  refuse(deps, link, { code: 'quota', evidence: { limit: 'publishPerSecond', allowed } })
+  const evidence =
+    holdMs > 0 || rule === null
+      ? { limit: 'publishPerSecond', allowed: deps.limits.publishPerSecond * times }
+      : { limit: 'perSecond', allowed: rule.perSecond, rule: nameOfRule(rule.origin) }
+  refuse(deps, link, { code: 'quota', evidence })
+}
+
+/** A subscription may be granted with a lower QoS than it asks for, and SUBACK says so [MQTT-3.8.4-6]: Aedes answers with what it finds here. */
+function lowerQos(deps: MqttDeps, { connection }: Link, packet: ParsedPacket): void {
+  for (const subscription of packet.subscriptions ?? []) {
+    const granted = orDeny(deps, 'subscribe', () => connection.policy.subscribeQos(subscription.topic), -1)
+    if (granted >= 0 && granted < subscription.qos) subscription.qos = granted
+  }
 }
 
 export function connectHooks(deps: MqttDeps) {
@@ -125,7 +142,8 @@ export function topicHooks(deps: MqttDeps, inner: Inner) {
       // A will: it fires after its client has closed, or was stored, and no client can store anything else.
       if (client === null || client.closed || packet.fingerprint !== undefined) {
         const will = packet as Will // by the line above
-        if (!orDeny(deps, 'will', () => mayFire(deps, will), false)) inner.voidWill(will)
+        if (!orDeny(deps, 'will', () => mayFire(deps, will, client?.req.connection.address), false))
+          inner.voidWill(will)
         return done(null)
       }
       inner.traffic.published++
@@ -138,7 +156,8 @@ export function topicHooks(deps: MqttDeps, inner: Inner) {
     authorizeSubscribe(client: MqttClient, subscription: Subscription, answer: Answer<Subscription | null>) {
       if (subscription === NO_SUBSCRIPTION) return answer(null, null)
       const { topic } = subscription
-      const refusal = orDeny(deps, 'subscribe', () => judgeSubscribe(deps, client.req, topic), DENIED)
+      const judge = () => judgeSubscribe(deps, client.req, subscription)
+      const refusal = orDeny(deps, 'subscribe', judge, DENIED)
       if (refusal === null) {
         store.grant(subscription)
         return answer(null, subscription)
@@ -167,7 +186,7 @@ export function topicHooks(deps: MqttDeps, inner: Inner) {
 /** Every message comes through here: no closure, no allocation. */
 function judgeMessage(deps: MqttDeps, client: MqttClient, packet: Parcel): Refusal | null {
   try {
-    const refusal = judgePublish(client.req, packet.topic)
+    const refusal = judgePublish(client.req, packet)
     return refusal === null && packet.retain === true ? judgeRetained(deps, client, packet) : refusal
   } catch (error) {
     failed(deps, 'publish', error)

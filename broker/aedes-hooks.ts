@@ -15,7 +15,7 @@ import type { Inside } from './gate.ts'
 import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
 import { News } from './news.ts'
 import { PublishRate } from './publish-rate.ts'
-import { type Purge, purge, review } from './purge.ts'
+import { type Purge, purge, type ReviewDeps, review, reviewDevice } from './purge.ts'
 import type { Dropped } from './queues.ts'
 import { refusedReport } from './refusals.ts'
 import type { AdmissionRecord } from './replica.ts'
@@ -32,6 +32,8 @@ export interface Mqtt extends Inside {
    * queued messages that the policy of a fleet (of all, when none is named) does not grant any more are taken out.
    */
   review(fleet?: string): Promise<void>
+  /** The same for one device. */
+  reviewDevice(device: string): Promise<void>
   /** Tells a device what is new for it; retained, so that it hears it when it subscribes. */
   tell(connection: Connection): void
   /** The same for all that are connected, paced. */
@@ -81,8 +83,7 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
   await broker.listen()
   return {
     handle: (connection) => take(broker, { ...deps, rate }, connection),
-    purge: (identities, what) => purge(store, identities, what),
-    review: (fleet) => review({ ...deps, clients: broker.clients }, fleet),
+    ...reviews({ ...deps, clients: broker.clients }),
     tell: (connection) => news.tell(connection),
     tellAll: () => news.tellAll(),
     registered: () => ({ ids: Object.keys(broker.clients), counted: broker.connectedClients }),
@@ -92,6 +93,14 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
       await new Promise<void>((resolve) => broker.close(resolve))
       await store.destroy()
     },
+  }
+}
+
+function reviews(deps: ReviewDeps): Pick<Mqtt, 'purge' | 'review' | 'reviewDevice'> {
+  return {
+    purge: (identities, what) => purge(deps.store, identities, what),
+    review: (fleet) => review(deps, fleet),
+    reviewDevice: (device) => reviewDevice(deps, device),
   }
 }
 

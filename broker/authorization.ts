@@ -1,9 +1,10 @@
+import type { Evidence } from '#shared/errors'
+import { compilePolicies, nameOfRule, type Publication, type Verdict } from '#shared/policy/compile'
 import { admit, refusalOf, stillLive } from './admission.ts'
 import { type AdmissionReader, silence } from './gate.ts'
 import type { Limits } from './limits.ts'
 import type { Link, Will } from './mqtt-client.ts'
 import type { Refusal } from './refusals.ts'
-import { compilePolicy } from './topic-policy.ts'
 import { isTopicName, levelsOf } from './topic-syntax.ts'
 
 export interface AuthorizationDeps {
@@ -29,18 +30,35 @@ export function judgeConnect(deps: AuthorizationDeps, link: Link): Refusal | nul
   })
   if (!decision.admitted) return { code: decision.code, evidence: decision.evidence }
   if (will === null) return null
-  const isPermitted = will.qos <= 2 && isTopicName(will.topic) && connection.policy.mayPublish(will.topic)
-  return isPermitted ? null : { code: 'will', evidence: { topic: will.topic } }
+  const { policy } = connection
+  const isPermitted = will.qos <= 2 && isTopicName(will.topic) && policy.publishRule(will) !== null
+  return isPermitted
+    ? null
+    : { code: 'will', evidence: evidenceOf(policy.whyPublish(will), { topic: will.topic }) }
 }
 
-/** Judges a PUBLISH by memory alone. */
-export function judgePublish({ connection }: Link, topic: string): Refusal | null {
+/** Judges a PUBLISH by memory alone; allocates nothing for one that is granted. */
+export function judgePublish({ connection }: Link, message: Publication): Refusal | null {
   if (connection.refused !== null) return { code: connection.refused, evidence: {} }
-  return connection.policy.mayPublish(topic) ? null : { code: 'policy_pub', evidence: { topic } }
+  const { policy } = connection
+  if (policy.publishRule(message) !== null) return null
+  return { code: 'policy_pub', evidence: evidenceOf(policy.whyPublish(message), { topic: message.topic }) }
 }
 
-/** Judges one filter of a SUBSCRIBE, or of a session that is taken up again, and counts it when it is granted. */
-export function judgeSubscribe({ limits }: AuthorizationDeps, link: Link, filter: string): Refusal | null {
+/** What was asked, and the rule that is against it. */
+function evidenceOf({ rule, reason }: Verdict, asked: Evidence): Evidence {
+  return rule === null ? { ...asked, reason } : { ...asked, reason, rule: nameOfRule(rule) }
+}
+
+/**
+ * Judges one filter of a SUBSCRIBE, or of a session that is taken up again, and counts it when it is granted. A QoS above
+ * what is granted is refused: of a SUBSCRIBE it has been lowered before, and a session does not keep it.
+ */
+export function judgeSubscribe(
+  { limits }: Pick<AuthorizationDeps, 'limits'>,
+  link: Link,
+  { topic: filter, qos }: { readonly topic: string; readonly qos: number },
+): Refusal | null {
   const { connection, filters } = link
   if (connection.refused !== null) return { code: connection.refused, evidence: {} }
   if (levelsOf(filter) > limits.filterLevels) {
@@ -49,10 +67,16 @@ export function judgeSubscribe({ limits }: AuthorizationDeps, link: Link, filter
   if (!filters.has(filter) && filters.size >= limits.subscriptions) {
     return { code: 'policy_sub', evidence: { filter, allowedSubscriptions: limits.subscriptions } }
   }
-  if (!connection.policy.maySubscribe(filter)) return { code: 'policy_sub', evidence: { filter } }
+  const { policy } = connection
+  if (policy.subscribeQos(filter) < qos) {
+    return { code: 'policy_sub', evidence: evidenceOf(policy.whySubscribe(filter, qos), { filter }) }
+  }
+  if (filter.startsWith('$')) return { code: 'policy_sub', evidence: { filter, reason: SHARED } }
   filters.add(filter)
   return null
 }
+
+const SHARED = 'this broker has no shared subscriptions'
 
 /** May a message on this topic reach the client: live, retained, or from its queue? */
 export function mayForward({ connection }: Link, topic: string): boolean {
@@ -61,15 +85,16 @@ export function mayForward({ connection }: Link, topic: string): boolean {
 
 /**
  * May this will be published? It fires when its client is gone, perhaps that of another broker, so the certificate
- * that stored it is looked up now, and the policy is the one that the fleet has now.
+ * that stored it is looked up now, and the policy is the one that counts now. `address` is where its client was, null
+ * when that is not known any more: then a rule for certain networks does not grant it.
  */
-export function mayFire(deps: AuthorizationDeps, will: Will): boolean {
+export function mayFire(deps: AuthorizationDeps, will: Will, address: string | null = null): boolean {
   if (will.fingerprint === undefined) return false
   const record = deps.replica.record(will.fingerprint)
   if (record === null || stillLive(record, deps.now()) !== null) return false
   const { device, fleet } = record
+  const policies = { policy: fleet.policy, own: device.policy }
   return (
-    isTopicName(will.topic) &&
-    compilePolicy(fleet.policy, { id: device.id, fleet: fleet.id }).mayPublish(will.topic)
+    isTopicName(will.topic) && compilePolicies(policies, { ...device, address }).publishRule(will) !== null
   )
 }

@@ -1,5 +1,5 @@
 import type { RefusalErrorCode } from '#shared/errors'
-import type { Change, HoldRecord, Report } from '#shared/feed'
+import type { Change, DeviceRecord, HoldRecord, Report } from '#shared/feed'
 import type { Log } from '#shared/log'
 import { spread } from '#shared/spread'
 import { stillLive } from './admission.ts'
@@ -8,12 +8,14 @@ import type { Connection, Selector, Sessions } from './sessions.ts'
 
 export interface EnforcementDeps {
   readonly replica: Replica
-  readonly sessions: Pick<Sessions, 'select' | 'close' | 'count' | 'setPolicy'>
+  readonly sessions: Pick<Sessions, 'select' | 'close' | 'count' | 'setPolicy' | 'setDevice'>
   report(report: Report): void
   /** Forgets the MQTT sessions, queues and wills of devices. */
   purge(devices: readonly string[]): Promise<void>
   /** Looks through what is stored for devices that are away: a hold is in force. */
   review?(): Promise<void>
+  /** A device has changed, and perhaps what it may do: its subscriptions and what waits for it do not follow by themselves. */
+  reviewDevice?(device: string): Promise<void>
   /** The record of a certificate with an open session has changed, and perhaps the window for its successor. */
   renewalMoved?(connection: Connection): void
   /** Any device with a session may have something to hear: another bundle to trust, or a window that was moved. */
@@ -75,7 +77,7 @@ export class Enforcement {
         return stopped
       }
       case 'device':
-        return this.#stop({ kind: 'device', id: change.device.id }, since, this.#judgeOrRefuse)
+        return this.#changeDevice(change.device, since)
       case 'forgotten':
         return this.#stop({ kind: 'device', id: change.device }, since, this.#judgeOrRefuse)
       case 'issuer':
@@ -92,6 +94,14 @@ export class Enforcement {
       default:
         change satisfies never
     }
+  }
+
+  async #changeDevice(device: DeviceRecord, since: number): Promise<void> {
+    const stopped = this.#stop({ kind: 'device', id: device.id }, since, this.#judgeOrRefuse)
+    const fleet = this.#deps.replica.fleet(device.fleet)
+    if (fleet !== null) this.#deps.sessions.setDevice({ device, fleet })
+    await stopped
+    await this.#deps.reviewDevice?.(device.id)
   }
 
   /** Whose MQTT session ends for good: a rotated device keeps it when its old certificate is revoked. */

@@ -15,7 +15,6 @@ import type { AdmissionRecord } from './replica.ts'
 import type { TrustRow } from './replica-rows.ts'
 import { endWithRecord } from './session-end.ts'
 import type { Connection, Sessions } from './sessions.ts'
-import { compilePolicy } from './topic-policy.ts'
 
 /** What admission reads of the replica. */
 export interface AdmissionReader {
@@ -213,7 +212,7 @@ function describe({ deps, socket, address }: Visitor, record: AdmissionRecord, i
     issuer: certificate.issuer,
     address,
     openedAt: deps.now(),
-    policy: compilePolicy(fleet.policy, { id: device.id, fleet: fleet.id }),
+    policy: deps.sessions.policyFor(record, address),
     refused: null,
   }
 }

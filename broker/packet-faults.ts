@@ -6,7 +6,7 @@ export interface ParsedPacket {
   readonly messageId?: number
   readonly topic?: string
   readonly username?: string
-  readonly subscriptions?: readonly { readonly topic: string }[]
+  readonly subscriptions?: readonly { readonly topic: string; qos: number }[]
   readonly unsubscriptions?: readonly string[]
 }
 

@@ -3,11 +3,20 @@ export interface RateLimits {
   readonly publishBurst: number
 }
 
+/** A rule of a policy that has a rate of its own. */
+interface RatedRule {
+  readonly rateKey: string
+  readonly perSecond: number
+  readonly burst: number
+}
+
 interface Bucket {
   /** Below zero for what came in one piece beyond the burst. */
   tokens: number
   /** When `tokens` was right, ms. */
   at: number
+  burst: number
+  perSecond: number
 }
 
 /** Buckets beyond this number are looked through for full ones. */
@@ -32,6 +41,15 @@ export class PublishRate {
     return bucket.tokens >= 0 ? 0 : Math.ceil((-bucket.tokens / perSecond) * 1000)
   }
 
+  /** Takes a message that the rule grants; the same answer. Nothing for a rule without a rate. */
+  takeOfRule(rule: RatedRule, now: number): number {
+    const { perSecond, burst } = rule
+    if (perSecond === 0) return 0
+    const bucket = this.#bucket(rule.rateKey, { now, burst, perSecond })
+    bucket.tokens--
+    return bucket.tokens >= 0 ? 0 : Math.ceil((-bucket.tokens / perSecond) * 1000)
+  }
+
   #bucket(
     identity: string,
     { now, burst, perSecond }: { now: number; burst: number; perSecond: number },
@@ -39,22 +57,23 @@ export class PublishRate {
     const known = this.#buckets.get(identity)
     if (known === undefined) {
       if (this.#buckets.size >= this.#pruneAbove) this.#prune(now)
-      const bucket = { tokens: burst, at: now }
+      const bucket = { tokens: burst, at: now, burst, perSecond }
       this.#buckets.set(identity, bucket)
       return bucket
     }
     const elapsedMs = Math.max(0, now - known.at) // a clock that is set back gives nothing
     known.tokens = Math.min(burst, known.tokens + (elapsedMs / 1000) * perSecond)
     known.at = now
+    known.burst = burst
+    known.perSecond = perSecond
     return known
   }
 
   /** A bucket that has had the time to fill is as good as none. */
   #prune(now: number): void {
-    const { publishBurst, publishPerSecond } = this.#limits
-    for (const [identity, { tokens, at }] of this.#buckets) {
-      const filled = tokens + ((now - at) / 1000) * publishPerSecond
-      if (filled >= publishBurst) this.#buckets.delete(identity)
+    for (const [identity, { tokens, at, burst, perSecond }] of this.#buckets) {
+      const filled = tokens + ((now - at) / 1000) * perSecond
+      if (filled >= burst) this.#buckets.delete(identity)
     }
     this.#pruneAbove = Math.max(PRUNE_ABOVE, this.#buckets.size * 2)
   }

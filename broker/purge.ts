@@ -1,11 +1,10 @@
 import type { Log } from '#shared/log'
 import { stillLive } from './admission.ts'
 import type { AdmissionReader } from './gate.ts'
-import type { MqttClient } from './mqtt-client.ts'
+import { narrowLive, narrowStored, type Subscribed } from './narrowing.ts'
 import type { AdmissionRecord } from './replica.ts'
 import type { Session } from './session-rows.ts'
 import type { SessionStore } from './session-store.ts'
-import { compilePolicy } from './topic-policy.ts'
 
 /** What a purge takes beside sessions, queues, half-received messages and wills. */
 export interface Purge {
@@ -17,9 +16,7 @@ export interface ReviewDeps {
   now(): number
   readonly store: SessionStore
   readonly replica: AdmissionReader
-  readonly clients: Readonly<
-    Record<string, MqttClient & { unsubscribe?(filters: object, done: () => void): void }>
-  >
+  readonly clients: Readonly<Record<string, Subscribed>>
   readonly log: Log
 }
 
@@ -56,13 +53,37 @@ async function purgeIdentity(
   ])
 }
 
-/** Judges every stored session, or those of one fleet, by what the replica says now. */
+/** Judges every session, or those of one fleet, by what the replica says now; those of clients that are connected first. */
 export async function review(deps: ReviewDeps, fleet?: string): Promise<void> {
-  const sessions = deps.store.sessions.all()
-  for (let at = 0; at < sessions.length; at += SLICE) {
-    const slice = sessions.slice(at, at + SLICE)
-    await Promise.all(slice.map((session) => reviewOne(deps, session, fleet)))
+  await inSlices(Object.values(deps.clients), async (client) => reviewLive(deps, client, fleet))
+  await inSlices(deps.store.sessions.all(), (session) => reviewOne(deps, session, fleet))
+}
+
+/** Judges the sessions of one device. */
+export async function reviewDevice(deps: ReviewDeps, device: string): Promise<void> {
+  for (const id of [device, ...deps.store.clientsOf(device)]) {
+    const client = deps.clients[id]
+    if (client?.req.connection.device === device) reviewLive(deps, client, undefined)
+  }
+  const sessions = deps.store.clientsOf(device).map((id) => deps.store.sessions.get(id))
+  await Promise.all(sessions.map((session) => session && reviewOne(deps, session, undefined)))
+}
+
+async function inSlices<T>(all: readonly T[], work: (one: T) => Promise<void>): Promise<void> {
+  for (let at = 0; at < all.length; at += SLICE) {
+    await Promise.all(all.slice(at, at + SLICE).map(work))
     await new Promise(setImmediate)
+  }
+}
+
+function reviewLive(deps: ReviewDeps, client: Subscribed, fleet: string | undefined): void {
+  const { connection } = client.req
+  if (connection.refused !== null || (fleet !== undefined && connection.fleet !== fleet)) return
+  try {
+    narrowLive(client)
+  } catch (error) {
+    deps.log.error({ err: error, client: client.id }, 'cannot review a client')
+    client.conn.destroy()
   }
 }
 
@@ -72,7 +93,7 @@ async function reviewOne(deps: ReviewDeps, session: Session, fleet: string | und
     // Of a certificate that is not known nothing can be said here; whoever comes with another one finds nothing of it.
     if (record === null || (fleet !== undefined && record.fleet.id !== fleet)) return
     if (isTakenAway(record, deps.now())) return await purge(deps.store, [session.identity])
-    await narrow(deps, session, record)
+    await narrowStored(deps, session, record)
   } catch (error) {
     deps.log.error({ err: error, client: session.client }, 'cannot review a session')
   }
@@ -82,22 +103,4 @@ async function reviewOne(deps: ReviewDeps, session: Session, fleet: string | und
 function isTakenAway(record: AdmissionRecord, now: number): boolean {
   const code = stillLive(record, now)
   return code === 'held' || code === 'revoked' || code === 'retired'
-}
-
-async function narrow(
-  { store, clients }: ReviewDeps,
-  { client, identity }: Session,
-  record: AdmissionRecord,
-): Promise<void> {
-  const policy = compilePolicy(record.fleet.policy, { id: identity, fleet: record.fleet.id })
-  const { subscriptions, queues } = store.sessions
-  const filters = subscriptions.of(client).map(({ topic }) => topic)
-  const denied = filters.filter((filter) => !policy.maySubscribe(filter))
-  const entries = queues.entries(client).filter(({ message }) => !policy.mayReceive(message.topic))
-  for (const filter of denied) clients[client]?.req.filters.delete(filter)
-  if (denied.length > 0) {
-    clients[client]?.unsubscribe?.({ unsubscriptions: denied }, () => {})
-    await store.sessions.unsubscribe(client, denied)
-  }
-  await store.sessions.drop(client, entries)
 }

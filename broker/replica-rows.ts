@@ -8,58 +8,79 @@ import type {
 } from '#shared/feed'
 import type { Sqlite } from '#shared/sqlite'
 
-/** Writes one change under a generation; the caller owns the transaction. Writing it again changes nothing. */
-export type WriteChange = (generation: number, change: Change) => void
+/** Writes one change; the caller owns the transaction. Writing it again changes nothing. */
+export type WriteChange = (change: Change) => void
 
+const INSERT_DEVICE = 'INSERT INTO devices (id, kind, fleet, batch, state, also) VALUES (?, ?, ?, ?, ?, ?)'
+const INSERT_CERTIFICATE = `INSERT INTO certificates (fingerprint, serial, issuer, device, state, not_before, not_after,
+  superseded_from, revoked_at, reason, renew_after, renew_before) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+
+/** For a state with its indexes. */
 export function prepareWriter(db: Sqlite): WriteChange {
-  const issuer = db.prepare('INSERT OR REPLACE INTO issuers VALUES (?, ?, ?, ?)')
-  const fleet = db.prepare('INSERT OR REPLACE INTO fleets VALUES (?, ?, ?, ?)')
-  const device = db.prepare('INSERT OR REPLACE INTO devices VALUES (?, ?, ?, ?, ?, ?)')
-  const certificate = db.prepare(
-    'INSERT OR REPLACE INTO certificates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
+  const device = db.prepare(
+    `${INSERT_DEVICE} ON CONFLICT (id) DO UPDATE SET
+       kind = excluded.kind, fleet = excluded.fleet, batch = excluded.batch, state = excluded.state, also = excluded.also`,
   )
-  const member = db.prepare('INSERT OR IGNORE INTO members VALUES (?, ?, ?)')
+  const certificate = db.prepare(
+    `${INSERT_CERTIFICATE} ON CONFLICT (fingerprint) DO UPDATE SET
+       serial = excluded.serial, issuer = excluded.issuer, device = excluded.device, state = excluded.state,
+       not_before = excluded.not_before, not_after = excluded.not_after, superseded_from = excluded.superseded_from,
+       revoked_at = excluded.revoked_at, reason = excluded.reason, renew_after = excluded.renew_after,
+       renew_before = excluded.renew_before`,
+  )
+  return writer(db, { device, certificate })
+}
+
+/** For a state without indexes: every device and every certificate is appended, also those that are there already. */
+export function prepareAppender(db: Sqlite): WriteChange {
+  return writer(db, { device: db.prepare(INSERT_DEVICE), certificate: db.prepare(INSERT_CERTIFICATE) })
+}
+
+type Insert = ReturnType<Sqlite['prepare']>
+
+function writer(db: Sqlite, { device, certificate }: Record<'device' | 'certificate', Insert>): WriteChange {
+  const issuer = db.prepare('INSERT OR REPLACE INTO issuers VALUES (?, ?, ?)')
+  const fleet = db.prepare('INSERT OR REPLACE INTO fleets VALUES (?, ?, ?)')
+  const member = db.prepare('INSERT OR IGNORE INTO members VALUES (?, ?)')
   // An upsert, because a hold that is delivered again keeps its `reported`.
   const hold = db.prepare(
-    `INSERT INTO holds (generation, id, kind, scope, state) VALUES (?, ?, ?, ?, ?)
+    `INSERT INTO holds (id, kind, scope, state) VALUES (?, ?, ?, ?)
      ON CONFLICT DO UPDATE SET kind = excluded.kind, scope = excluded.scope, state = excluded.state`,
   )
-  const trust = db.prepare('INSERT OR REPLACE INTO trust VALUES (?, ?, ?)')
-  const forgetCertificates = db.prepare('DELETE FROM certificates WHERE generation = ? AND device = ?')
-  const forgetDevice = db.prepare('DELETE FROM devices WHERE generation = ? AND id = ?')
+  const trust = db.prepare('INSERT OR REPLACE INTO trust VALUES (1, ?, ?)')
+  const forgetCertificates = db.prepare('DELETE FROM certificates WHERE device = ?')
+  const forgetDevice = db.prepare('DELETE FROM devices WHERE id = ?')
 
-  return (generation, change) => {
+  return (change) => {
     switch (change.kind) {
       case 'issuer':
-        issuer.run(generation, change.issuer.id, change.issuer.pem, change.issuer.trusted ? 1 : 0)
+        issuer.run(change.issuer.id, change.issuer.pem, change.issuer.trusted ? 1 : 0)
         return
       case 'fleet': {
         const { id, policy, policyEpoch } = change.fleet
-        fleet.run(generation, id, JSON.stringify(policy), policyEpoch)
+        fleet.run(id, JSON.stringify(policy), policyEpoch)
         return
       }
-      case 'device': {
-        const { id, kind, fleet, batch, state } = change.device
-        device.run(generation, id, kind, fleet, batch, state)
+      case 'device':
+        device.run(...deviceColumns(change.device))
         return
-      }
       case 'certificate':
-        certificate.run(generation, ...certificateColumns(change.certificate))
+        certificate.run(...certificateColumns(change.certificate))
         return
       case 'members':
-        for (const id of change.devices) member.run(generation, change.hold, id)
+        for (const id of change.devices) member.run(change.hold, id)
         return
       case 'hold': {
         const { id, scope, state } = change.hold
-        hold.run(generation, id, scope.kind, scope.id, state)
+        hold.run(id, scope.kind, scope.id, state)
         return
       }
       case 'forgotten':
-        forgetCertificates.run(generation, change.device)
-        forgetDevice.run(generation, change.device)
+        forgetCertificates.run(change.device)
+        forgetDevice.run(change.device)
         return
       case 'trust':
-        trust.run(generation, change.trust.version, JSON.stringify(change.trust))
+        trust.run(change.trust.version, JSON.stringify(change.trust))
         return
       default:
         change satisfies never
@@ -68,11 +89,31 @@ export function prepareWriter(db: Sqlite): WriteChange {
   }
 }
 
+/** A value of a column of type ANY. */
+type Octets = Buffer | string
+
+/** Hex as octets takes half the room; what is not hex of whole octets stays as it is. */
+function octets(hex: string): Octets {
+  const bytes = Buffer.from(hex, 'hex')
+  return bytes.length * 2 === hex.length ? bytes : hex
+}
+
+function hexOf(value: Octets): string {
+  return typeof value === 'string' ? value : value.toString('hex')
+}
+
+function deviceColumns({ id, kind, fleet, batch, state, ...also }: DeviceRecord) {
+  let rest: string | null = null
+  for (const _ in also) rest ??= JSON.stringify(also)
+  return [id, kind, fleet, batch, state, rest]
+}
+
 function certificateColumns(record: CertificateRecord) {
-  const { fingerprint, serial, issuer, device, state, notBefore, notAfter } = record
+  const { device, state, notBefore, notAfter } = record
   const { supersededFrom, revokedAt, reason, renewAfter = null, renewBefore = null } = record
+  const names = [octets(record.fingerprint), octets(record.serial), octets(record.issuer)]
   const life = [state, notBefore, notAfter, supersededFrom, revokedAt, reason, renewAfter, renewBefore]
-  return [fingerprint, serial, issuer, device, ...life]
+  return [...names, device, ...life]
 }
 
 /** What the registry says about one certificate and its device; the fleet and the holds are in memory. */
@@ -87,117 +128,108 @@ export interface TrustRow {
   readonly bundle: string
 }
 
-/** Point reads of the replica, each a few microseconds. */
-export interface ReplicaReader {
-  credential(generation: number, fingerprint: string): CredentialRow | null
+/** Point reads of a state, each a few microseconds. */
+export interface StateReader {
+  credential(fingerprint: string): CredentialRow | null
   /** Ids of the holds, of any state, that have the device as a member. */
-  holdsWithMember(generation: number, device: string): string[]
-  isMember(generation: number, hold: string, device: string): boolean
+  holdsWithMember(device: string): string[]
+  isMember(hold: string, device: string): boolean
   /** How many members the hold has, counted up to `limit`. */
-  countMembers(generation: number, hold: string, limit: number): number
-  members(generation: number, hold: string): string[]
-  hasLiveCertificate(generation: number, device: string): boolean
-  trust(generation: number): TrustRow | null
+  countMembers(hold: string, limit: number): number
+  members(hold: string): string[]
+  hasLiveCertificate(device: string): boolean
+  trust(): TrustRow | null
 }
 
 type CertificateColumns = [
-  ...[serial: string, issuer: string, device: string, state: CertificateRecord['state']],
+  ...[serial: Octets, issuer: Octets, device: string, state: CertificateRecord['state']],
   ...[notBefore: number, notAfter: number, supersededFrom: number | null, revokedAt: number | null],
   ...[reason: string | null, renewAfter: number | null, renewBefore: number | null],
 ]
 type DeviceColumns = [
   ...[kind: DeviceRecord['kind'], fleet: string, batch: string | null],
-  state: DeviceRecord['state'],
+  ...[state: DeviceRecord['state'], also: string | null],
 ]
 
-export function prepareReader(db: Sqlite): ReplicaReader {
+export function prepareReader(db: Sqlite): StateReader {
   // Two point reads: a join of the two costs three times as much.
   const certificate = db
-    .prepare<[number, string], CertificateColumns>(
+    .prepare<[Octets], CertificateColumns>(
       `SELECT serial, issuer, device, state, not_before, not_after, superseded_from, revoked_at, reason,
-         renew_after, renew_before FROM certificates WHERE generation = ? AND fingerprint = ?`,
+         renew_after, renew_before FROM certificates WHERE fingerprint = ?`,
     )
     .raw()
   const device = db
-    .prepare<[number, string], DeviceColumns>(
-      'SELECT kind, fleet, batch, state FROM devices WHERE generation = ? AND id = ?',
-    )
+    .prepare<[string], DeviceColumns>('SELECT kind, fleet, batch, state, also FROM devices WHERE id = ?')
     .raw()
-  const holds = db
-    .prepare<[number, string], string>('SELECT hold FROM members WHERE generation = ? AND device = ?')
-    .pluck()
+  const holds = db.prepare<[string], string>('SELECT hold FROM members WHERE device = ?').pluck()
   const member = db
-    .prepare<[number, string, string], number>(
-      'SELECT 1 FROM members WHERE generation = ? AND hold = ? AND device = ?',
-    )
+    .prepare<[string, string], number>('SELECT 1 FROM members WHERE hold = ? AND device = ?')
     .pluck()
   const count = db
-    .prepare<[number, string, number], number>(
-      'SELECT count(*) FROM (SELECT 1 FROM members WHERE generation = ? AND hold = ? LIMIT ?)',
+    .prepare<[string, number], number>(
+      'SELECT count(*) FROM (SELECT 1 FROM members WHERE hold = ? LIMIT ?)',
     )
     .pluck()
-  const members = db
-    .prepare<[number, string], string>('SELECT device FROM members WHERE generation = ? AND hold = ?')
-    .pluck()
+  const members = db.prepare<[string], string>('SELECT device FROM members WHERE hold = ?').pluck()
   const live = db
-    .prepare<[number, string], number>(
-      `SELECT 1 FROM certificates WHERE generation = ? AND device = ? AND state IN ('issued', 'active') LIMIT 1`,
+    .prepare<[string], number>(
+      `SELECT 1 FROM certificates WHERE device = ? AND state IN ('issued', 'active') LIMIT 1`,
     )
     .pluck()
-  const trust = db.prepare<[number], TrustRow>('SELECT version, bundle FROM trust WHERE generation = ?')
+  const trust = db.prepare<[], TrustRow>('SELECT version, bundle FROM trust')
 
   return {
-    credential(generation, fingerprint) {
-      const row = certificate.get(generation, fingerprint)
+    credential(fingerprint) {
+      const row = certificate.get(octets(fingerprint))
       if (row === undefined) return null
-      const owner = device.get(generation, row[2])
+      const owner = device.get(row[2])
       return owner === undefined ? null : toCredential(fingerprint, row, owner)
     },
-    holdsWithMember: (generation, device) => holds.all(generation, device),
-    isMember: (generation, hold, device) => member.get(generation, hold, device) !== undefined,
-    countMembers: (generation, hold, limit) => count.get(generation, hold, limit) ?? 0,
-    members: (generation, hold) => members.all(generation, hold),
-    hasLiveCertificate: (generation, device) => live.get(generation, device) !== undefined,
-    trust: (generation) => trust.get(generation) ?? null,
+    holdsWithMember: (device) => holds.all(device),
+    isMember: (hold, device) => member.get(hold, device) !== undefined,
+    countMembers: (hold, limit) => count.get(hold, limit) ?? 0,
+    members: (hold) => members.all(hold),
+    hasLiveCertificate: (device) => live.get(device) !== undefined,
+    trust: () => trust.get() ?? null,
   }
 }
 
 function toCredential(fingerprint: string, row: CertificateColumns, owner: DeviceColumns): CredentialRow {
-  const [serial, issuer, id, certificateState, notBefore, notAfter, supersededFrom, revokedAt, reason] = row
+  const [, , id, certificateState, notBefore, notAfter, supersededFrom, revokedAt, reason] = row
+  const [serial, issuer] = [hexOf(row[0]), hexOf(row[1])]
   const [renewAfter, renewBefore] = [row[9], row[10]]
   const window = renewAfter === null || renewBefore === null ? {} : { renewAfter, renewBefore }
-  const [kind, fleet, batch, state] = owner
+  const [kind, fleet, batch, state, also] = owner
   const life = { notBefore, notAfter, supersededFrom, revokedAt, reason }
   return {
     certificate: { fingerprint, serial, issuer, device: id, state: certificateState, ...life, ...window },
-    device: { id, kind, fleet, batch, state },
+    device: { id, kind, fleet, batch, state, ...(also === null ? {} : JSON.parse(also)) },
   }
 }
 
-/** What is kept in memory of a generation: it is small, and read at every CONNECT. */
-export interface ReplicaMemory {
+/** What is kept in memory of a state: it is small, and read at every CONNECT. */
+export interface StateMemory {
   readonly issuers: IssuerRecord[]
   readonly fleets: FleetRecord[]
   /** Active ones only. */
   readonly holds: HoldRecord[]
 }
 
-export function readMemory(db: Sqlite, generation: number): ReplicaMemory {
+export function readMemory(db: Sqlite): StateMemory {
   const issuers = db
-    .prepare<[number], { id: string; pem: string; trusted: number }>(
-      'SELECT id, pem, trusted FROM issuers WHERE generation = ?',
-    )
-    .all(generation)
+    .prepare<[], { id: string; pem: string; trusted: number }>('SELECT id, pem, trusted FROM issuers')
+    .all()
   const fleets = db
-    .prepare<[number], { id: string; policy: string; policyEpoch: number }>(
-      'SELECT id, policy, policy_epoch AS policyEpoch FROM fleets WHERE generation = ?',
+    .prepare<[], { id: string; policy: string; policyEpoch: number }>(
+      'SELECT id, policy, policy_epoch AS policyEpoch FROM fleets',
     )
-    .all(generation)
+    .all()
   const holds = db
-    .prepare<[number], { id: string; kind: HoldRecord['scope']['kind']; scope: string }>(
-      "SELECT id, kind, scope FROM holds WHERE generation = ? AND state = 'active'",
+    .prepare<[], { id: string; kind: HoldRecord['scope']['kind']; scope: string }>(
+      "SELECT id, kind, scope FROM holds WHERE state = 'active'",
     )
-    .all(generation)
+    .all()
   return {
     issuers: issuers.map((row) => ({ ...row, trusted: row.trusted === 1 })),
     fleets: fleets.map((row) => ({ ...row, policy: JSON.parse(row.policy) })),

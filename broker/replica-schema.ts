@@ -1,8 +1,9 @@
 /**
- * The schema of `broker.db`: the replica and the spool of reports that have not been taken yet.
+ * The schema of `broker.db`: which state serves, and the spool of reports that have not been taken yet.
  *
- * Every row of the replica belongs to a generation. One generation serves; a snapshot is written under a higher one
- * and takes over with a single update, so that neither a crash nor a cut stream ever leaves half a state in charge.
+ * What the registry says is in state files beside it (`state-schema.ts`), numbered by generation. One of them serves; a
+ * snapshot is written to one with a higher number and takes over with a single update here, so that neither a crash
+ * nor a cut stream ever leaves half a state in charge.
  */
 export const MIGRATIONS = [
   `
@@ -73,18 +74,27 @@ export const MIGRATIONS = [
     generation INTEGER PRIMARY KEY, version INTEGER NOT NULL, bundle TEXT NOT NULL
   ) STRICT;
   `,
+  `
+  -- What is known of a device, and its own policy, as JSON; null where there is nothing.
+  ALTER TABLE devices ADD COLUMN attributes TEXT;
+  ALTER TABLE devices ADD COLUMN policy TEXT;
+  `,
+  `
+  -- States have moved to files of their own. A broker that is brought up to this version asks for a snapshot.
+  DROP TABLE issuers;
+  DROP TABLE fleets;
+  DROP TABLE devices;
+  DROP TABLE certificates;
+  DROP TABLE holds;
+  DROP TABLE members;
+  DROP TABLE trust;
+  ALTER TABLE replica DROP COLUMN epoch;
+  ALTER TABLE replica DROP COLUMN position;
+  ALTER TABLE replica DROP COLUMN heard_at;
+  UPDATE replica SET newest = newest + 1;
+  UPDATE replica SET generation = newest;
+  `,
 ] as const
 
 /** How long a statement waits for another process, ms. Only this broker writes here, so waiting helps nobody. */
 export const BUSY_TIMEOUT_MS = 100
-
-/** Tables whose rows belong to a generation, with the column that follows it in their key. */
-export const GENERATIONS = {
-  issuers: 'id',
-  fleets: 'id',
-  devices: 'id',
-  certificates: 'fingerprint',
-  holds: 'id',
-  members: 'hold, device',
-  trust: 'version',
-} as const

@@ -1,7 +1,7 @@
 import type { Duplex } from 'node:stream'
 import type { RefusalErrorCode } from '#shared/errors'
-import type { FleetRecord, Scope } from '#shared/feed'
-import { type CompiledPolicy, compilePolicy } from './topic-policy.ts'
+import type { DeviceRecord, FleetRecord, Scope } from '#shared/feed'
+import { type CompiledPolicy, type FleetPolicy, livePolicy } from './topic-policy.ts'
 
 /** One open socket of an identified client, from the decision to let it in until it has closed. */
 export interface Connection {
@@ -17,7 +17,7 @@ export interface Connection {
   readonly issuer: string
   readonly address: string
   readonly openedAt: number
-  /** Replaced when the fleet's policy changes; whoever asks it must not keep it. */
+  /** Follows the policy of the fleet by itself; replaced when the device changes, so whoever asks it must not keep it. */
   policy: CompiledPolicy
   /** Set in the tick of the decision: from then on nothing of it is routed and nothing is delivered to it. */
   refused: RefusalErrorCode | null
@@ -44,13 +44,19 @@ export interface Closed {
   readonly survivors: string[]
 }
 
+/** A device and its fleet, as the replica has them. */
+interface Known {
+  readonly device: DeviceRecord
+  readonly fleet: FleetRecord
+}
+
 export interface SessionsOptions {
   now(): number
   /** Sockets destroyed in one turn of the event loop. */
   readonly sliceSize?: number
   /** How long `close` waits for the sockets, ms. */
   readonly deadlineMs?: number
-  /** The open connections of the fleet have its new policy; what is stored does not follow by itself. */
+  /** The open connections of the fleet have its new policy; subscriptions and queues do not follow by themselves. */
   policyChanged?(fleet: string): void
   /** A socket that a decision ended has closed, so many ms after the decision was committed. */
   closed?(afterMs: number): void
@@ -76,6 +82,7 @@ export class Sessions {
   readonly #policyChanged: (fleet: string) => void
   readonly #closed: (afterMs: number) => void
   readonly #all = new Set<Connection>()
+  readonly #policies = new Map<string, FleetPolicy>()
   /** Closings with sockets that have not been destroyed yet. */
   #closing = 0
   readonly #by: Record<Key, Map<string, Set<Connection>>> = {
@@ -140,14 +147,33 @@ export class Sessions {
     }
   }
 
-  /** Gives every connection of the fleet its new policy; returns how many. Messages are judged by it at once. */
-  setPolicy(fleet: FleetRecord): number {
-    const connections = this.select({ kind: 'fleet', id: fleet.id })
-    for (const connection of connections) {
-      connection.policy = compilePolicy(fleet.policy, { id: connection.device, fleet: fleet.id })
-    }
+  /** What the client may do; it follows the policy of its fleet. */
+  policyFor({ device, fleet }: Known, address: string): CompiledPolicy {
+    const policies = { policy: fleet.policy, own: device.policy }
+    return livePolicy(this.#policyOf(fleet.id), policies, { ...device, address })
+  }
+
+  /** Every connection of the fleet is judged by its new policy from now on; one step, however many there are. */
+  setPolicy(fleet: FleetRecord): void {
+    const current = this.#policyOf(fleet.id)
+    current.policy = fleet.policy
+    current.version++
     this.#policyChanged(fleet.id)
-    return connections.length
+  }
+
+  /** The connections of the device are judged by its new attributes and its new policy from now on. */
+  setDevice(known: Known): void {
+    for (const connection of this.select({ kind: 'device', id: known.device.id })) {
+      connection.policy = this.policyFor(known, connection.address)
+    }
+  }
+
+  #policyOf(fleet: string): FleetPolicy {
+    const known = this.#policies.get(fleet)
+    if (known !== undefined) return known
+    const made = { version: 0, policy: null }
+    this.#policies.set(fleet, made)
+    return made
   }
 
   /**

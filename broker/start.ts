@@ -153,6 +153,7 @@ function openFollower(parts: Parts, reporter: Reporter): Follower {
     report: reporting(parts, reporter),
     purge: async (devices) => wiring.mqtt?.purge(devices),
     review: async () => wiring.mqtt?.review(),
+    reviewDevice: async (device) => wiring.mqtt?.reviewDevice(device),
     renewalMoved: (connection) => wiring.mqtt?.tell(connection),
     newsForAll: () => wiring.mqtt?.tellAll(),
     trustChanged: () => wiring.listener?.reload(credentialsOf(parts)),

@@ -10,22 +10,15 @@
  * Serials are lower-case hex without leading zeros stripped (32 digits).
  */
 import { type Static, Type } from 'typebox'
+import { Policy } from './policy/schema.ts'
 import { TrustRecord } from './trust-bundle.ts'
+
+export { Policy }
 
 const Id = Type.String({ minLength: 1, maxLength: 64 })
 const Time = Type.Integer({ minimum: 0 })
 const Hex = Type.String({ pattern: '^[0-9a-f]+$', maxLength: 128 })
 const orNull = <T extends Type.TSchema>(schema: T) => Type.Union([schema, Type.Null()])
-
-/** Topic rules; `${device.id}` and `${device.fleet}` stand for the device's own. What is not granted is denied. */
-export const Policy = Type.Object(
-  {
-    publish: Type.Array(Type.String({ minLength: 1, maxLength: 1024 }), { maxItems: 100 }),
-    subscribe: Type.Array(Type.String({ minLength: 1, maxLength: 1024 }), { maxItems: 100 }),
-  },
-  { additionalProperties: false },
-)
-export type Policy = Static<typeof Policy>
 
 export const ScopeKind = Type.Union([
   Type.Literal('device'),
@@ -56,6 +49,10 @@ export const DeviceRecord = Type.Object({
     Type.Literal('active'),
     Type.Literal('retired'),
   ]),
+  /** What is known of it; left out where there is nothing. */
+  attributes: Type.Optional(Type.Record(Type.String(), Type.String())),
+  /** Its own policy, in the place of what its fleet allows; left out where it has none. */
+  policy: Type.Optional(Policy),
 })
 export type DeviceRecord = Static<typeof DeviceRecord>
 

@@ -38,26 +38,27 @@ function link(): Link {
 
 t.test('a refused connection may do nothing, whatever its policy says', async (t) => {
   const open = link()
-  t.equal(judgePublish(open, 'devices/A/x'), null)
-  t.equal(judgeSubscribe(deps, open, 'devices/A/#'), null)
+  t.equal(judgePublish(open, { topic: 'devices/A/x' }), null)
+  t.equal(judgeSubscribe(deps, open, { topic: 'devices/A/#', qos: 0 }), null)
   t.equal(mayForward(open, 'devices/A/x'), true)
   open.connection.refused = 'held'
-  t.match(judgePublish(open, 'devices/A/x'), { code: 'held' })
-  t.match(judgeSubscribe(deps, open, 'devices/A/#'), { code: 'held' })
+  t.match(judgePublish(open, { topic: 'devices/A/x' }), { code: 'held' })
+  t.match(judgeSubscribe(deps, open, { topic: 'devices/A/#', qos: 0 }), { code: 'held' })
   t.equal(mayForward(open, 'devices/A/x'), false)
 })
 
 t.test('publishing and receiving read nothing but memory', async (t) => {
   const { reads } = deps.replica
-  judgePublish(link(), 'devices/A/x')
-  judgeSubscribe(deps, link(), 'devices/A/#')
+  judgePublish(link(), { topic: 'devices/A/x' })
+  judgeSubscribe(deps, link(), { topic: 'devices/A/#', qos: 0 })
   mayForward(link(), 'devices/A/x')
   t.equal(deps.replica.reads, reads)
 })
 
 t.test('a filter that was not granted does not count', async (t) => {
   const one = link()
-  for (let n = 0; n < 200; n++) t.match(judgeSubscribe(deps, one, `devices/B/${n}`), { code: 'policy_sub' })
+  for (let n = 0; n < 200; n++)
+    t.match(judgeSubscribe(deps, one, { topic: `devices/B/${n}`, qos: 0 }), { code: 'policy_sub' })
   t.equal(one.filters.size, 0)
-  t.equal(judgeSubscribe(deps, one, 'devices/A/#'), null)
+  t.equal(judgeSubscribe(deps, one, { topic: 'devices/A/#', qos: 0 }), null)
 })

@@ -121,11 +121,16 @@ t.test('closing one of 10 000 sessions looks at one', async (t) => {
 
 t.test('a new policy of the fleet reaches every session of it at once', async (t) => {
   const sessions = new Sessions({ now: () => 0 })
-  const [a, other] = [connection('a'), connection('b', { fleet: 'other' })]
+  const live = (id: string, fleet: string) => {
+    const device = { id, kind: 'device', fleet, batch: null, state: 'active' } as const
+    const record = { device, fleet: { id: fleet, policy: DEVICE_POLICY, policyEpoch: 1 } }
+    return connection(id, { fleet, policy: sessions.policyFor(record, '127.0.0.1') })
+  }
+  const [a, other] = [live('a', 'default'), live('b', 'other')]
   sessions.add(a)
   sessions.add(other)
   t.ok(a.policy.mayReceive('devices/a/x'))
-  t.equal(sessions.setPolicy({ id: 'default', policy: { publish: [], subscribe: [] }, policyEpoch: 2 }), 1)
+  sessions.setPolicy({ id: 'default', policy: { publish: [], subscribe: [] }, policyEpoch: 2 })
   t.notOk(a.policy.mayReceive('devices/a/x'))
   t.ok(other.policy.mayReceive('devices/b/x'))
 })

@@ -328,7 +328,10 @@ t.test('a hook that fails denies: connecting, subscribing, publishing and receiv
     throw new Error('broken policy')
   }
   for (const connection of broker.sessions.select({ kind: 'all' })) {
-    connection.policy = { mayPublish: broken, mayReceive: broken, maySubscribe: broken }
+    const { hasRates, rules } = connection.policy
+    const asked = { mayPublish: broken, mayReceive: broken, maySubscribe: broken }
+    const why = { publishRule: broken, subscribeQos: broken, whyPublish: broken, whySubscribe: broken }
+    connection.policy = { hasRates, rules, ...asked, ...why }
   }
   t.same(await subscribe(raw, ['devices/A/#']), [128])
   raw.send(publish('devices/A/up', 'x'))
