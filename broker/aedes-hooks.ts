@@ -6,7 +6,6 @@ import {
   connectHooks,
   type MqttDeps,
   orDeny,
-  refuse,
   screen,
   type Traffic,
   topicHooks,
@@ -18,9 +17,9 @@ import { PublishRate } from './publish-rate.ts'
 import { type Purge, purge, type ReviewDeps, review, reviewDevice } from './purge.ts'
 import type { Dropped } from './queues.ts'
 import { refusedReport } from './refusals.ts'
-import type { AdmissionRecord } from './replica.ts'
 import type { SessionStore } from './session-store.ts'
 import type { Connection } from './sessions.ts'
+import { openTakeovers } from './takeover.ts'
 
 export interface Mqtt extends Inside {
   /** Takes over the socket of a connection that the gate has let in. */
@@ -74,7 +73,7 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
       log: deps.log,
       dropped: (clientId, evidence) => reportDropped(deps, clientId, evidence),
       mayRegister: (client) => isLive(deps, client),
-      takenOver: (previous, newcomer) => reportTakeover(deps, previous.req, newcomer.req),
+      takenOver: openTakeovers(deps),
     },
   )
   const rate = new PublishRate(deps.limits)
@@ -192,22 +191,6 @@ function openNews(broker: Broker, { replica, sessions, log, store }: MqttDeps): 
       return () => clearTimeout(timer)
     },
   })
-}
-
-/** Two clients with one identity may be a clone; a device that comes with its newer certificate is rotating. */
-function reportTakeover(deps: MqttDeps, previous: Link, { connection }: Link): void {
-  const { address, fingerprint } = previous.connection
-  const isRotation =
-    fingerprint !== connection.fingerprint &&
-    orDeny(deps, 'takeover', () => isNewest(deps.replica.record(connection.fingerprint)), false)
-  previous.ending = isRotation ? 'rotated' : 'duplicate'
-  if (isRotation) return
-  refuse(deps, previous, { code: 'duplicate', evidence: { address, otherAddress: connection.address } })
-}
-
-/** The overlap of a certificate begins when its successor is seen. */
-function isNewest(record: AdmissionRecord | null): boolean {
-  return record?.certificate.supersededFrom === null
 }
 
 /** The first message of several that found the queue of a client full: it is the client's to hear of. */

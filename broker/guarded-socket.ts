@@ -24,6 +24,8 @@ export interface Guard {
   isCorked: boolean
   /** Set while nothing is read, so that the client's own buffers fill and it has to wait. */
   holding: NodeJS.Timeout | null
+  /** Said goodbye to: whoever destroys it now does not mean it, but for a decision against the client. */
+  isLeaving: boolean
 }
 
 const GUARD = Symbol('guard')
@@ -52,8 +54,8 @@ class Guarded extends TLSSocket {
 
   /** Always true. After the decision against the client nothing more is written to it. */
   override write(...written: unknown[]): boolean {
-    const { connection, options } = this[GUARD]
-    if (connection !== null && connection.refused !== null) return true
+    const { connection, options, isLeaving } = this[GUARD]
+    if (isLeaving || (connection !== null && connection.refused !== null)) return true
     super.write(...(written as Parameters<TLSSocket['write']>)) // the overloads of Writable.write, passed on as they came
     if (this.writableLength > options.limits.writeBufferBytes && !this.destroyed) {
       options.onSlow(this.writableLength)
@@ -76,6 +78,11 @@ class Guarded extends TLSSocket {
 
   /** Nothing: what was corked is written at the end of the turn. */
   override uncork(): void {}
+
+  override destroy(error?: Error): this {
+    const { connection, isLeaving } = this[GUARD]
+    return isLeaving && (connection === null || connection.refused === null) ? this : super.destroy(error)
+  }
 }
 
 /** Puts the guard on a socket whose handshake has just ended, before it has delivered an octet. */
@@ -86,6 +93,7 @@ export function guardSocket(socket: TLSSocket, options: GuardOptions): Guard {
     connection: null,
     isCorked: false,
     holding: null,
+    isLeaving: false,
   }
   Object.setPrototypeOf(socket, Guarded.prototype)
   const guarded = socket as Guarded // by the line above
@@ -103,4 +111,36 @@ export function holdReading(socket: Duplex, ms: number): void {
     guard.holding = null
     socket.emit('readable')
   }, ms)
+}
+
+/**
+ * Ends a guarded socket in peace: nothing more is written, what comes is not looked at, and it is destroyed when the
+ * other side has closed as well or the time is over. `done` says which: a client without a network answers nothing.
+ */
+export function farewell(
+  socket: Duplex,
+  { ms, done }: { readonly ms: number; done(wasAlive: boolean): void },
+): void {
+  if (!(GUARD in socket) || socket.destroyed) {
+    done(false)
+    return
+  }
+  const guarded = socket as Guarded // by the line above
+  guarded[GUARD].isLeaving = true
+  let wasAlive = false
+  const leave = () => {
+    guarded[GUARD].isLeaving = false
+    guarded.destroy()
+  }
+  const timer = setTimeout(leave, ms)
+  guarded.once('end', () => {
+    wasAlive = true
+    leave()
+  })
+  guarded.once('close', () => {
+    clearTimeout(timer)
+    done(wasAlive)
+  })
+  guarded.end()
+  setImmediate(() => guarded.resume()) // by then nobody else reads it
 }

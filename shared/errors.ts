@@ -18,6 +18,7 @@ export type RefusalErrorCode =
   | 'stale'
   | 'idmismatch'
   | 'duplicate'
+  | 'clone'
   | 'rate'
   | 'policy_pub'
   | 'policy_sub'

@@ -112,6 +112,12 @@ export const REFUSALS = {
     evidence: ['address', 'otherAddress'],
     fix: 'Run one client per device. If there is only one, its key may be in two places: `muster hold <device>`.',
   },
+  'R-CLONE': {
+    stage: 'session',
+    text: 'Two addresses take one identity from each other again and again: its key is in two places.',
+    evidence: ['address', 'otherAddress', 'takeovers', 'withinS'],
+    fix: '`muster hold <device>`, then find the copy. `muster device reissue <device>` gives the real one a new key.',
+  },
   'R-RATE': {
     stage: 'enroll',
     text: 'Too many connections or failed requests came from this address, or too many connections with this certificate.',

@@ -21,6 +21,7 @@ export const STATUS = {
   stale: 503,
   idmismatch: 403,
   duplicate: 409,
+  clone: 403,
   rate: 429,
   policy_pub: 403,
   policy_sub: 403,
