@@ -1,3 +1,5 @@
+import { once } from 'node:events'
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { openSqlite } from '#shared/sqlite'
@@ -100,6 +102,27 @@ t.test('a full disk refuses whole intents, and needs no restart', async (t) => {
   t.strictSame(devices(), kept, 'what was acknowledged is there, and nothing else')
   db.pragma('max_page_count = 100000')
   t.equal(await write('after'), 'after')
+  await store.close()
+})
+
+t.test('an event loop that always has something to do holds no intent up', async (t) => {
+  const { store, write } = storeAndRival(t)
+  const echo = (socket: Socket) => {
+    socket.on('data', (octets) => socket.write(octets))
+    socket.on('error', () => {}) // at the end it is cut off while it writes
+  }
+  const server = createServer(echo)
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  const { port } = server.address() as AddressInfo // a TCP server has a port
+  const sockets = Array.from({ length: 8 }, () => connect(port, '127.0.0.1'))
+  for (const socket of sockets) {
+    await once(socket, 'connect')
+    echo(socket)
+    socket.write('to and fro')
+  }
+  t.strictSame(await Promise.all([write('a'), write('b')]), ['a', 'b'])
+  for (const socket of sockets) socket.destroy()
+  server.close()
   await store.close()
 })
 
