@@ -4,6 +4,8 @@ import { join, resolve } from 'node:path'
 import { type ParseArgsOptionsConfig, parseArgs } from 'node:util'
 import { MusterError } from '#shared/errors'
 import { DEFAULT_PORT_BASE, type Layout, layout, ports } from '#shared/layout'
+import type { MetricsAddress } from '#shared/metrics-listener'
+import { METRICS_OPTIONS, readMetricsAddress } from '#shared/metrics-options'
 
 /** Version of the plane; a test keeps it equal to package.json. */
 export const VERSION = '0.1.0'
@@ -44,6 +46,8 @@ export interface Config {
   /** Directory of the registry's journal. */
   readonly journal: string
   readonly retention: Retention
+  /** Where `/metrics` is served; null for nowhere. */
+  readonly metrics: MetricsAddress | null
   readonly passphrase: PassphraseSource
   /** Of the token, for keys whose URI names no `pin-source`; null without any. */
   readonly pin: SecretSource | null
@@ -65,6 +69,7 @@ const OPTIONS = {
   'keep-changes': { type: 'string' },
   'keep-audit': { type: 'string' },
   'keep-journal': { type: 'string' },
+  ...METRICS_OPTIONS,
 } as const satisfies ParseArgsOptionsConfig
 
 /** Always in the server certificate, so that tools on this machine need no configuration. */
@@ -92,10 +97,8 @@ const PORT_BASE_MAX = 65_535 - 883
  */
 export function readConfig(argv: readonly string[], env: Environment): Config {
   const faults: string[] = []
-  const { data, portBase, listen, logLevel, trustDomain, hosts, journal, retention } = readOptions(
-    argv,
-    faults,
-  )
+  const options = readOptions(argv, faults)
+  const { data, portBase, listen, logLevel, trustDomain, hosts, journal, retention, metrics } = options
   const base = Number(portBase)
   if (!Number.isInteger(base) || base < 1 || base > PORT_BASE_MAX) {
     faults.push(`--port-base must be a number from 1 to ${PORT_BASE_MAX}, not "${portBase}"`)
@@ -125,6 +128,7 @@ export function readConfig(argv: readonly string[], env: Environment): Config {
     logLevel,
     journal: journal === null ? directories.journal : resolve(journal),
     retention,
+    metrics,
     passphrase: passphraseSource(env, directories.ca),
     pin: pinSource(env),
     crashAt: env.MUSTER_CRASH_AT ?? null,
@@ -152,6 +156,10 @@ function readOptions(argv: readonly string[], faults: string[]) {
     trustDomain: text('trust-domain'),
     journal: text('journal'),
     retention: readRetention(text, faults),
+    metrics: readMetricsAddress(
+      { 'metrics-port': text('metrics-port') ?? undefined, 'metrics-listen': text('metrics-listen') ?? undefined },
+      faults,
+    ),
     hosts: (values.host ?? []).filter((host) => typeof host === 'string'),
   }
 }

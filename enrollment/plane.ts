@@ -18,13 +18,13 @@ import type { Config } from './config.ts'
 import type { Deps, Step } from './deps.ts'
 import { Generations } from './generations.ts'
 import { startListeners } from './http/listeners.ts'
-import { Job } from './job.ts'
+import { startJobs } from './jobs.ts'
 import { openManufacturerTrust } from './manufacturer-trust.ts'
+import { type Meter, openMeter, serveMetrics } from './metrics.ts'
 import { namesFor } from './names.ts'
 import { OcspService } from './ocsp.ts'
 import { keepOwn, type OwnPair } from './own-certificates.ts'
 import { readPassphrase, readPin } from './passphrase.ts'
-import { finaliseDue } from './plans.ts'
 import { pruneJournal } from './registry/journal-retention.ts'
 import { openRegistry } from './registry/open.ts'
 import type { Registry } from './registry/registry.ts'
@@ -32,9 +32,8 @@ import { keepResponders } from './responder.ts'
 import { startRetention } from './retention.ts'
 import { RevocationLists } from './revocation-lists.ts'
 import { followEnds } from './rollover.ts'
-import { paceDue } from './rotations.ts'
 import { checkMadeBefore, newestNotBefore, openSigningClock, type SigningClock } from './signing-clock.ts'
-import { caKeysOf, openAlarms, publishTrust } from './trust.ts'
+import { caKeysOf, publishTrust } from './trust.ts'
 
 /** What the process gives to the plane: everything that tests replace. */
 export interface Runtime {
@@ -55,12 +54,9 @@ export interface Plane {
   readonly deps: Deps
   /** Renews the certificates of the plane that are due, as it does every hour. */
   renewOwn(): Promise<void>
+  /** Of the listener for metrics; null when there is none. */
+  readonly metricsPort: number | null
 }
-
-/** Certificates superseded in one commit. */
-const SUPERSEDE_SLICE = 1_000
-const SECOND_MS = 1_000
-const HOUR_MS = 3_600_000
 
 /**
  * Opens everything in the data directory and starts to serve; what it started is on the lifecycle.
@@ -74,12 +70,18 @@ export async function startPlane(config: Config, runtime: Runtime): Promise<Plan
   lifecycle.started('lock', () => lock.release())
 
   const whereabouts = whereaboutsOf(config)
-  const deps = await openDeps(config, runtime)
+  const meter = openMeter()
+  const deps = await openDeps(config, { ...runtime, meter })
   const server = await keepServerPair(deps, config)
   await keepOperator(deps, { config, whereabouts })
   await deps.revocationLists.refresh(deps.now())
 
-  const listeners = await startListeners(deps, { config, lifecycle, pair: server })
+  const listeners = await startListeners(deps, {
+    config,
+    lifecycle,
+    pair: server,
+    replied: (reply) => meter.replied(reply),
+  })
   const renewOwn = async () => {
     deps.ocsp.renew(await keepResponders(deps, config.layout.enrollment))
     listeners.reload(await keepServerPair(deps, config))
@@ -91,7 +93,20 @@ export async function startPlane(config: Config, runtime: Runtime): Promise<Plan
   })
   lifecycle.started('jobs', startJobs(deps, { renewOwn }))
   lifecycle.started('retention', await startRetention(deps, retentionOf(config)))
-  return { whereabouts, deps, renewOwn }
+  const metricsPort = await openMetricsOf(meter, { config, deps, lifecycle })
+  return { whereabouts, deps, renewOwn, metricsPort }
+}
+
+async function openMetricsOf(
+  meter: Meter,
+  { config, deps, lifecycle }: { config: Config; deps: Deps; lifecycle: Lifecycle },
+): Promise<number | null> {
+  const { metrics: address, layout, journal } = config
+  if (address === null) return null
+  const directories = { registry: layout.enrollment, journal }
+  const listener = await serveMetrics(meter, { deps, directories, address })
+  lifecycle.started('metrics', () => listener.stop())
+  return listener.port
 }
 
 /** @throws MusterError directory_unusable */
@@ -137,9 +152,9 @@ function urlsAt(host: string, { ports }: Pick<Config, 'ports'>): Urls {
   }
 }
 
-async function openDeps(config: Config, runtime: Runtime): Promise<Deps> {
+async function openDeps(config: Config, runtime: Runtime & { meter: Meter }): Promise<Deps> {
   const { layout } = config
-  const { log, now, random, reached, lifecycle } = runtime
+  const { log, now, random, reached, lifecycle, meter } = runtime
   const urls = publicUrls(config)
   const names = namesFor(layout.ca, {
     trustDomain: config.trustDomain,
@@ -180,7 +195,7 @@ async function openDeps(config: Config, runtime: Runtime): Promise<Deps> {
     layout.enrollment,
   )
   return {
-    registry,
+    registry: meter.counting(registry),
     authority,
     caKeys,
     signingClock,
@@ -192,7 +207,10 @@ async function openDeps(config: Config, runtime: Runtime): Promise<Deps> {
     adminUrl: urls.admin,
     now,
     random,
-    reached,
+    reached(step) {
+      reached(step)
+      meter.reached(step)
+    },
     changed,
     reported: new Bell(),
   }
@@ -243,52 +261,4 @@ async function keepOperator(deps: Deps, place: { config: Config; whereabouts: Wh
   const profile: OperatorProfile = { schemaVersion: 1, admin, caFile, certificateFile, keyFile }
   writeFileDurably(caFile, deps.authority.bundle.roots.join(''))
   writeFileDurably(operatorProfile, `${JSON.stringify(profile, null, 2)}\n`)
-}
-
-/** What follows from time: finalising, superseding, the CRL, the plane's own certificates. Returns how to stop. */
-function startJobs(deps: Deps, own: { renewOwn(): Promise<void> }): () => Promise<void> {
-  const { log, registry } = deps
-  const finalising = new Job({
-    name: 'finalise',
-    everyMs: SECOND_MS,
-    log,
-    run: async (signal) => {
-      if (await followEnds(deps)) log.warn('the CAs that signed have ended: others sign from now on')
-      await finaliseDue(deps, signal)
-      await deps.manufacturers.refresh()
-      await deps.revocationLists.refresh(deps.now())
-    },
-  })
-  const superseding = new Job({
-    name: 'supersede',
-    everyMs: 5 * SECOND_MS,
-    log,
-    run: async (signal) => {
-      for (let more = true; more && !signal.aborted; ) {
-        more = (await registry.supersedeDue(deps.now(), SUPERSEDE_SLICE)) === SUPERSEDE_SLICE
-      }
-    },
-  })
-  const alarm = openAlarms(deps)
-  const renewing = new Job({
-    name: 'own certificates',
-    everyMs: HOUR_MS,
-    log,
-    run: async () => {
-      alarm()
-      await own.renewOwn()
-    },
-  })
-  alarm()
-  const pacing = new Job({
-    name: 'rotations',
-    everyMs: SECOND_MS,
-    log,
-    run: (signal) => paceDue(deps, signal),
-  })
-  finalising.wake()
-  superseding.wake()
-  return async () => {
-    await Promise.all([finalising.stop(), superseding.stop(), pacing.stop(), renewing.stop()])
-  }
 }

@@ -1,7 +1,7 @@
 import { existsSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { writeSecretFile } from '#shared/files'
-import { type Layout, layout, ports, type Ready } from '#shared/layout'
+import { type Layout, layout, metricsPorts, ports, type Ready } from '#shared/layout'
 import { lockDirectory } from '#shared/sqlite'
 import { howEnded } from './child.ts'
 import type { Context } from './context.ts'
@@ -20,6 +20,8 @@ export interface PlaneOptions {
   readonly host: readonly string[]
   readonly listen: string
   readonly trustDomain?: string
+  /** Serve metrics. */
+  readonly metrics?: boolean
   /** Further arguments of enrollment. */
   readonly keeping: readonly string[]
   /** Further arguments of the broker. */
@@ -104,7 +106,7 @@ async function startBroker(context: Context, options: Started & { supervisor: Su
   const { files, supervisor } = options
   const spec = {
     ...serviceSpec('broker', options),
-    args: ['broker', ...serviceArgs(options), ...options.delivering],
+    args: ['broker', ...serviceArgs(options), ...options.delivering, ...metricsArgs('broker', options)],
   }
   if (existsSync(brokerCertificate(files))) return supervisor.start(spec)
   prepareDirectory(files.broker)
@@ -123,7 +125,13 @@ function enrollmentSpec(options: Started) {
   const names = trustDomain === undefined ? [] : ['--trust-domain', trustDomain]
   return {
     ...serviceSpec('enrollment', options),
-    args: ['enrollment', ...serviceArgs(options), ...names, ...keeping],
+    args: [
+      'enrollment',
+      ...serviceArgs(options),
+      ...names,
+      ...keeping,
+      ...metricsArgs('enrollment', options),
+    ],
   }
 }
 
@@ -134,6 +142,10 @@ function serviceSpec(name: string, { files }: Started) {
 function serviceArgs({ files, portBase, listen, host }: Started): string[] {
   const hosts = host.flatMap((name) => ['--host', name])
   return ['--data', files.root, '--port-base', String(portBase), '--listen', listen, ...hosts]
+}
+
+function metricsArgs(of: 'broker' | 'enrollment', { metrics, portBase }: Started): string[] {
+  return metrics === true ? ['--metrics-port', String(metricsPorts(portBase)[of])] : []
 }
 
 /** There since the first start that was complete. */

@@ -29,6 +29,11 @@ export function ports(base: number) {
   return { broker: base + 883, enrollment: base + 443, admin: base + 444, http: base + 80 } as const
 }
 
+/** Where `muster up --metrics` serves them: 8090 and 8091. */
+export function metricsPorts(base: number) {
+  return { enrollment: base + 90, broker: base + 91 } as const
+}
+
 export const DEFAULT_PORT_BASE = 8000
 
 /** `ready.json`: what a running plane offers, URLs and paths, never secrets. */

@@ -3,6 +3,7 @@ import { isMusterError } from '#shared/errors'
 import type { Lifecycle } from '#shared/service'
 import type { Config } from '../config.ts'
 import type { Deps } from '../deps.ts'
+import type { Reply } from '../metrics.ts'
 import type { OwnPair } from '../own-certificates.ts'
 import { ADMIN_ROUTES } from './admin.ts'
 import { API_ROUTES, rememberFailure } from './api.ts'
@@ -22,6 +23,8 @@ interface ListenersOptions {
   readonly config: Config
   readonly lifecycle: Lifecycle
   readonly pair: OwnPair
+  /** Told of every reply. */
+  replied?(reply: Reply): void
 }
 
 /**
@@ -30,7 +33,7 @@ interface ListenersOptions {
  */
 export async function startListeners(
   deps: Deps,
-  { config, lifecycle, pair }: ListenersOptions,
+  { config, lifecycle, pair, replied }: ListenersOptions,
 ): Promise<{ reload(pair: OwnPair): void }> {
   const stopping = new AbortController()
   const at = { deps, limits: createLimits() }
@@ -48,6 +51,7 @@ export async function startListeners(
     const listener = await openListener({
       ...options,
       name,
+      replied: (reply) => replied?.({ listener: name, ...reply }),
       host: config.listen,
       port: config.ports[name],
       log: deps.log,

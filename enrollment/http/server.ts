@@ -24,6 +24,8 @@ export interface ListenerOptions {
   readonly log: Log
   readonly limits?: Partial<ListenerLimits>
   register(app: FastifyInstance): void
+  /** Told of every reply; the route is its pattern, `none` when there was none. */
+  replied?(reply: { route: string; status: number; afterMs: number }): void
 }
 
 export interface Listener {
@@ -94,6 +96,11 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
     )
     return sendProblem(missing, { request, reply, log: options.log })
   })
+  if (options.replied) {
+    app.addHook('onResponse', async ({ routeOptions }, { statusCode: status, elapsedTime: afterMs }) =>
+      options.replied?.({ route: routeOptions.url ?? 'none', status, afterMs }),
+    )
+  }
   options.register(app)
   await listen(app, options)
   return {

@@ -283,5 +283,7 @@ export interface Registry extends RolloverIntents, BootstrapIntents {
   ): Promise<{ next: number | null; pruned: number }>
 
   counts(now: number): Promise<StatusCounts>
+  /** Commits of this instance since it was opened, and the intents that they held. */
+  commits(): { readonly groups: number; readonly intents: number }
   close(): Promise<void>
 }

@@ -124,6 +124,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     ...openAudit(store),
     ...openPruning(store),
     ...openCounts(parts),
+    commits: () => ({ ...store.commits }),
     async close() {
       for (const snapshot of parts.snapshots) snapshot.close()
       await store.close()

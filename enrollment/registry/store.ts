@@ -63,6 +63,8 @@ export class Store {
   #askedAt = Number.NEGATIVE_INFINITY
   readonly #listeners = new Set<(position: number) => void>()
   readonly #waiting: Waiting[] = []
+  /** Commits since the start, and the intents in them. */
+  readonly commits = { groups: 0, intents: 0 }
   #committing: Promise<void> | null = null
 
   constructor(db: Sqlite, beside: { journal?: Journal; reserve?: Reserve } = {}) {
@@ -171,6 +173,8 @@ export class Store {
         return this.#inImmediate(() => this.#runGroup(group)) as Outcome[] // what it was given
       })
       this.#journal?.committed()
+      this.commits.groups += 1
+      this.commits.intents += outcomes.length
       for (const { settle } of outcomes) settle()
       const position = outcomes.findLast((outcome) => outcome.position !== null)?.position ?? null
       if (position !== null) for (const listener of this.#listeners) queueMicrotask(() => listener(position))

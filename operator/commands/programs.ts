@@ -61,6 +61,8 @@ export function addServingOptions(command: Command): Command {
     .option('--port-base <n>', 'base of the ports', '8000')
     .option('--host <name>', 'name or address that clients use, repeatable')
     .option('--listen <address>', 'address to listen on', '127.0.0.1')
+    .option('--metrics-port <n>', 'serve metrics for Prometheus on this port (default: none)')
+    .option('--metrics-listen <address>', 'address of that port', '127.0.0.1')
     .option('--log-level <level>', 'trace, debug, info, warn, error', 'info')
 }
 

@@ -22,6 +22,7 @@ interface UpOptions extends KeepingOptions, BrokerOptions {
   readonly host: readonly string[]
   readonly listen: string
   readonly trustDomain?: string
+  readonly metrics?: boolean
 }
 
 /** Devices of the demo unless --devices says otherwise. */
@@ -44,6 +45,7 @@ export function addUpCommand(program: Command, use: Use, bin: string): void {
     )
     .option('--listen <address>', 'address to listen on', '127.0.0.1')
     .option('--trust-domain <name>', 'name in every certificate, fixed at the first start')
+    .option('--metrics', 'serve metrics on this machine: enrollment at n+90, broker at n+91')
     .option('--no-demo', 'no simulated devices at the first start')
     .option('--devices <n>', 'how many the demo has', String(DEMO_DEVICES))
   addBrokerOptions(addKeepingOptions(up)).action(

@@ -25,6 +25,8 @@ export interface EnrollmentOptions {
   /** Added to the machine's clock, ms; may be changed while it runs. */
   readonly clock?: { offsetMs: number }
   reached?(step: Step): void
+  /** Serve metrics, on any port. */
+  readonly metrics?: boolean
 }
 
 /** An enrollment service in this process, on real ports of the loopback, with a data directory of its own. */
@@ -35,6 +37,7 @@ export interface RunningEnrollment {
   readonly deps: Deps
   /** Does what the service does every hour. */
   renewOwn(): Promise<void>
+  readonly metricsPort: number | null
   /** As the local operator. */
   readonly admin: AdminClient
   readonly root: string
@@ -54,13 +57,14 @@ export interface Pair {
 /** Starts the service and stops it when the test ends. */
 export async function startEnrollment(t: Test, options: EnrollmentOptions = {}): Promise<RunningEnrollment> {
   const data = options.data ?? t.testdir()
-  const config = await freeConfig(data, options.hosts ?? [])
+  const metrics = options.metrics === true ? { host: '127.0.0.1', port: 0 } : null
+  const config = { ...(await freeConfig(data, options.hosts ?? [])), metrics }
   const logged: string[] = []
   const sink = new PassThrough().on('data', (chunk) => logged.push(String(chunk)))
   const log = openLog('enrollment', 'trace', sink)
   const lifecycle = new Lifecycle(log)
   const clock = options.clock ?? { offsetMs: 0 }
-  const { whereabouts, deps, renewOwn } = await startPlane(config, {
+  const { whereabouts, deps, renewOwn, metricsPort } = await startPlane(config, {
     log,
     lifecycle,
     now: () => Date.now() + clock.offsetMs,
@@ -90,6 +94,7 @@ export async function startEnrollment(t: Test, options: EnrollmentOptions = {}):
     whereabouts,
     deps,
     renewOwn,
+    metricsPort,
     admin,
     root,
     logged,
@@ -170,6 +175,7 @@ export async function freeConfig(data: string, hosts: readonly string[] = []): P
       auditMs: 400 * DAY_MS,
       journalMs: 35 * DAY_MS,
     },
+    metrics: null,
     passphrase: { from: 'made', path: join(data, 'plane', 'ca', 'passphrase') },
     pin: null,
     crashAt: null,
