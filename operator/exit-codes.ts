@@ -47,6 +47,7 @@ const EXIT_OF = {
   stale: EXIT.denied,
   idmismatch: EXIT.denied,
   duplicate: EXIT.denied,
+  clone: EXIT.denied,
   rate: EXIT.denied,
   policy_pub: EXIT.denied,
   policy_sub: EXIT.denied,
