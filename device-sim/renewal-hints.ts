@@ -1,15 +1,17 @@
 import { hintTopic, type RenewalHint, readHint } from '#shared/renewal-hint'
-import type { Random } from './backoff.ts'
+import { fullJitter, type Random } from './backoff.ts'
 import type { Clock } from './clock.ts'
 import type { OpenLink } from './mqtt-link.ts'
 
 /** Longest single wait, ms: timers of Node take no more than 2^31, and the clock may be set. */
 const LONGEST_WAIT_MS = 3_600_000
+/** A rotation that has failed is not asked for again by anybody: the broker says the same hint once a connection. */
+const RETRY = { baseMs: 60_000, capMs: LONGEST_WAIT_MS }
 
 export interface HintsOptions {
   readonly clock: Clock
   readonly random: Random
-  /** Rotates the device with this id. What fails is tried again at the next hint. */
+  /** Rotates the device with this id. What fails is tried again while the certificate of the hint lives. */
   rotate(device: string, signal: AbortSignal): Promise<void>
 }
 
@@ -44,7 +46,7 @@ export class RenewalHints {
 
   /** The newest hint of a device counts; the same again does not begin anew. */
   async #heard(device: string, hint: RenewalHint): Promise<void> {
-    const { clock, random, rotate } = this.#options
+    const { clock, random } = this.#options
     const text = JSON.stringify(hint)
     const before = this.#latest.get(device)
     if (before?.text === text) return
@@ -53,11 +55,30 @@ export class RenewalHints {
     this.#latest.set(device, { text, replaced })
     const signal = AbortSignal.any([replaced.signal, this.#stopped.signal])
     const { renewAfter, renewBefore } = hint
-    const at = renewAfter + random() * Math.max(0, renewBefore - renewAfter)
+    let at = renewAfter + random() * Math.max(0, renewBefore - renewAfter)
+    for (let failed = 0; ; failed++) {
+      await this.#until(at, signal)
+      if (signal.aborted) return
+      if (await this.#rotates(device)) return
+      at = clock.now() + fullJitter(failed, { ...RETRY, random })
+      if (at >= hint.notAfter) return
+    }
+  }
+
+  async #until(at: number, signal: AbortSignal): Promise<void> {
+    const { clock } = this.#options
     while (clock.now() < at && !signal.aborted) {
       await clock.wait(Math.min(at - clock.now(), LONGEST_WAIT_MS), signal)
     }
-    if (signal.aborted) return
-    await rotate(device, this.#stopped.signal).catch(() => {}) // it keeps the pair that it has
+  }
+
+  /** False: the device keeps the pair that it has. */
+  async #rotates(device: string): Promise<boolean> {
+    try {
+      await this.#options.rotate(device, this.#stopped.signal)
+      return true
+    } catch {
+      return false
+    }
   }
 }

@@ -6,7 +6,7 @@ import { RenewalHints } from '../../device-sim/renewal-hints.ts'
 const DAY_MS = 86_400_000
 
 /** A clock that jumps over every wait, a link that says what it is told, and what was rotated when. */
-function stage(options: { fails?: boolean } = {}) {
+function stage(options: { fails?: number } = {}) {
   let now = 0
   const rotated: string[] = []
   const events = new EventEmitter()
@@ -22,8 +22,8 @@ function stage(options: { fails?: boolean } = {}) {
     random: () => 0.5,
     rotate: async (device) => {
       rotated.push(`${device} at ${now}`)
+      if (rotated.length <= (options.fails ?? 0)) throw new Error('refused')
       events.emit('rotated')
-      if (options.fails) throw new Error('refused')
     },
   })
   let link: LinkOptions | undefined
@@ -87,15 +87,32 @@ t.test('what is no hint is passed on, and rotates nobody', async (t) => {
   t.equal(other.length, 6)
 })
 
-t.test('a rotation that is refused, and one that is stopped, do no harm', async (t) => {
-  const failing = stage({ fails: true })
-  await failing.connect()
-  const tried = failing.heard()
-  failing.say(failing.hint(0, 0))
-  await tried
-  const stopped = stage()
-  await stopped.connect()
-  stopped.hints.stop()
-  stopped.say(stopped.hint(0, 0))
-  t.strictSame(stopped.rotated, [])
+t.test('a rotation that fails is tried again by itself, later and later', async (t) => {
+  const { connect, say, hint, heard, rotated } = stage({ fails: 8 })
+  await connect()
+  const done = heard()
+  say(hint(0, 0))
+  await done
+  const minutes = [0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5, 61.5, 91.5]
+  t.strictSame(
+    rotated,
+    minutes.map((at) => `d1 at ${at * 60_000}`),
+  )
+})
+
+t.test('a rotation that is never granted is given up when the certificate ends', async (t) => {
+  const { connect, say, hint, rotated } = stage({ fails: Number.POSITIVE_INFINITY })
+  await connect()
+  const at = 90 * DAY_MS - 60_000
+  say(hint(at, at))
+  for (let turn = 0; turn < 100; turn++) await new Promise(setImmediate)
+  t.strictSame(rotated, [`d1 at ${at}`, `d1 at ${at + 30_000}`])
+})
+
+t.test('what is stopped rotates nobody', async (t) => {
+  const { hints, connect, say, hint, rotated } = stage()
+  await connect()
+  hints.stop()
+  say(hint(0, 0))
+  t.strictSame(rotated, [])
 })
