@@ -1,5 +1,8 @@
+import { join } from 'node:path'
 import t from 'tap'
 import type { PlanRequest, Receipt } from '#shared/api'
+import { openSqliteForReading } from '#shared/sqlite'
+import { until } from '../support/broker.ts'
 import { enrollDevice, startEnrollment } from '../support/enrollment.ts'
 import { connectAs, disconnected, invitedBroker, runBroker } from '../support/running-broker.ts'
 
@@ -48,6 +51,25 @@ t.test('a revocation, from the operator to the socket', async (t) => {
       await new Promise(setImmediate)
     }
   }
+
+  t.test(
+    'a device that is away loses its session with the hold, one that is not meant keeps it',
+    async (t) => {
+      for (const id of ['away', 'spared']) {
+        const client = await connectAs(service, broker, await enrollDevice(service, { id }), { clean: false })
+        await client.subscribeAsync(`devices/${id}/commands/#`, { qos: 1 })
+        await client.endAsync()
+      }
+      const sessions = openSqliteForReading(join(args[1] ?? '', 'broker', 'sessions.db'), 1_000)
+      t.teardown(() => sessions.close())
+      const clients = sessions.prepare<[], string>('SELECT client FROM sessions ORDER BY client').pluck()
+      t.strictSame(clients.all(), ['away', 'spared'])
+      const { receipt } = await apply({ action: 'hold', scope: { kind: 'device', id: 'away' } })
+      t.equal(receipt.sessionsClosed, 0)
+      await until(() => clients.all().length < 2)
+      t.strictSame(clients.all(), ['spared'])
+    },
+  )
 
   t.test('once the receipt says applied, no connection is accepted any more', async (t) => {
     const siren = await enrollDevice(service, { id: 'siren' })

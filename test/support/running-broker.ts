@@ -75,6 +75,7 @@ export async function connectAs(
   service: RunningEnrollment,
   broker: { readonly port: number },
   { id, certificate, key }: ClientPair,
+  options: { clean?: boolean } = {},
 ): Promise<MqttClient> {
   const client = connect({
     protocol: 'mqtts',
@@ -86,6 +87,7 @@ export async function connectAs(
     clientId: id,
     reconnectPeriod: 0,
     connectTimeout: 10_000,
+    ...options,
   })
   const { promise, resolve, reject } = Promise.withResolvers<void>()
   const closed = () => reject(new Error('closed without an answer'))
