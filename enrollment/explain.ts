@@ -1,4 +1,11 @@
-import type { CertificateView, DeviceDetail, ExplainStep, Explanation, RefusalView } from '#shared/api'
+import type {
+  CertificateView,
+  CloneAlarm,
+  DeviceDetail,
+  ExplainStep,
+  Explanation,
+  RefusalView,
+} from '#shared/api'
 import { isMusterError, MusterError } from '#shared/errors'
 import { isRefusalCode, REFUSALS, type RefusalCode } from '#shared/refusals'
 import type { Deps } from './deps.ts'
@@ -11,7 +18,11 @@ interface Case {
   /** The one that was asked for, or the one that the device should be using. */
   readonly certificate: CertificateView | null
   readonly refusals: readonly RefusalView[]
+  readonly clone: CloneAlarm | null
 }
+
+/** So long an alarm is told, ms. */
+const CLONE_SHOWN_MS = 7 * 86_400_000
 
 /** One step, and the code under which a broker refuses there. */
 type Finding = ExplainStep & { readonly code: RefusalCode | null }
@@ -49,18 +60,33 @@ export async function explain(deps: Deps, subject: string): Promise<Explanation>
 }
 
 async function investigate(deps: Deps, subject: string): Promise<Case> {
-  const base = { now: deps.now(), issuer: deps.authority.device.id }
+  const now = deps.now()
+  const base = { now, issuer: deps.authority.device.id, clone: null }
   const device = await findDevice(deps, subject)
-  if (device) return { ...base, device, certificate: newestOf(device, base.now), refusals: device.refusals }
+  if (device)
+    return {
+      ...base,
+      clone: await cloneAlarmOf(deps, device.id),
+      device,
+      certificate: newestOf(device, base.now),
+      refusals: device.refusals,
+    }
   const hex = subject.replaceAll(':', '').toLowerCase()
   const isFingerprint = /^[0-9a-f]{64}$/.test(hex)
   const found = await deps.registry.findCredential(isFingerprint ? { fingerprint: hex } : { serial: hex })
   if (found) {
     const owner = await findDevice(deps, found.device.id)
-    return { ...base, device: owner, certificate: found.certificate, refusals: owner?.refusals ?? [] }
+    const clone = await cloneAlarmOf(deps, found.device.id)
+    return { ...base, clone, device: owner, certificate: found.certificate, refusals: owner?.refusals ?? [] }
   }
   const stranger = isFingerprint ? { fingerprint: hex } : { address: subject }
   return { ...base, device: null, certificate: null, refusals: await deps.registry.refusalsOf(stranger) }
+}
+
+/** The newest of the last week. */
+async function cloneAlarmOf(deps: Deps, device: string): Promise<CloneAlarm | null> {
+  const [newest] = await deps.registry.cloneAlarms({ since: deps.now() - CLONE_SHOWN_MS, limit: 1, device })
+  return newest ?? null
 }
 
 async function findDevice(deps: Deps, id: string): Promise<DeviceDetail | null> {
@@ -150,6 +176,17 @@ const STEPS: readonly ((known: Case) => Finding)[] = [
   function clientId(known) {
     const last = sinceLastSeen(known, ['R-IDMISMATCH', 'R-WILL'])
     return last ? refused('client id', last) : ok('client id', 'Use the device id as MQTT client id.')
+  },
+  function copies({ clone, device }) {
+    if (clone === null)
+      return device ? ok('copies', 'No copy of its key was noticed.') : unknown('copies', 'Nothing to say.')
+    const { alarms, address, otherAddress, lastAt, plan } = clone
+    const held =
+      plan === null ? '' : ` The plane holds it for that: \`muster release ${plan}\` lifts the hold.`
+    return unknown(
+      'copies',
+      `ALARM: ${address} and ${otherAddress} took its identity from each other, ${alarms} alarm(s), the last at ${iso(lastAt)}. Its key may be in two places.${held}`,
+    )
   },
   function policy(known) {
     const last = known.refusals.find(({ code }) => code.startsWith('R-POLICY'))

@@ -36,6 +36,7 @@ export async function status(deps: Deps): Promise<StatusView> {
       { name: 'infrastructure CA', notAfter: authority.infrastructure.notAfter },
     ],
     alarms: caAlarms(authority.cas, now),
+    cloneAlarms: await registry.cloneAlarms({ since: now - ALARM_MS, limit: ALARMS }),
     bootstrapAlarms: await registry.bootstrapAlarms({ since: now - ALARM_MS, limit: ALARMS }),
   }
 }

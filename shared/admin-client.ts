@@ -37,6 +37,8 @@ import type {
   PlanRequest,
   PlanView,
   ProfileRequest,
+  QuarantineRequest,
+  QuarantineView,
   Receipt,
   RolloverRequest,
   RolloverStatus,
@@ -95,6 +97,10 @@ export function openAdminClient(access: OperatorProfile | JsonClientOptions) {
 
     createFleet: (fleet: FleetRequest) => post<FleetView>('/v1/fleets', fleet),
     listFleets: () => get<FleetView[]>('/v1/fleets'),
+    showQuarantine: (fleet: string) =>
+      get<QuarantineView>(`/v1/fleets/${encodeURIComponent(fleet)}/quarantine`),
+    setQuarantine: (fleet: string, request: QuarantineRequest) =>
+      client.send<QuarantineView>('PUT', `/v1/fleets/${encodeURIComponent(fleet)}/quarantine`, request),
     showProfile: (fleet: string) => get<FleetProfile>(`/v1/fleets/${encodeURIComponent(fleet)}/profile`),
     /** What the profile leaves out is as in a new fleet. */
     setProfile: (fleet: string, profile: ProfileRequest) =>

@@ -4,6 +4,7 @@
  * (RFC 9457). Times are milliseconds since 1970 UTC; certificates are PEM.
  */
 export * from './api/bootstrap.ts'
+export * from './api/clones.ts'
 export * from './api/devices.ts'
 export * from './api/fleets.ts'
 export * from './api/keys.ts'

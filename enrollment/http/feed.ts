@@ -1,6 +1,7 @@
 import { Readable } from 'node:stream'
 import { Type } from 'typebox'
 import { ALIVE_EVERY_MS, type Cursor, type FeedMessage, ReportBatch, type ReportReply } from '#shared/feed'
+import { attendClones } from '../clones.ts'
 import type { Deps } from '../deps.ts'
 import { brokerOf } from './brokers.ts'
 import { type Route, route } from './routes.ts'
@@ -39,10 +40,20 @@ export const FEED_ROUTES: readonly Route[] = [
     handle: async ({ deps, caller, body }): Promise<ReportReply> => {
       await deps.registry.applyReports(brokerOf(caller).id, body, OVERLAP_MS, deps.now())
       deps.reported.ring()
+      await attend(deps)
       return { sequence: body.sequence }
     },
   }),
 ]
+
+/** The reports are taken, whatever comes of what they say. */
+async function attend(deps: Deps): Promise<void> {
+  try {
+    await attendClones(deps)
+  } catch (error) {
+    deps.log.error({ err: error }, 'clone alarms were not attended to')
+  }
+}
 
 interface Reader {
   readonly broker: { readonly id: string; readonly fingerprint: string }

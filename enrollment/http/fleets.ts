@@ -1,4 +1,4 @@
-import { FleetRequest, ProfileRequest } from '#shared/api'
+import { FleetRequest, ProfileRequest, QuarantineRequest } from '#shared/api'
 import { createFleet, setProfile } from '../profiles.ts'
 import { type Route, route } from './routes.ts'
 
@@ -29,5 +29,19 @@ export const FLEET_ROUTES: readonly Route[] = [
     role: 'operator',
     body: ProfileRequest,
     handle: async ({ deps, param, body, by }) => setProfile(deps, { fleet: param('id'), profile: body, by }),
+  }),
+  route({
+    method: 'GET',
+    path: '/v1/fleets/:id/quarantine',
+    role: 'operator',
+    handle: async ({ deps, param }) => deps.registry.showQuarantine(param('id')),
+  }),
+  route({
+    method: 'PUT',
+    path: '/v1/fleets/:id/quarantine',
+    role: 'operator',
+    body: QuarantineRequest,
+    handle: async ({ deps, param, body, by }) =>
+      deps.registry.setQuarantine(param('id'), body.clones, { now: deps.now(), by }),
   }),
 ]

@@ -31,6 +31,7 @@ import type {
 import type { Change, Cursor, IssuerRecord, Policy, ReportBatch } from '#shared/feed'
 import type { TrustRecord } from '#shared/trust-bundle'
 import type { BootstrapIntents } from './bootstrap-records.ts'
+import type { CloneIntents } from './clone-records.ts'
 import type {
   Act,
   Application,
@@ -61,10 +62,11 @@ import type {
 import type { RolloverIntents } from './rollover-records.ts'
 
 export type * from './bootstrap-records.ts'
+export type * from './clone-records.ts'
 export type * from './records.ts'
 export type * from './rollover-records.ts'
 
-export interface Registry extends RolloverIntents, BootstrapIntents {
+export interface Registry extends RolloverIntents, BootstrapIntents, CloneIntents {
   readonly trustDomain: string
 
   // fleets and batches

@@ -2,6 +2,7 @@ import { MusterError } from '#shared/errors'
 import type { Report, ReportBatch } from '#shared/feed'
 import type { Sqlite } from '#shared/sqlite'
 import type { Certificates } from './certificates.ts'
+import type { CloneBook } from './clones.ts'
 import type { Intent } from './ledger.ts'
 import type { ReceiptBook } from './receipts.ts'
 import type { RefusalLog } from './refusals.ts'
@@ -50,6 +51,7 @@ export interface ReportParts {
   readonly sightings: Sightings
   readonly receipts: ReceiptBook
   readonly refusals: RefusalLog
+  readonly clones: CloneBook
 }
 
 interface Taking extends ReportParts {
@@ -123,6 +125,9 @@ function takeReport(taking: Taking, report: Report): number {
         address: report.address,
         by: broker,
       })
+      if (report.code === 'R-CLONE' && report.device !== null) {
+        taking.clones.raise({ device: report.device, at, evidence: report.evidence, broker })
+      }
       return 0
     case 'applied':
       receipts.fill(broker, report)

@@ -1,5 +1,6 @@
 import { BOOTSTRAP } from './schema-bootstrap.ts'
 import { CLAIMS } from './schema-claims.ts'
+import { CLONES } from './schema-clones.ts'
 import { INFRASTRUCTURE_ISSUERS } from './schema-infrastructure.ts'
 import { PROFILES } from './schema-profiles.ts'
 import { SERVER_KEYS } from './schema-server-keys.ts'
@@ -13,4 +14,5 @@ export const LATER: readonly string[] = [
   CLAIMS,
   SERVER_KEYS,
   INFRASTRUCTURE_ISSUERS,
+  CLONES,
 ]

@@ -10,6 +10,7 @@ import { openBootstrapCredentials } from './bootstrap-credential.ts'
 import { openBrokers } from './brokers.ts'
 import { openCertificates } from './certificates.ts'
 import { openClaims } from './claims.ts'
+import { openCloneBook, openClones } from './clones.ts'
 import { openCompromisedKeys } from './compromised-keys.ts'
 import { openCounts } from './counts.ts'
 import { openDeviceRows } from './device-rows.ts'
@@ -84,6 +85,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     scopes: openPlanScopes(db),
     receipts: openReceiptBook({ db, streams }),
     refusals: openRefusalLog(store),
+    clones: openCloneBook(db),
     sightings: openSightings(db),
   }
   return {
@@ -100,6 +102,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     ...openApproving(parts),
     ...openManifests(parts),
     ...openClaims(store),
+    ...openClones(parts),
     ...openManufacturers(parts),
     ...openManufactured(parts),
     ...openBootstrapAlarms(store),

@@ -4,6 +4,7 @@ import { formatDuration, formatWhen, parseDuration } from '../duration.ts'
 import { table } from '../table.ts'
 import { type Invocation, noun, type Use } from '../verb.ts'
 import { addProfileCommands, profileIn } from './profile.ts'
+import { addQuarantineCommand } from './quarantine.ts'
 
 interface CreateOptions {
   readonly lifetime?: string
@@ -36,6 +37,7 @@ export function addFleetCommands(program: Command, use: Use): void {
     .option('--synthetic', 'simulated devices: left out of counts, ended by `muster demo clear`')
     .action(use(createFleet))
   addProfileCommands(fleet, use)
+  addQuarantineCommand(fleet, use)
   fleet.command('list').description('fleets, with their policies').action(use(listFleets))
 }
 

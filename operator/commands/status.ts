@@ -76,6 +76,7 @@ export function statusText(view: StatusView, now: number): string {
   const alarms = [
     ...view.alarms.map((alarm) => alarmLine(alarm, now)),
     ...view.bootstrapAlarms.map((alarm) => bootstrapAlarmLine(alarm, now)),
+    ...view.cloneAlarms.map((alarm) => cloneAlarmLine(alarm, now)),
   ]
   return [head, ...alarms, '', brokers].join('\n')
 }
@@ -84,6 +85,13 @@ export function statusText(view: StatusView, now: number): string {
 export function alarmLine({ name, withinDays, notAfter }: StatusView['alarms'][number], now: number): string {
   const when = withinDays === 0 ? 'has ended' : `ends ${formatWhen(notAfter, now)}`
   return `ALARM  the ${name} ${when}: muster ca rollover start`
+}
+
+/** One line for a device whose key may be in two places, with what to do or what was done. */
+export function cloneAlarmLine(alarm: StatusView['cloneAlarms'][number], now: number): string {
+  const { device, address, otherAddress, lastAt, plan } = alarm
+  const next = plan === null ? `muster hold ${device}` : `held by ${plan}`
+  return `ALARM  ${device}: ${address} and ${otherAddress} take its identity from each other, last ${formatWhen(lastAt, now)}: ${next}`
 }
 
 /** One line for a token, claim or manufacturer that somebody tried in vain. */

@@ -1,5 +1,6 @@
 import { type Static, Type } from 'typebox'
 import { BootstrapAlarm } from './bootstrap.ts'
+import { CloneAlarm } from './clones.ts'
 import { RefusalView } from './devices.ts'
 import { Csr, Expiry, Id, orNull, Time } from './fields.ts'
 import { CaAlarm } from './rollover.ts'
@@ -98,6 +99,8 @@ export const StatusView = Type.Object({
   alarms: Type.Array(CaAlarm),
   /** Of the last seven days, the newest first, at most 20; `muster batch report` has all of them. */
   bootstrapAlarms: Type.Array(BootstrapAlarm),
+  /** Identities that two addresses took from each other in the last seven days, the newest first, at most 20. */
+  cloneAlarms: Type.Array(CloneAlarm),
 })
 export type StatusView = Static<typeof StatusView>
 

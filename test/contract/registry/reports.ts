@@ -203,6 +203,74 @@ export async function reportsContract(t: Test, fresh: Fresh): Promise<void> {
   })
 
   await t.test(
+    'a clone alarm is kept of each device, told once, and due for a hold where its fleet says so',
+    async (t) => {
+      const plane = await fresh(t)
+      await plane.broker()
+      const [d1, d2] = [await plane.enroll('d1'), await plane.enroll('d2')]
+      const alarm = ({ device, fingerprint }: typeof d1, at = plane.now()): Report => ({
+        type: 'refused',
+        at,
+        code: 'R-CLONE',
+        evidence: { address: '192.0.2.1', otherAddress: '192.0.2.2', takeovers: 3, withinS: 60 },
+        device,
+        fingerprint,
+        address: '192.0.2.1',
+      })
+      const { registry } = plane
+      const ofDevice = (device: string) => registry.cloneAlarms({ since: 0, limit: 9, device })
+      const first = plane.now()
+      await plane.report([alarm(d1)])
+      plane.pass(HOUR_MS)
+      await plane.report([alarm(d1), alarm(d2), { ...alarm(d1), device: 'nobody' } as Report])
+      const told = {
+        fleet: 'default',
+        address: '192.0.2.1',
+        otherAddress: '192.0.2.2',
+        broker: 'b1',
+        plan: null,
+      }
+      t.strictSame(await registry.cloneAlarms({ since: first, limit: 9 }), [
+        { ...told, device: 'd2', alarms: 1, firstAt: plane.now(), lastAt: plane.now() },
+        { ...told, device: 'd1', alarms: 2, firstAt: first, lastAt: plane.now() },
+      ])
+      t.strictSame(await registry.cloneAlarms({ since: plane.now() + 1, limit: 9 }), [])
+      t.match(await registry.openClones(0), [
+        { device: 'd1', isTold: false, mayHold: false },
+        { device: 'd2', isTold: false, mayHold: false },
+      ])
+      for (const id of ['d1', 'd1', 'd2']) await registry.tellClone(id, plane.act())
+      t.strictSame(await registry.openClones(0), [])
+      const audit = (await registry.listAudit(0, 1_000)).filter(({ action }) => action === 'clone.alarm')
+      t.match(audit, [{ subject: 'device:d1' }, { subject: 'device:d2' }], 'once')
+
+      t.strictSame(await registry.showQuarantine('default'), { fleet: 'default', clones: false })
+      t.strictSame(await registry.setQuarantine('default', true, plane.act()), {
+        fleet: 'default',
+        clones: true,
+      })
+      t.match(await registry.openClones(plane.now() + 1), [], 'those of the past are not due')
+      t.match(await registry.openClones(0), [
+        { device: 'd1', mayHold: true },
+        { device: 'd2', mayHold: true },
+      ])
+      plane.pass(HOUR_MS)
+      await registry.cloneHeld('d1', 'p1', plane.act())
+      await plane.report([alarm(d1, plane.now() - HOUR_MS)])
+      t.match(
+        await ofDevice('d1'),
+        [{ plan: 'p1', alarms: 3 }],
+        'what was seen before the hold is no reason for another',
+      )
+      plane.pass(HOUR_MS)
+      await plane.report([alarm(d1)])
+      t.match(await ofDevice('d1'), [{ plan: null, alarms: 4 }])
+      await t.rejects(registry.setQuarantine('none', true, plane.act()), { code: 'not_found' })
+      await t.rejects(registry.showQuarantine('none'), { code: 'not_found' })
+    },
+  )
+
+  await t.test(
     'reports of a broker that is not known are refused, of a forgotten certificate dropped',
     async (t) => {
       const plane = await fresh(t)
