@@ -4,6 +4,7 @@ import { spiffeUri } from '#shared/identity/peer'
 import { derToPem } from '#shared/pki/pem'
 import type { CheckedCsr } from './ca/check-csr.ts'
 import { issueCertificate, issueNow } from './ca/issue.ts'
+import { endedCa } from './ca/load-ca.ts'
 import type { Deps } from './deps.ts'
 import type { Actor, Issuance, SignNow } from './registry/registry.ts'
 
@@ -61,7 +62,7 @@ export function signNow(deps: Deps, signing: Signing): SignNow {
 /**
  * Steps 3 and 4, as far as they have not been taken with step 2. Returns the recorded certificate, which is another than
  * the signed one when a parallel request for the same issuance was recorded first: only a recorded one leaves the service.
- * @throws MusterError lint_failed
+ * @throws MusterError lint_failed, clock_wrong
  */
 export async function completed(
   deps: Deps,
@@ -85,10 +86,14 @@ export async function completed(
   }
 }
 
+/** @throws MusterError clock_wrong: the CA has ended, and what it would sign with it */
 function orderOf(deps: Deps, { issuance, signing }: { issuance: Issuance; signing: Signing }) {
   const { kind: profile, device: id } = issuance
+  const issuer = deps.authority.deviceIssuer(issuance.issuer)
+  const now = deps.now()
+  if (now >= issuer.notAfter) throw endedCa({ kind: 'device', notAfter: issuer.notAfter, now })
   return {
-    issuer: deps.authority.deviceIssuer(issuance.issuer),
+    issuer,
     request: { ...issuance, profile, id, spki: signing.spki },
   }
 }

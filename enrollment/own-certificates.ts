@@ -4,6 +4,7 @@ import { readSecretFile, writeFileDurably, writeSecretFile } from '#shared/files
 import { generateKey, privateKeyPem, readPrivateKey, sha256Hex, spkiDer } from '#shared/pki/keys'
 import { derToPem } from '#shared/pki/pem'
 import { issueCertificate } from './ca/issue.ts'
+import { endedCa } from './ca/load-ca.ts'
 import type { Deps } from './deps.ts'
 import { newSerial } from './issuance.ts'
 import type { Actor, InfrastructureKind } from './registry/registry.ts'
@@ -33,6 +34,7 @@ export async function issueOwn(
   const now = Math.floor(deps.now() / 1000) * 1000 // certificates know whole seconds
   deps.signingClock.check(now)
   const issuer = deps.authority.infrastructure
+  if (now >= issuer.notAfter) throw endedCa({ kind: 'infrastructure', notAfter: issuer.notAfter, now })
   const serial = newSerial(deps)
   const notBefore = now - BACKDATE_MS
   const notAfter = Math.min(now + OWN_LIFETIME_MS, issuer.notAfter)

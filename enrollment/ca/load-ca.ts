@@ -145,9 +145,19 @@ function extensionOf({ tbs }: Certificate, type: string) {
 export function checkClock({ kind, der, now }: { kind: IssuerKind; der: Buffer; now: number }): void {
   const { notBefore, notAfter } = readCertificate(der).tbs
   if (now >= notBefore && now < notAfter) return
-  const [from, to, shown] = [notBefore, notAfter, now].map((at) => new Date(at).toISOString())
+  if (now >= notAfter) throw endedCa({ kind, notAfter, now })
+  const [from, shown] = [notBefore, now].map((at) => new Date(at).toISOString())
   throw new MusterError(
     'clock_wrong',
-    `Cannot sign with the ${kind} CA: it is valid from ${from} to ${to}, and the clock says ${shown}`,
+    `Cannot sign with the ${kind} CA: it is valid from ${from} on, and the clock says ${shown}; fix: set the clock`,
+  )
+}
+
+/** What is left when nothing has followed in time; whoever reads it may as well have a clock that is ahead. */
+export function endedCa(of: { kind: IssuerKind; notAfter: number; now: number }): MusterError {
+  const [ended, shown] = [of.notAfter, of.now].map((at) => new Date(at).toISOString())
+  return new MusterError(
+    'clock_wrong',
+    `Cannot sign with the ${of.kind} CA: it ended at ${ended}, no other has followed, and the clock says ${shown}; fix: set the clock if that is wrong, else see "When the CAs have ended" in docs/rollover.md: muster ca rollover start`,
   )
 }

@@ -45,3 +45,30 @@ t.test('when the CAs that sign again have ended, those that were given up sign',
   t.match((await rolloverStatus(one.service.deps)).rollover, { state: 'cut-over', abortedAt: null })
   await one.enroll()
 })
+
+t.test('when every CA has ended nothing is issued, and the day before leads out', async (t) => {
+  t.testdir({})
+  const one = await planeOf(t, 'over')
+  one.pass(199)
+  await one.enroll()
+  one.pass(1)
+  await t.rejects(one.enroll(), {
+    code: 'clock_wrong',
+    message: /device CA: it ended at .*muster ca rollover/,
+  })
+  const { devices } = await one.service.deps.registry.listDevices({ limit: 10, now: one.service.deps.now() })
+  t.strictSame(
+    devices.map(({ id }) => id),
+    ['d1'],
+    'no certificate that has ended already is on record',
+  )
+  await t.rejects(one.restart(), { code: 'clock_wrong', message: /When the CAs have ended/ })
+
+  one.pass(-1)
+  await one.start()
+  await run(one, { kind: 'start', cut: 0, root: false })
+  one.pass(1)
+  await one.restart()
+  t.match((await rolloverStatus(one.service.deps)).rollover, { state: 'cut-over' })
+  await one.enroll()
+})
