@@ -18,41 +18,47 @@ const schema = Compile(FeedMessage)
  * @throws MusterError invalid_request
  */
 export async function* readMessages(body: AsyncIterable<Uint8Array>): AsyncGenerator<FeedMessage[]> {
-  let rest: Buffer[] = []
+  let rest: Uint8Array[] = []
   let restBytes = 0
   for await (const chunk of body) {
-    const lines: Buffer[] = []
-    let start = 0
-    for (let end = chunk.indexOf(NEWLINE); end !== -1; end = chunk.indexOf(NEWLINE, start)) {
-      lines.push(Buffer.concat([...rest, chunk.subarray(start, end)]))
+    const end = chunk.lastIndexOf(NEWLINE) + 1
+    if (end > 0) {
+      const lines = decode(Buffer.concat([...rest, chunk.subarray(0, end)])).split('\n')
       rest = []
       restBytes = 0
-      start = end + 1
+      yield lines.filter((line) => line.length > 0).map(parseMessage)
     }
-    rest.push(Buffer.from(chunk.subarray(start)))
-    restBytes += chunk.length - start
+    rest.push(Buffer.from(chunk.subarray(end)))
+    restBytes += chunk.length - end
     if (restBytes > LINE_LIMIT_BYTES) throw refused(`a line is longer than ${LINE_LIMIT_BYTES} bytes`)
-    yield lines.filter((line) => line.length > 0).map(parseMessage)
+  }
+}
+
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+
+function decode(lines: Buffer): string {
+  try {
+    return utf8.decode(lines)
+  } catch (cause) {
+    throw refused('a line is not UTF-8', cause)
   }
 }
 
 /** @throws MusterError invalid_request when the line is not a message that this broker knows */
-export function parseMessage(line: Buffer): FeedMessage {
+function parseMessage(line: string): FeedMessage {
   if (line.length > LINE_LIMIT_BYTES) throw refused(`a line is longer than ${LINE_LIMIT_BYTES} bytes`)
   let message: unknown
   try {
-    message = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(line))
+    message = JSON.parse(line)
   } catch (cause) {
     throw refused('a line is not JSON', cause)
   }
-  if (!schema.Check(message)) throw refused(`a message is not in the schema: ${shown(line)}`)
+  if (!schema.Check(message)) throw refused(`a message is not in the schema: ${line.slice(0, SHOWN)}`)
   return message
 }
 
 /** Enough of the line to name the fault; the stream carries no secrets. */
-function shown(line: Buffer): string {
-  return line.subarray(0, 200).toString('latin1')
-}
+const SHOWN = 200
 
 function refused(why: string, cause?: unknown): MusterError {
   return new MusterError('invalid_request', `Cannot follow the change stream: ${why}`, { cause })

@@ -58,6 +58,8 @@ export class Follower {
   #failures = 0
   /** What the snapshot that is being received will be; null outside of one. */
   #snapshot: Cursor | null = null
+  /** While a whole snapshot is made ready nothing is read, so the stream's silence means nothing. */
+  #isFinishing = false
   #isSweeping = false
   #following: Promise<void> = Promise.resolve()
 
@@ -127,6 +129,7 @@ export class Follower {
       }
       this.#snapshot = null
       this.#deps.replica.abandonSnapshot()
+      this.#sweepReplica()
       this.#attempted.resolve()
       await delay(this.#backoffMs(), undefined, { signal }).catch(() => {}) // only the signal rejects it
     }
@@ -149,12 +152,17 @@ export class Follower {
   }
 
   async #followOnce(stream: AbortController): Promise<void> {
-    const silence = setTimeout(() => stream.abort(silent()), this.#limits.silenceMs).unref()
+    const silence = setTimeout(() => {
+      if (this.#isFinishing) silence.refresh()
+      else stream.abort(silent())
+    }, this.#limits.silenceMs).unref()
     try {
       const body = await this.#deps.open(feedPath(this.#deps.replica.cursor()), stream.signal)
       for await (const messages of readMessages(body)) {
         silence.refresh()
         for (const turn of turns(messages)) {
+          if (turn.type === 'snapshot-end') await this.#finishSnapshot(turn, stream.signal)
+          silence.refresh()
           this.#take(turn)
           await nextTurn()
           if (stream.signal.aborted) return
@@ -213,12 +221,24 @@ export class Follower {
     this.#snapshot = { epoch, position }
   }
 
-  #endSnapshot({ epoch, position }: Cursor): void {
+  /** What comes before the tick in which the snapshot takes over. */
+  async #finishSnapshot({ epoch, position }: Cursor, signal: AbortSignal): Promise<void> {
     const begun = this.#snapshot
     if (begun?.epoch !== epoch || begun.position !== position) {
       throw outOfOrder('a snapshot ended that was not begun')
     }
-    this.#deps.replica.endSnapshot(begun)
+    this.#isFinishing = true
+    try {
+      await this.#deps.replica.finishSnapshot(begun, signal)
+      signal.throwIfAborted()
+    } finally {
+      this.#isFinishing = false
+    }
+  }
+
+  /** The one tick: the new state serves, and every session that it no longer admits is refused. */
+  #endSnapshot({ epoch, position }: Cursor): void {
+    this.#deps.replica.endSnapshot()
     this.#snapshot = null
     this.#enforcement.replaced()
     this.#hearing.heard()

@@ -6,7 +6,7 @@ import type {
   HoldRecord,
   IssuerRecord,
 } from '#shared/feed'
-import type { Sqlite } from '#shared/sqlite'
+import type { Sqlite, Statement } from '#shared/sqlite'
 
 /** Writes one change; the caller owns the transaction. Writing it again changes nothing. */
 export type WriteChange = (change: Change) => void
@@ -15,8 +15,14 @@ const INSERT_DEVICE = 'INSERT INTO devices (id, kind, fleet, batch, state, also)
 const INSERT_CERTIFICATE = `INSERT INTO certificates (fingerprint, serial, issuer, device, state, not_before, not_after,
   superseded_from, revoked_at, reason, renew_after, renew_before) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 
+/** How devices and certificates are written. */
+export interface Inserts {
+  readonly device: Statement<unknown[], unknown>
+  readonly certificate: Statement<unknown[], unknown>
+}
+
 /** For a state with its indexes. */
-export function prepareWriter(db: Sqlite): WriteChange {
+export function upserting(db: Sqlite): Inserts {
   const device = db.prepare(
     `${INSERT_DEVICE} ON CONFLICT (id) DO UPDATE SET
        kind = excluded.kind, fleet = excluded.fleet, batch = excluded.batch, state = excluded.state, also = excluded.also`,
@@ -28,17 +34,15 @@ export function prepareWriter(db: Sqlite): WriteChange {
        revoked_at = excluded.revoked_at, reason = excluded.reason, renew_after = excluded.renew_after,
        renew_before = excluded.renew_before`,
   )
-  return writer(db, { device, certificate })
+  return { device, certificate }
 }
 
 /** For a state without indexes: every device and every certificate is appended, also those that are there already. */
-export function prepareAppender(db: Sqlite): WriteChange {
-  return writer(db, { device: db.prepare(INSERT_DEVICE), certificate: db.prepare(INSERT_CERTIFICATE) })
+export function appending(db: Sqlite): Inserts {
+  return { device: db.prepare(INSERT_DEVICE), certificate: db.prepare(INSERT_CERTIFICATE) }
 }
 
-type Insert = ReturnType<Sqlite['prepare']>
-
-function writer(db: Sqlite, { device, certificate }: Record<'device' | 'certificate', Insert>): WriteChange {
+export function prepareWriter(db: Sqlite, { device, certificate }: Inserts): WriteChange {
   const issuer = db.prepare('INSERT OR REPLACE INTO issuers VALUES (?, ?, ?)')
   const fleet = db.prepare('INSERT OR REPLACE INTO fleets VALUES (?, ?, ?)')
   const member = db.prepare('INSERT OR IGNORE INTO members VALUES (?, ?)')
@@ -62,10 +66,10 @@ function writer(db: Sqlite, { device, certificate }: Record<'device' | 'certific
         return
       }
       case 'device':
-        device.run(...deviceColumns(change.device))
+        device.run(deviceColumns(change.device))
         return
       case 'certificate':
-        certificate.run(...certificateColumns(change.certificate))
+        certificate.run(certificateColumns(change.certificate))
         return
       case 'members':
         for (const id of change.devices) member.run(change.hold, id)
@@ -102,13 +106,13 @@ function hexOf(value: Octets): string {
   return typeof value === 'string' ? value : value.toString('hex')
 }
 
-function deviceColumns({ id, kind, fleet, batch, state, ...also }: DeviceRecord) {
+function deviceColumns({ id, kind, fleet, batch, state, ...also }: DeviceRecord): unknown[] {
   let rest: string | null = null
   for (const _ in also) rest ??= JSON.stringify(also)
   return [id, kind, fleet, batch, state, rest]
 }
 
-function certificateColumns(record: CertificateRecord) {
+function certificateColumns(record: CertificateRecord): unknown[] {
   const { device, state, notBefore, notAfter } = record
   const { supersededFrom, revokedAt, reason, renewAfter = null, renewBefore = null } = record
   const names = [octets(record.fingerprint), octets(record.serial), octets(record.issuer)]
@@ -167,9 +171,7 @@ export function prepareReader(db: Sqlite): StateReader {
     .prepare<[string, string], number>('SELECT 1 FROM members WHERE hold = ? AND device = ?')
     .pluck()
   const count = db
-    .prepare<[string, number], number>(
-      'SELECT count(*) FROM (SELECT 1 FROM members WHERE hold = ? LIMIT ?)',
-    )
+    .prepare<[string, number], number>('SELECT count(*) FROM (SELECT 1 FROM members WHERE hold = ? LIMIT ?)')
     .pluck()
   const members = db.prepare<[string], string>('SELECT device FROM members WHERE hold = ?').pluck()
   const live = db

@@ -1,46 +1,70 @@
 import type { Change } from '#shared/feed'
-import type { Sqlite } from '#shared/sqlite'
-import type { WriteChange } from './replica-rows.ts'
+import { openSqlite, type Sqlite } from '#shared/sqlite'
+import { appending, prepareWriter, upserting, type WriteChange } from './replica-rows.ts'
+import { BUSY_TIMEOUT_MS } from './replica-schema.ts'
+import { prepareMark, type StateMark } from './replica-state.ts'
+import { finishState, indexState } from './state-finish.ts'
+import { STATE_MIGRATIONS } from './state-schema.ts'
+import { finishElsewhere } from './state-worker.ts'
 
-/** Changes that are written in one transaction: some 20 ms, and each page once for many of them. */
-const SLICE = 4_000
+/** Changes from which on finishing would hold up the event loop, and is left to a thread of its own. */
+const LARGE = 5_000
+
+/** Pages that may wait in memory before they are written. */
+const CACHE_KIB = 16_384
 
 /**
- * A snapshot while it is being received, under a generation of its own that nothing reads before it is complete. A
- * stream brings a few changes at a time; they are written when there are enough of them.
+ * A snapshot while it is being received, in a state file of its own that counts for nothing before it is complete:
+ * nothing is waited for, and a crash leaves a file that the next start removes.
  */
 export class Staging {
   readonly generation: number
+  readonly #path: string
   readonly #db: Sqlite
-  readonly #write: WriteChange
-  #changes: Change[] = []
+  #write: WriteChange
+  #isIndexed = false
+  #count = 0
 
-  constructor(db: Sqlite, of: { generation: number; write: WriteChange }) {
-    this.#db = db
-    this.generation = of.generation
-    this.#write = of.write
+  constructor({ path, generation }: { path: string; generation: number }) {
+    this.generation = generation
+    this.#path = path
+    this.#db = openSqlite(path, {
+      ...{ busyTimeoutMs: BUSY_TIMEOUT_MS, migrations: STATE_MIGRATIONS, durability: 'none' },
+    })
+    this.#db.pragma(`cache_size = -${CACHE_KIB}`)
+    this.#write = prepareWriter(this.#db, appending(this.#db))
+    this.#db.exec('BEGIN')
   }
 
   add(changes: readonly Change[]): void {
-    for (const change of changes) this.#changes.push(change)
-    if (this.#changes.length >= SLICE) this.flush()
+    for (const change of changes) {
+      if (change.kind === 'forgotten') this.#index()
+      this.#write(change)
+    }
+    this.#count += changes.length
+  }
+
+  /** No registry tells in a snapshot what it has forgotten; whoever does needs what is there to be found. */
+  #index(): void {
+    if (this.#isIndexed) return
+    this.#isIndexed = true
+    indexState(this.#db)
+    this.#write = prepareWriter(this.#db, upserting(this.#db))
   }
 
   /**
-   * Writes what there is, in a transaction that waits for no disk. The commit that puts the generation in charge does,
-   * and with it all that was written to the log before.
+   * Resolves when the file is whole, indexed and on the disk.
+   * @throws what SQLite throws; the signal's reason when it gives up
    */
-  flush(): void {
-    const changes = this.#changes
-    this.#changes = []
-    if (changes.length === 0) return
-    this.#db.pragma('synchronous = NORMAL')
-    try {
-      this.#db.transaction(() => {
-        for (const change of changes) this.#write(this.generation, change)
-      })()
-    } finally {
-      this.#db.pragma('synchronous = FULL')
-    }
+  async finish(mark: StateMark, signal?: AbortSignal): Promise<void> {
+    prepareMark(this.#db)(mark)
+    this.#db.exec('COMMIT')
+    this.#db.close()
+    if (this.#count < LARGE) finishState(this.#path)
+    else await finishElsewhere(this.#path, signal)
+  }
+
+  close(): void {
+    this.#db.close()
   }
 }

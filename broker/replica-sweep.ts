@@ -1,42 +1,19 @@
 import type { Sqlite } from '#shared/sqlite'
-import { GENERATIONS } from './replica-schema.ts'
 
 /** Rows deleted at a time: about a millisecond. */
 const SLICE = 500
 
-/**
- * Prepares the deletion of what nothing reads any more: generations that neither serve nor are being written, and
- * holds that have ended, with their members. Each call deletes one slice and says whether there may be more.
- */
-export function prepareSweep(db: Sqlite): (generation: number, loading: number | null) => boolean {
-  const older = Object.entries(GENERATIONS).map(([table, key]) =>
-    db.prepare<[number, number]>(
-      `DELETE FROM ${table} WHERE (generation, ${key}) IN (
-         SELECT generation, ${key} FROM ${table} WHERE generation < ? LIMIT ?)`,
-    ),
+/** Prepares the deletion of holds that have ended, with their members. Each call deletes one slice and says whether there may be more. */
+export function prepareSweep(db: Sqlite): () => boolean {
+  const ended = db.prepare<[], string>("SELECT id FROM holds WHERE state = 'ended' LIMIT 1").pluck()
+  const members = db.prepare<[string, string, number]>(
+    `DELETE FROM members WHERE hold = ? AND device IN (SELECT device FROM members WHERE hold = ? LIMIT ?)`,
   )
-  const abandoned = Object.entries(GENERATIONS).map(([table, key]) =>
-    db.prepare<[number, number, number]>(
-      `DELETE FROM ${table} WHERE (generation, ${key}) IN (
-         SELECT generation, ${key} FROM ${table} WHERE generation > ? AND generation < ? LIMIT ?)`,
-    ),
-  )
-  const ended = db
-    .prepare<[number], string>("SELECT id FROM holds WHERE generation = ? AND state = 'ended' LIMIT 1")
-    .pluck()
-  const members = db.prepare<[number, string, number, string, number]>(
-    `DELETE FROM members WHERE generation = ? AND hold = ? AND device IN (
-       SELECT device FROM members WHERE generation = ? AND hold = ? LIMIT ?)`,
-  )
-  const hold = db.prepare<[number, string]>('DELETE FROM holds WHERE generation = ? AND id = ?')
-
-  return (generation, loading) => {
-    for (const statement of older) if (statement.run(generation, SLICE).changes > 0) return true
-    const below = loading ?? Number.MAX_SAFE_INTEGER
-    for (const statement of abandoned) if (statement.run(generation, below, SLICE).changes > 0) return true
-    const id = ended.get(generation)
+  const hold = db.prepare<[string]>('DELETE FROM holds WHERE id = ?')
+  return () => {
+    const id = ended.get()
     if (id === undefined) return false
-    if (members.run(generation, id, generation, id, SLICE).changes === 0) hold.run(generation, id)
+    if (members.run(id, id, SLICE).changes === 0) hold.run(id)
     return true
   }
 }

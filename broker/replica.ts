@@ -9,12 +9,11 @@ import type {
   IssuerRecord,
 } from '#shared/feed'
 import { openSqlite, type Sqlite } from '#shared/sqlite'
-import { HoldIndex } from './hold-index.ts'
-import { prepareReader, prepareWriter, readMemory, type WriteChange } from './replica-rows.ts'
 import { BUSY_TIMEOUT_MS, MIGRATIONS } from './replica-schema.ts'
 import { Staging } from './replica-staging.ts'
-import { prepareSweep } from './replica-sweep.ts'
+import { openState, type ReplicaState } from './replica-state.ts'
 import { Spool } from './spool.ts'
+import { type StateFiles, stateFiles } from './state-files.ts'
 
 /** Everything that admission needs to know about one certificate, read at one moment. */
 export interface AdmissionRecord {
@@ -27,26 +26,29 @@ export interface AdmissionRecord {
 
 export type PositionedChange = Extract<FeedMessage, { type: 'change' }>
 
-/** Pages that SQLite keeps in memory: with its default of 2 000 KiB a point read of a large fleet costs twice as much. */
-const CACHE_KIB = 16_384
-
 /**
- * Opens `broker.db`.
- * @throws MusterError directory_unusable when it is damaged; its message says how to start again
+ * Opens `broker.db` and the state file that it names; one that is not there is an empty state, in which a broker asks
+ * for a snapshot.
+ * @throws MusterError directory_unusable when one of them is damaged; its message says how to start again
  */
 export function openReplica(path: string): Replica {
+  const files = stateFiles(path)
   let db: Sqlite | undefined
+  let opening = path
   try {
     db = openSqlite(path, { busyTimeoutMs: BUSY_TIMEOUT_MS, migrations: MIGRATIONS })
-    db.pragma(`cache_size = -${CACHE_KIB}`)
-    return new Replica(db)
+    const generations = readGenerations(db)
+    files.removeOthers(generations.generation)
+    opening = files.path(generations.generation)
+    return new Replica(db, { files, generations, state: openState(opening) })
   } catch (error) {
     db?.close()
     if (!isDamage(error)) throw error
+    const loses = opening === path ? ' (reports that were not delivered are lost)' : ''
     throw new MusterError(
       'directory_unusable',
-      `Cannot use the replica "${path}": it is damaged. It is only a copy of the registry; fix: ` +
-        `rm ${path} ${path}-wal ${path}-shm, and start again (reports that were not delivered are lost)`,
+      `Cannot use the replica "${opening}": it is damaged. It is only a copy of the registry; fix: ` +
+        `rm ${opening} ${opening}-wal ${opening}-shm, and start again${loses}`,
       { cause: error },
     )
   }
@@ -70,12 +72,22 @@ function messagesAfter(position: number, messages: readonly PositionedChange[]):
   })
 }
 
-interface State {
-  generation: number
-  newest: number
-  epoch: string | null
-  position: number | null
-  heardAt: number | null
+interface Generations {
+  /** Of the state that serves. */
+  readonly generation: number
+  /** The highest number ever given to a snapshot; numbers are not used twice. */
+  readonly newest: number
+}
+
+function readGenerations(db: Sqlite): Generations {
+  // The row is made with the schema and never deleted.
+  return db.prepare<[], Generations>('SELECT generation, newest FROM replica').get() as Generations
+}
+
+interface ReplicaParts {
+  readonly files: StateFiles
+  readonly generations: Generations
+  readonly state: ReplicaState
 }
 
 /**
@@ -86,110 +98,90 @@ interface State {
  * during the cut that made the snapshot necessary. `endSnapshot` changes over at once.
  */
 export class Replica {
-  /** Reports that have not been taken by the registry yet; in the same file, so that both survive together. */
+  /** Reports that have not been taken by the registry yet; a new state leaves them alone. */
   readonly spool: Spool
   readonly #db: Sqlite
-  readonly #read: ReturnType<typeof prepareReader>
-  readonly #write: WriteChange
-  readonly #sweep: ReturnType<typeof prepareSweep>
-  readonly #saveState: (state: State) => void
-  #state: State
+  readonly #files: StateFiles
+  readonly #save: (generations: Generations) => void
+  #generations: Generations
+  #state: ReplicaState
   #staging: Staging | null = null
-  #issuers = new Map<string, IssuerRecord>()
-  #fleets = new Map<string, FleetRecord>()
-  #holds = new HoldIndex()
+  /** The state that a finished snapshot has become, until it serves. */
+  #ready: ReplicaState | null = null
+  /** States that nothing reads any more, and whose files are still there. */
+  #discarded: { readonly generation: number; close(): void }[] = []
 
-  constructor(db: Sqlite) {
+  constructor(db: Sqlite, { files, generations, state }: ReplicaParts) {
     this.#db = db
     this.spool = new Spool(db)
-    this.#read = prepareReader(db)
-    this.#write = prepareWriter(db)
-    this.#sweep = prepareSweep(db)
-    const save = db.prepare(
-      'UPDATE replica SET generation = ?, newest = ?, epoch = ?, position = ?, heard_at = ?',
-    )
-    this.#saveState = (s) => void save.run(s.generation, s.newest, s.epoch, s.position, s.heardAt)
-    this.#state = db
-      .prepare<[], State>('SELECT generation, newest, epoch, position, heard_at AS heardAt FROM replica')
-      .get() as State // the row is made with the schema and never deleted
-    this.#remember(this.#state.generation)
+    this.#files = files
+    this.#generations = generations
+    this.#state = state
+    const save = db.prepare('UPDATE replica SET generation = ?, newest = ?')
+    this.#save = ({ generation, newest }) => void save.run(generation, newest)
   }
 
   /** Null when the registry has no such certificate, or its device, fleet or trusted issuer is not known here. */
   record(fingerprint: string): AdmissionRecord | null {
-    const row = this.#read.credential(this.#state.generation, fingerprint)
-    if (row === null || !this.#issuers.get(row.certificate.issuer)?.trusted) return null
-    const fleet = this.#fleets.get(row.device.fleet)
-    if (fleet === undefined) return null
-    return { ...row, fleet, hold: this.#holdOn(row.device, row.certificate) }
-  }
-
-  #holdOn(device: DeviceRecord, certificate: CertificateRecord): HoldRecord | null {
-    const hold = this.#holds.covering(device, certificate)
-    if (hold !== null || !this.#holds.hasPlans()) return hold
-    for (const id of this.#read.holdsWithMember(this.#state.generation, device.id)) {
-      const plan = this.#holds.get(id)
-      if (plan?.scope.kind === 'plan') return plan
-    }
-    return null
+    const row = this.#state.read.credential(fingerprint)
+    if (row === null || !this.#state.issuers.get(row.certificate.issuer)?.trusted) return null
+    const fleet = this.fleet(row.device.fleet)
+    if (fleet === null) return null
+    return { ...row, fleet, hold: this.#state.holdOn(row.device, row.certificate) }
   }
 
   fleet(id: string): FleetRecord | null {
-    return this.#fleets.get(id) ?? null
+    return this.#state.fleets.get(id) ?? null
   }
 
   fleets(): FleetRecord[] {
-    return [...this.#fleets.values()]
+    return [...this.#state.fleets.values()]
   }
 
   issuers(): IssuerRecord[] {
-    return [...this.#issuers.values()]
+    return [...this.#state.issuers.values()]
   }
 
   activeHolds(): HoldRecord[] {
-    return this.#holds.all()
+    return this.#state.holds.all()
   }
 
   /** True while the hold stops anybody. */
   isActive(hold: string): boolean {
-    return this.#holds.get(hold) !== null
+    return this.#state.holds.get(hold) !== null
   }
 
   isMember(hold: string, device: string): boolean {
-    return this.#read.isMember(this.#state.generation, hold, device)
+    return this.#state.read.isMember(hold, device)
   }
 
   /** The members of a hold on a plan, or null when there are more than `limit`: then ask {@link isMember} instead. */
   members(hold: string, limit: number): string[] | null {
-    const { generation } = this.#state
-    return this.#read.countMembers(generation, hold, limit + 1) > limit
-      ? null
-      : this.#read.members(generation, hold)
+    const { read } = this.#state
+    return read.countMembers(hold, limit + 1) > limit ? null : read.members(hold)
   }
 
   /** True while a certificate of the device is issued or active; its dates are not looked at. */
   hasLiveCertificate(device: string): boolean {
-    return this.#read.hasLiveCertificate(this.#state.generation, device)
+    return this.#state.read.hasLiveCertificate(device)
   }
 
   /** What devices are to trust; null before the first rollover. */
-  readonly trust = () => this.#read.trust(this.#state.generation)
+  readonly trust = () => this.#state.read.trust()
 
   /** What has been applied; null before the first snapshot is complete. */
   cursor(): Cursor | null {
-    const { epoch, position } = this.#state
-    return epoch === null || position === null ? null : { epoch, position }
+    return this.#state.cursor()
   }
 
   /** When the registry was last heard, ms by this machine's clock; survives a restart, up to some seconds. */
   lastHeardAt(): number | null {
-    return this.#state.heardAt
+    return this.#state.mark.heardAt
   }
 
   /** Notes that the registry was heard; written with the next change, or now when `persist` says so. */
   heard(now: number, persist: boolean): void {
-    this.#state.heardAt = now
-    if (persist) this.#saveState(this.#state)
+    this.#state.heard(now, persist)
   }
 
   /**
@@ -199,39 +191,33 @@ export class Replica {
    * @throws what SQLite throws; nothing was stored then
    */
   apply(messages: readonly PositionedChange[]): readonly PositionedChange[] {
-    const fresh = messagesAfter(this.#state.position ?? -1, messages)
+    const fresh = messagesAfter(this.#state.mark.position ?? -1, messages)
     const last = fresh.at(-1)
     if (last === undefined) return fresh
-    const next = { ...this.#state, position: last.position }
     try {
-      this.#transact(() => {
-        for (const { change } of fresh) this.#write(next.generation, change)
-        this.#saveState(next)
-      })
+      this.#state.store(fresh, last.position)
     } catch (error) {
       this.#stopHeld(fresh)
       throw error
-    }
-    this.#state = next
-    for (const { change } of fresh) {
-      if (change.kind === 'issuer') this.#issuers.set(change.issuer.id, change.issuer)
-      if (change.kind === 'fleet') this.#fleets.set(change.fleet.id, change.fleet)
-      if (change.kind === 'hold') this.#holds.put(change.hold)
     }
     return fresh
   }
 
   #stopHeld(fresh: readonly PositionedChange[]): void {
     for (const { change } of fresh) {
-      if (change.kind === 'hold' && change.hold.state === 'active') this.#holds.put(change.hold)
+      if (change.kind === 'hold' && change.hold.state === 'active') this.#state.holds.put(change.hold)
     }
   }
 
-  /** A new, empty state beside the serving one; one that was begun before and not ended is left to {@link sweep}. */
+  /** A new, empty state beside the serving one; one that was begun before and not ended is given up. */
   beginSnapshot(): void {
-    this.#state = { ...this.#state, newest: this.#state.newest + 1 }
-    this.#saveState(this.#state)
-    this.#staging = new Staging(this.#db, { generation: this.#state.newest, write: this.#write })
+    this.abandonSnapshot()
+    const generations = { ...this.#generations, newest: this.#generations.newest + 1 }
+    this.#save(generations)
+    this.#generations = generations
+    const { newest: generation } = generations
+    this.#files.remove(generation)
+    this.#staging = new Staging({ path: this.#files.path(generation), generation })
   }
 
   /** Adds a part of the snapshot. */
@@ -240,59 +226,64 @@ export class Replica {
     this.#staging.add(messages.map(({ change }) => change))
   }
 
-  /** The staged state takes over, with its cursor, in one transaction. */
-  endSnapshot(cursor: Cursor): void {
-    if (this.#staging === null) throw new TypeError('No snapshot has been begun')
-    this.#staging.flush()
-    const { generation } = this.#staging
-    const next = { ...this.#state, generation, ...cursor }
-    this.#saveState(next)
-    this.#state = next
+  /**
+   * Resolves when the staged state is on the disk and can take over: at once when it is small; a large one is indexed
+   * in a thread of its own meanwhile.
+   * @throws what SQLite throws; an AbortError when the signal says so
+   */
+  async finishSnapshot(cursor: Cursor, signal?: AbortSignal): Promise<void> {
+    const staging = this.#staging
+    if (staging === null) throw new TypeError('No snapshot has been begun')
+    await staging.finish({ ...cursor, heardAt: this.lastHeardAt() }, signal)
+    this.#ready = openState(this.#files.path(staging.generation))
+  }
+
+  /** The finished state takes over, with its cursor, by one update. */
+  endSnapshot(): void {
+    const [staging, state, before] = [this.#staging, this.#ready, this.#state]
+    if (staging === null || state === null) throw new TypeError('No snapshot has been finished')
+    const next = { ...this.#generations, generation: staging.generation }
+    this.#save(next)
+    this.#discarded.push({ generation: this.#generations.generation, close: () => before.close() })
+    this.#generations = next
+    this.#state = state
     this.#staging = null
-    this.#remember(generation)
+    this.#ready = null
   }
 
   /** Gives up a snapshot whose stream was cut. */
   abandonSnapshot(): void {
+    if (this.#staging === null) return
+    this.#ready?.close()
+    this.#staging.close()
+    this.#discarded.push({ generation: this.#staging.generation, close: () => {} })
+    this.#ready = null
     this.#staging = null
   }
 
-  /** Deletes some rows that nothing reads any more; true when there may be others. */
+  /** Deletes some rows or a file that nothing reads any more; true when there may be others. */
   sweep(): boolean {
-    return this.#sweep(this.#state.generation, this.#staging?.generation ?? null)
+    const discarded = this.#discarded.pop()
+    if (discarded === undefined) return this.#state.sweep()
+    discarded.close()
+    this.#files.remove(discarded.generation)
+    return true
   }
 
   /** Notes that the receipt line of the hold is in the spool. */
   markReported(hold: string): void {
-    this.#db
-      .prepare('UPDATE holds SET reported = 1 WHERE generation = ? AND id = ?')
-      .run(this.#state.generation, hold)
+    this.#state.markReported(hold)
   }
 
   /** Active holds whose receipt line is not in the spool: this broker was stopped in between, or has a new state. */
   unreportedHolds(): HoldRecord[] {
-    const ids = this.#db
-      .prepare<[number], string>(
-        "SELECT id FROM holds WHERE generation = ? AND state = 'active' AND reported = 0",
-      )
-      .pluck()
-      .all(this.#state.generation)
-    return ids.map((id) => this.#holds.get(id)).filter((hold) => hold !== null)
+    return this.#state.unreportedHolds()
   }
 
   close(): void {
+    this.abandonSnapshot()
+    while (this.#discarded.length > 0) this.sweep()
+    this.#state.close()
     this.#db.close()
-  }
-
-  #remember(generation: number): void {
-    const { issuers, fleets, holds } = readMemory(this.#db, generation)
-    this.#issuers = new Map(issuers.map((issuer) => [issuer.id, issuer]))
-    this.#fleets = new Map(fleets.map((fleet) => [fleet.id, fleet]))
-    this.#holds = new HoldIndex()
-    for (const hold of holds) this.#holds.put(hold)
-  }
-
-  #transact(work: () => void): void {
-    this.#db.transaction(work).immediate()
   }
 }

@@ -1,4 +1,5 @@
-import { closeSync, existsSync, openSync } from 'node:fs'
+import { closeSync, existsSync, fsyncSync, openSync } from 'node:fs'
+import { dirname } from 'node:path'
 import Database from 'better-sqlite3'
 import { isMusterError, MusterError } from './errors.ts'
 
@@ -14,14 +15,20 @@ export interface SqliteOptions {
   readonly durability?: Durability
 }
 
-/** `kill`: a commit survives the death of the process. `full`: it survives a power cut as well, and waits for the disk. */
-export type Durability = 'kill' | 'full'
+/**
+ * `kill`: a commit survives the death of the process. `full`: it survives a power cut as well, and waits for the disk.
+ * `none`: neither; for a file that counts for nothing until {@link syncFile}.
+ */
+export type Durability = 'none' | 'kill' | 'full'
 
 /** While a database is opened others may be making or migrating it: that is waited for, ms. */
 const OPEN_TIMEOUT_MS = 5_000
 
-/** Values of `PRAGMA synchronous`: NORMAL syncs a WAL at checkpoints only, FULL at every commit. */
-const SYNCHRONOUS = { kill: 1, full: 2 } as const satisfies Record<Durability, number>
+/** Values of `PRAGMA synchronous`: OFF syncs nothing, NORMAL a WAL at checkpoints only, FULL at every commit. */
+const SYNCHRONOUS = { none: 0, kill: 1, full: 2 } as const satisfies Record<Durability, number>
+
+/** A journal in memory still undoes a statement that fails. */
+const JOURNAL = { none: 'memory', kill: 'wal', full: 'wal' } as const satisfies Record<Durability, string>
 
 /**
  * Opens a WAL database with the `synchronous` that its durability asks for, asserts both (better-sqlite3 reopens a WAL
@@ -33,11 +40,12 @@ export function openSqlite(path: string, options: SqliteOptions): Sqlite {
   try {
     if (path !== ':memory:') closeSync(openSync(path, 'a', 0o600)) // before SQLite makes it, readable for all
     db = new Database(path, { timeout: OPEN_TIMEOUT_MS })
-    db.pragma('journal_mode = WAL')
-    const synchronous = SYNCHRONOUS[options.durability ?? 'full']
+    const { durability = 'full' } = options
+    const [journal, synchronous] = [JOURNAL[durability], SYNCHRONOUS[durability]]
+    db.pragma(`journal_mode = ${journal}`)
     db.pragma(`synchronous = ${synchronous}`)
     db.pragma('foreign_keys = ON')
-    assertPragmas(db, { path, synchronous })
+    assertPragmas(db, { path, journal, synchronous })
     migrate(db, path, options.migrations)
     db.pragma(`busy_timeout = ${options.busyTimeoutMs}`)
     return db
@@ -49,15 +57,24 @@ export function openSqlite(path: string, options: SqliteOptions): Sqlite {
   }
 }
 
-function assertPragmas(db: Sqlite, wanted: { path: string; synchronous: number }): void {
-  const { path } = wanted
+function assertPragmas(db: Sqlite, wanted: { path: string; journal: string; synchronous: number }): void {
+  const { path, journal } = wanted
   const mode = db.pragma('journal_mode', { simple: true })
   const synchronous = db.pragma('synchronous', { simple: true })
-  if ((mode === 'wal' || path === ':memory:') && synchronous === wanted.synchronous) return
+  if ((mode === journal || path === ':memory:') && synchronous === wanted.synchronous) return
   throw new MusterError(
     'directory_unusable',
-    `Cannot open the database "${path}": journal_mode is ${mode} and synchronous is ${synchronous}, they must be wal and ${wanted.synchronous}`,
+    `Cannot open the database "${path}": journal_mode is ${mode} and synchronous is ${synchronous}, they must be ${journal} and ${wanted.synchronous}`,
   )
+}
+
+/** Brings what was written to a file, and its name, to the disk. */
+export function syncFile(path: string): void {
+  for (const synced of [path, dirname(path)]) {
+    const descriptor = openSync(synced, 'r')
+    fsyncSync(descriptor)
+    closeSync(descriptor)
+  }
 }
 
 function migrate(db: Sqlite, path: string, migrations: readonly string[]): void {

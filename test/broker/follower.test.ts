@@ -22,6 +22,7 @@ import {
   smallRegistry,
 } from '../support/feed-changes.ts'
 import { type TestAuthority, type TestIdentity, testAuthority, testIdentity } from '../support/pki.ts'
+import { stateFileOf } from '../support/state-files.ts'
 
 let authority: TestAuthority
 let server: TestIdentity
@@ -492,7 +493,8 @@ t.test('a hold whose receipt line was lost with the process is reported at the n
   const path = join(t.testdir(), 'broker.db')
   const replica = openReplica(path)
   replica.beginSnapshot()
-  replica.endSnapshot({ epoch: 'epoch-1', position: 0 })
+  await replica.finishSnapshot({ epoch: 'epoch-1', position: 0 })
+  replica.endSnapshot()
   replica.apply([{ type: 'change', position: 1, at: 0, change: holdChange('h', { kind: 'fleet', id: 'x' }) }])
   replica.close()
   const feed = await feedOf(t, [holdChange('h', { kind: 'fleet', id: 'x' })])
@@ -506,7 +508,7 @@ t.test('a hold that the disk refuses stops its session, and is reported when it 
   const bench = await benchOf(t, feed, { path })
   await bench.follower.complete()
   const lamp = bench.connect('lamp')
-  const other = new Database(path)
+  const other = new Database(stateFileOf(path))
   other.exec('BEGIN IMMEDIATE')
   feed.commit(holdChange('h', { kind: 'device', id: 'lamp' }))
   await closed(lamp)

@@ -4,6 +4,7 @@ import { startBrokerProcess } from '../support/broker-process.ts'
 import { breakDisk } from '../support/disk-faults.ts'
 import { enrollDevice, startEnrollment } from '../support/enrollment.ts'
 import { connectAs, disconnected, invitedBroker } from '../support/running-broker.ts'
+import { stateFileOf } from '../support/state-files.ts'
 
 t.setTimeout(240_000)
 
@@ -42,11 +43,11 @@ t.test('a broker whose disk is full admits whom it knows, enforces holds, says s
   const known = await enrollDevice(service, { id: 'known-1' })
   const held = await enrollDevice(service, { id: 'held-1' })
   const before = await connectAs(service, broker, held)
-  const replica = replicaOf(args)
+  const state = stateFileOf(replicaOf(args))
   const heal = await breakDisk(t, broker.process.pid ?? 0, {
     calls: 'pwrite64',
     error: 'ENOSPC',
-    paths: [replica, `${replica}-wal`],
+    paths: [state, `${state}-wal`],
   })
   const client = await connectAs(service, broker, known)
   const plan = await service.admin.proposePlan({ action: 'hold', scope: { kind: 'device', id: held.id } })

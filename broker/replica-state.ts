@@ -1,0 +1,133 @@
+import type {
+  CertificateRecord,
+  Cursor,
+  DeviceRecord,
+  FleetRecord,
+  HoldRecord,
+  IssuerRecord,
+} from '#shared/feed'
+import { openSqlite, type Sqlite } from '#shared/sqlite'
+import { HoldIndex } from './hold-index.ts'
+import type { PositionedChange } from './replica.ts'
+import {
+  prepareReader,
+  prepareWriter,
+  readMemory,
+  type StateReader,
+  upserting,
+  type WriteChange,
+} from './replica-rows.ts'
+import { BUSY_TIMEOUT_MS } from './replica-schema.ts'
+import { prepareSweep } from './replica-sweep.ts'
+import { STATE_INDEXES, STATE_MIGRATIONS } from './state-schema.ts'
+
+/** Pages that SQLite keeps in memory: with its default of 2 000 KiB a point read of a large fleet costs twice as much. */
+const CACHE_KIB = 16_384
+
+/** What a state was made of, and when it was heard of last. */
+export interface StateMark {
+  readonly epoch: string | null
+  readonly position: number | null
+  /** Ms since 1970 by this machine's clock. */
+  readonly heardAt: number | null
+}
+
+/** Opens a state file; one that is not there is made, and knows nothing. @throws as `openSqlite` */
+export function openState(path: string): ReplicaState {
+  const db = openSqlite(path, { busyTimeoutMs: BUSY_TIMEOUT_MS, migrations: STATE_MIGRATIONS })
+  try {
+    db.pragma(`cache_size = -${CACHE_KIB}`)
+    for (const index of STATE_INDEXES) db.exec(index)
+    return new ReplicaState(db)
+  } catch (error) {
+    db.close()
+    throw error
+  }
+}
+
+/** Notes in a state file what it was made of. */
+export function prepareMark(db: Sqlite): (mark: StateMark) => void {
+  const save = db.prepare('UPDATE state SET epoch = ?, position = ?, heard_at = ?')
+  return ({ epoch, position, heardAt }) => void save.run(epoch, position, heardAt)
+}
+
+/** One state of the registry in its file, with the small parts in memory as well. */
+export class ReplicaState {
+  readonly read: StateReader
+  readonly issuers = new Map<string, IssuerRecord>()
+  readonly fleets = new Map<string, FleetRecord>()
+  readonly holds = new HoldIndex()
+  readonly sweep: () => boolean
+  mark: StateMark
+  readonly #db: Sqlite
+  readonly #write: WriteChange
+  readonly #saveMark: (mark: StateMark) => void
+
+  constructor(db: Sqlite) {
+    this.#db = db
+    this.read = prepareReader(db)
+    this.#write = prepareWriter(db, upserting(db))
+    this.#saveMark = prepareMark(db)
+    this.sweep = prepareSweep(db)
+    this.mark = db
+      .prepare<[], StateMark>('SELECT epoch, position, heard_at AS heardAt FROM state')
+      .get() as StateMark // the row is made with the schema and never deleted
+    const { issuers, fleets, holds } = readMemory(db)
+    for (const issuer of issuers) this.issuers.set(issuer.id, issuer)
+    for (const fleet of fleets) this.fleets.set(fleet.id, fleet)
+    for (const hold of holds) this.holds.put(hold)
+  }
+
+  cursor(): Cursor | null {
+    const { epoch, position } = this.mark
+    return epoch === null || position === null ? null : { epoch, position }
+  }
+
+  holdOn(device: DeviceRecord, certificate: CertificateRecord): HoldRecord | null {
+    const hold = this.holds.covering(device, certificate)
+    if (hold !== null || !this.holds.hasPlans()) return hold
+    for (const id of this.read.holdsWithMember(device.id)) {
+      const plan = this.holds.get(id)
+      if (plan?.scope.kind === 'plan') return plan
+    }
+    return null
+  }
+
+  /** Stores changes and the position of the last, both or neither. @throws what SQLite throws */
+  store(changes: readonly PositionedChange[], position: number): void {
+    const next = { ...this.mark, position }
+    this.#db
+      .transaction(() => {
+        for (const { change } of changes) this.#write(change)
+        this.#saveMark(next)
+      })
+      .immediate()
+    this.mark = next
+    for (const { change } of changes) {
+      if (change.kind === 'issuer') this.issuers.set(change.issuer.id, change.issuer)
+      if (change.kind === 'fleet') this.fleets.set(change.fleet.id, change.fleet)
+      if (change.kind === 'hold') this.holds.put(change.hold)
+    }
+  }
+
+  heard(now: number, persist: boolean): void {
+    this.mark = { ...this.mark, heardAt: now }
+    if (persist) this.#saveMark(this.mark)
+  }
+
+  markReported(hold: string): void {
+    this.#db.prepare('UPDATE holds SET reported = 1 WHERE id = ?').run(hold)
+  }
+
+  unreportedHolds(): HoldRecord[] {
+    const ids = this.#db
+      .prepare<[], string>("SELECT id FROM holds WHERE state = 'active' AND reported = 0")
+      .pluck()
+      .all()
+    return ids.map((id) => this.holds.get(id)).filter((hold) => hold !== null)
+  }
+
+  close(): void {
+    this.#db.close()
+  }
+}
