@@ -1,15 +1,7 @@
 /** Creates Aedes with our callbacks, and hears what becomes of its clients. Whatever throws in a hook denies. */
-import { TLSSocket } from 'node:tls'
 import { stillLive } from './admission.ts'
 import { Broker } from './aedes-broker.ts'
-import {
-  connectHooks,
-  type MqttDeps,
-  orDeny,
-  screen,
-  type Traffic,
-  topicHooks,
-} from './aedes-callbacks.ts'
+import { connectHooks, type MqttDeps, orDeny, screen, type Traffic, topicHooks } from './aedes-callbacks.ts'
 import type { Inside } from './gate.ts'
 import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
 import { News } from './news.ts'
@@ -166,9 +158,8 @@ function isLive(deps: MqttDeps, client: MqttClient): boolean {
 }
 
 function accepted(deps: MqttDeps, link: Link): void {
-  const { fingerprint, device, address, id, socket } = link.connection
+  const { fingerprint, device, address, id, isResumed: resumed = false } = link.connection
   link.isAccepted = true
-  const resumed = socket instanceof TLSSocket && socket.isSessionReused()
   deps.report({ type: 'connected', at: deps.now(), fingerprint, device, address, connection: id, resumed })
 }
 

@@ -16,6 +16,10 @@ export interface Config {
   readonly listen: string
   /** 0 for any. */
   readonly port: number
+  /** Where MQTT is spoken over WebSocket, and the origins of pages that may use it; null for nowhere. */
+  readonly webSocket: { readonly port: number; readonly origins: readonly string[] } | null
+  /** The protocol may be named in the handshake of TLS (RFC 7301). */
+  readonly isAlpnSpoken: boolean
   /** Names in the server certificate, the public one first. */
   readonly hosts: readonly string[]
   /** How long known devices are admitted while the registry is silent, ms. */
@@ -35,6 +39,9 @@ const OPTIONS = {
   invite: { type: 'string' },
   'port-base': { type: 'string', default: String(DEFAULT_PORT_BASE) },
   port: { type: 'string' },
+  'websocket-port': { type: 'string' },
+  'websocket-origin': { type: 'string', multiple: true, default: NONE },
+  alpn: { type: 'boolean', default: false },
   host: { type: 'string', multiple: true, default: NONE },
   listen: { type: 'string', default: '127.0.0.1' },
   'max-staleness': { type: 'string', default: '24h' },
@@ -48,6 +55,8 @@ const OPTIONS = {
 const LOCAL_HOSTS = ['localhost', '127.0.0.1']
 const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']
 const HOST = /^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$/
+/** As browsers send it: scheme, host, and a port that is not the scheme's (RFC 6454 section 6.2). */
+const ORIGIN = /^https?:\/\/[A-Za-z0-9.-]{1,253}(:\d{1,5})?$/
 const UNIT_MS = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const
 const PORT_MAX = 65_535
 
@@ -71,6 +80,8 @@ export function readConfig(argv: readonly string[]): Config {
     invitation: values.invite ?? null,
     listen: values.listen,
     port: readPort(values, faults),
+    webSocket: readWebSocket(values, faults),
+    isAlpnSpoken: values.alpn,
     hosts: Object.freeze([...new Set([...values.host, ...LOCAL_HOSTS])]),
     maxStalenessMs: readDuration(values['max-staleness'], faults),
     durability: readDurability(values.durability, faults),
@@ -101,6 +112,24 @@ function readPort(values: { 'port-base': string; port?: string }, faults: string
   if (port < first || port > last)
     faults.push(`${name} must be a number from ${first} to ${last}, not "${text}"`)
   return values.port === undefined ? port + offset : port
+}
+
+function readWebSocket(
+  values: { 'websocket-port'?: string; 'websocket-origin': readonly string[] },
+  faults: string[],
+): Config['webSocket'] {
+  const { 'websocket-port': text, 'websocket-origin': origins } = values
+  for (const origin of origins) {
+    if (!ORIGIN.test(origin))
+      faults.push(`--websocket-origin must be like https://console.example.net, not "${origin}"`)
+  }
+  if (text === undefined) {
+    if (origins.length > 0) faults.push('--websocket-origin needs --websocket-port')
+    return null
+  }
+  const port = /^\d{1,5}$/.test(text) ? Number(text) : PORT_MAX + 1
+  if (port > PORT_MAX) faults.push(`--websocket-port must be a number from 0 to ${PORT_MAX}, not "${text}"`)
+  return Object.freeze({ port, origins: Object.freeze(origins.map((origin) => origin.toLowerCase())) })
 }
 
 function readDurability(text: string, faults: string[]): Durability {

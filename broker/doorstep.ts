@@ -7,8 +7,8 @@ import type { GateDeps } from './gate.ts'
 import { Pacer } from './pacing.ts'
 import { type Refusal, refusedReport } from './refusals.ts'
 
-/** A socket, or TLS on top of it: its peer's address and port name it, for as long as it is open. */
-type Remote = Pick<Socket, 'remoteAddress' | 'remotePort'>
+/** A socket, or TLS on top of it: its peer's address and port, and ours, name it, for as long as it is open. */
+type Remote = Pick<Socket, 'remoteAddress' | 'remotePort' | 'localPort'>
 
 export type DoorstepDeps = Pick<GateDeps, 'limits' | 'now' | 'report' | 'sessions'>
 
@@ -119,6 +119,7 @@ function addressOf({ remoteAddress = '' }: Remote): string {
   return remoteAddress.replace(/^::ffff:/, '')
 }
 
-function nameOf({ remoteAddress = '', remotePort = 0 }: Remote): string {
-  return `${remoteAddress} ${remotePort}`
+/** A client may come from one port to two of ours. */
+function nameOf({ remoteAddress = '', remotePort = 0, localPort = 0 }: Remote): string {
+  return `${remoteAddress} ${remotePort} ${localPort}`
 }

@@ -1,4 +1,5 @@
 import type { X509Certificate } from 'node:crypto'
+import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import { isMusterError } from '#shared/errors'
 import type { Report } from '#shared/feed'
@@ -51,10 +52,15 @@ export interface GateWays {
   readonly doorstep: Pick<Doorstep, 'mayAttempt' | 'admitted' | 'refused'>
 }
 
+/** Takes a TLS socket, and what is spoken on top of it; the guard that it returns is on the latter from then on. */
+export type Gate = (tls: TLSSocket, socket?: Duplex) => Guard
+
 interface Visitor {
   readonly deps: GateDeps
   readonly doorstep: GateWays['doorstep']
-  readonly socket: TLSSocket
+  readonly tls: TLSSocket
+  /** What MQTT is spoken on: the TLS socket itself, or WebSocket on top of it. */
+  readonly socket: Duplex
   readonly guard: Guard
   readonly address: string
   /** Ends the wait for CONNECT. */
@@ -64,28 +70,33 @@ interface Visitor {
 }
 
 /**
- * Takes sockets whose TLS handshake is done, whether or not a certificate came with them. Only one that is
+ * Takes sockets whose TLS handshake is done, whether or not a certificate came with them, and what MQTT is to be
+ * spoken on where that is not the socket itself: every door of the broker leads here. Only one that is
  * identified and admitted goes inside; any other gets a CONNACK that says so, and a report with the reason.
  */
-export function openGate(
-  deps: GateDeps,
-  { inside, issuers, doorstep }: GateWays,
-): (socket: TLSSocket) => void {
+export function openGate(deps: GateDeps, { inside, issuers, doorstep }: GateWays): Gate {
   let opened = 0
-  return (socket) => {
-    const visitor = meet(deps, { socket, doorstep })
+  return (tls, socket = tls) => {
+    const visitor = meet(deps, { tls, socket, doorstep })
     const identified = identify(visitor, issuers())
-    if ('code' in identified) return turnAway(visitor, identified, null)
+    if ('code' in identified) {
+      turnAway(visitor, identified, null)
+      return visitor.guard
+    }
     const id = `c${++opened}`
     enter(visitor, identified, id, inside).catch((error: unknown) => {
       deps.log.error({ err: error }, 'gate failed')
       socket.destroy()
     })
+    return visitor.guard
   }
 }
 
-function meet(deps: GateDeps, { socket, doorstep }: Pick<Visitor, 'socket' | 'doorstep'>): Visitor {
-  const address = (socket.remoteAddress ?? '').replace(/^::ffff:/, '')
+function meet(
+  deps: GateDeps,
+  { tls, socket, doorstep }: Pick<Visitor, 'tls' | 'socket' | 'doorstep'>,
+): Visitor {
+  const address = (tls.remoteAddress ?? '').replace(/^::ffff:/, '')
   const { limits } = deps
   const violated = (violation: string) => {
     if (visitor.isTurnedAway) return
@@ -103,10 +114,12 @@ function meet(deps: GateDeps, { socket, doorstep }: Pick<Visitor, 'socket' | 'do
     violated(`no CONNECT within ${limits.connectMs} ms`)
     socket.destroy()
   }, limits.connectMs)
-  const visitor: Visitor = { deps, doorstep, socket, guard, address, connectDeadline, isTurnedAway: false }
+  const met = { deps, doorstep, tls, socket, guard, address, connectDeadline }
+  const visitor: Visitor = { ...met, isTurnedAway: false }
+  socket.on('fault', violated) // of what is between TLS and MQTT
   socket.on('error', () => socket.destroy()) // 'close' follows; without a listener the process would end
   socket.once('close', () => clearTimeout(connectDeadline))
-  socket.disableRenegotiation() // nobody changes certificates in a connection that has been judged
+  tls.disableRenegotiation() // nobody changes certificates in a connection that has been judged
   return visitor
 }
 
@@ -119,12 +132,12 @@ function whoIs({ guard, address }: Visitor) {
  * The peer that the certificate stands for; resumed sessions are looked at in the same way as new ones. Nobody is
  * identified unless TLS has verified the chain; a fault that TLS found in a certificate of ours is named by our check.
  */
-function identify({ deps, socket }: Visitor, issuers: readonly X509Certificate[]): Peer | Refusal {
-  const certificate = socket.getPeerX509Certificate()
+function identify({ deps, tls }: Visitor, issuers: readonly X509Certificate[]): Peer | Refusal {
+  const certificate = tls.getPeerX509Certificate()
   // Node says UNABLE_TO_GET_ISSUER_CERT when there is none.
   if (certificate === undefined) return { code: 'nocert', evidence: {} }
-  const isVerified = socket.authorized === true
-  const reason = isVerified ? 'ISSUER_NOT_TRUSTED' : chainFault(socket)
+  const isVerified = tls.authorized === true
+  const reason = isVerified ? 'ISSUER_NOT_TRUSTED' : chainFault(tls)
   const isOurs = issuers.some(
     (issuer) => certificate.checkIssued(issuer) && (isVerified || certificate.verify(issuer.publicKey)),
   )
@@ -173,7 +186,7 @@ async function enter(visitor: Visitor, peer: Peer, id: string, inside: Inside): 
   const connection = describe(visitor, record, id)
   visitor.guard.connection = connection
   deps.sessions.add(connection)
-  visitor.doorstep.admitted(socket)
+  visitor.doorstep.admitted(visitor.tls)
   socket.once('close', () => deps.sessions.remove(connection))
   endWithRecord(deps, connection, record)
   inside.handle(connection)
@@ -198,7 +211,7 @@ export function silence({ replica }: { replica: AdmissionReader }, now: number):
   return heardAt === null ? Number.MAX_SAFE_INTEGER : now - heardAt
 }
 
-function describe({ deps, socket, address }: Visitor, record: AdmissionRecord, id: string): Connection {
+function describe({ deps, tls, socket, address }: Visitor, record: AdmissionRecord, id: string): Connection {
   const { certificate, device, fleet } = record
   return {
     id,
@@ -214,14 +227,15 @@ function describe({ deps, socket, address }: Visitor, record: AdmissionRecord, i
     openedAt: deps.now(),
     policy: deps.sessions.policyFor(record, address),
     refused: null,
+    isResumed: tls.isSessionReused(),
   }
 }
 
 function turnAway(visitor: Visitor, refusal: Refusal, peer: Peer | null): void {
-  const { deps, socket, guard, address } = visitor
+  const { deps, tls, socket, guard, address } = visitor
   const evidence = refusal.code === 'nocert' ? { address } : refusal.evidence
-  const fingerprint = peer?.fingerprint ?? fingerprintOf(socket)
-  if (visitor.doorstep.refused(socket, { code: refusal.code, fingerprint })) {
+  const fingerprint = peer?.fingerprint ?? fingerprintOf(tls)
+  if (visitor.doorstep.refused(tls, { code: refusal.code, fingerprint })) {
     deps.report(
       refusedReport({ ...refusal, evidence }, { device: peer?.id ?? null, fingerprint, address }, deps.now()),
     )

@@ -1,5 +1,4 @@
-import type { Duplex } from 'node:stream'
-import { TLSSocket } from 'node:tls'
+import { Duplex } from 'node:stream'
 import { type PacketLimits, PacketWalk } from './packet-walk.ts'
 import type { Connection } from './sessions.ts'
 
@@ -20,6 +19,8 @@ export interface GuardOptions {
 export interface Guard {
   readonly walk: PacketWalk
   readonly options: GuardOptions
+  /** Prototype of the stream before it was guarded. */
+  readonly base: Duplex
   connection: Connection | null
   isCorked: boolean
   /** Set while nothing is read, so that the client's own buffers fill and it has to wait. */
@@ -31,17 +32,18 @@ export interface Guard {
 const GUARD = Symbol('guard')
 
 /**
- * A TLS socket that judges packets by their headers as they arrive, writes once in a turn of the event loop, and
+ * A stream of octets that judges packets by their headers as they arrive, writes once in a turn of the event loop, and
  * never makes a writer wait: a reader that is too slow loses its socket, not everybody else their time. It is put
- * on a socket that exists already; a stream in between would cost a tenth of the throughput.
+ * on a socket that exists already; a stream in between would cost a tenth of the throughput. Its methods are laid over
+ * those of whatever the stream is, TLS or WebSocket, so that nobody comes in without them.
  */
-class Guarded extends TLSSocket {
+class Guarded extends Duplex {
   declare [GUARD]: Guard
 
   override push(chunk: unknown, encoding?: BufferEncoding): boolean {
-    const { walk, options } = this[GUARD]
+    const { walk, options, base } = this[GUARD]
     const violation = chunk instanceof Uint8Array ? walk.take(chunk) : null
-    if (violation === null) return super.push(chunk, encoding)
+    if (violation === null) return base.push.call(this, chunk, encoding)
     options.onViolation(violation)
     this.destroy()
     return false
@@ -49,14 +51,15 @@ class Guarded extends TLSSocket {
 
   /** Nothing while reading is held; what arrives stays in buffers that have an end. */
   override read(size?: number): unknown {
-    return this[GUARD].holding === null ? super.read(size) : null
+    const { holding, base } = this[GUARD]
+    return holding === null ? base.read.call(this, size) : null
   }
 
   /** Always true. After the decision against the client nothing more is written to it. */
   override write(...written: unknown[]): boolean {
-    const { connection, options, isLeaving } = this[GUARD]
+    const { connection, options, isLeaving, base } = this[GUARD]
     if (isLeaving || (connection !== null && connection.refused !== null)) return true
-    super.write(...(written as Parameters<TLSSocket['write']>)) // the overloads of Writable.write, passed on as they came
+    base.write.call(this, ...(written as Parameters<Duplex['write']>)) // the overloads of Writable.write, passed on as they came
     if (this.writableLength > options.limits.writeBufferBytes && !this.destroyed) {
       options.onSlow(this.writableLength)
       this.destroy()
@@ -68,11 +71,11 @@ class Guarded extends TLSSocket {
     const guard = this[GUARD]
     if (guard.isCorked) return
     guard.isCorked = true
-    super.cork()
+    guard.base.cork.call(this)
     setImmediate(() => {
       guard.isCorked = false
       if (guard.connection !== null && guard.connection.refused !== null) this.destroy()
-      else super.uncork()
+      else guard.base.uncork.call(this)
     })
   }
 
@@ -80,22 +83,37 @@ class Guarded extends TLSSocket {
   override uncork(): void {}
 
   override destroy(error?: Error): this {
-    const { connection, isLeaving } = this[GUARD]
-    return isLeaving && (connection === null || connection.refused === null) ? this : super.destroy(error)
+    const { connection, isLeaving, base } = this[GUARD]
+    if (!isLeaving || (connection !== null && connection.refused !== null)) base.destroy.call(this, error)
+    return this
   }
 }
 
+const GUARDED = new WeakMap<object, object>()
+
+/** The methods of {@link Guarded} on top of a prototype; the same one for all streams of a kind. */
+function guardedFrom(base: Duplex): object {
+  const known = GUARDED.get(base)
+  if (known !== undefined) return known
+  const { constructor: _, ...methods } = Object.getOwnPropertyDescriptors(Guarded.prototype)
+  const made: object = Object.create(base, methods)
+  GUARDED.set(base, made)
+  return made
+}
+
 /** Puts the guard on a socket whose handshake has just ended, before it has delivered an octet. */
-export function guardSocket(socket: TLSSocket, options: GuardOptions): Guard {
+export function guardSocket(socket: Duplex, options: GuardOptions): Guard {
+  const base: Duplex = Object.getPrototypeOf(socket)
   const guard: Guard = {
     walk: new PacketWalk(options.limits),
     options,
+    base,
     connection: null,
     isCorked: false,
     holding: null,
     isLeaving: false,
   }
-  Object.setPrototypeOf(socket, Guarded.prototype)
+  Object.setPrototypeOf(socket, guardedFrom(base))
   const guarded = socket as Guarded // by the line above
   guarded[GUARD] = guard
   return guard

@@ -16,6 +16,8 @@ export interface Limits extends PacingLimits {
   readonly handshakeMs: number
   /** From the end of the handshake to the last octet of CONNECT. */
   readonly connectMs: number
+  /** How often a client over WebSocket is asked for a sign of life; without one it is cut off at the next time. */
+  readonly webSocketPingMs: number
   /** Remaining length of CONNECT: client id, will, user name and password together. */
   readonly connectBytes: number
   /** Remaining length of every later packet. */
@@ -78,6 +80,7 @@ export const LIMITS = Object.freeze({
   waitingMs: 8_000,
   handshakeMs: 6_000,
   connectMs: 5_000,
+  webSocketPingMs: 30_000,
   connectBytes: 4_096,
   packetBytes: 262_144,
   writeBufferBytes: 1_048_576,
@@ -116,6 +119,7 @@ const RANGES = {
   loopLagMs: [1, 10_000],
   waitingConnections: [0, 1_000_000],
   waitingMs: [100, 60_000],
+  webSocketPingMs: [1_000, 3_600_000],
   packetBytes: [64, 268_435_455],
   writeBufferBytes: [1_024, 1_073_741_824],
   keepaliveMs: [1_000, 65_535_000],

@@ -28,6 +28,8 @@ export interface Measured {
   readonly mqtt: Pick<Mqtt, 'registered' | 'traffic'>
   /** PEM of the broker's own certificate as it is now. */
   certificate(): string
+  /** What of the TLS material at hand is not in use. */
+  tlsFaults(): number
   now(): number
 }
 
@@ -117,7 +119,7 @@ function addSessions(metrics: Metrics, { sessions, mqtt }: Measured): void {
   })
 }
 
-function addFeed(metrics: Metrics, { replica, certificate, now }: Measured): void {
+function addFeed(metrics: Metrics, { replica, certificate, tlsFaults, now }: Measured): void {
   metrics.gauge({
     name: 'muster_broker_feed_position',
     help: 'The newest change of the registry that is applied here.',
@@ -132,6 +134,11 @@ function addFeed(metrics: Metrics, { replica, certificate, now }: Measured): voi
     name: 'muster_broker_spool_reports',
     help: 'Reports that wait for the registry.',
     read: () => replica.spool.size(),
+  })
+  metrics.gauge({
+    name: 'muster_broker_tls_faults',
+    help: 'Certificates and CAs that were handed to this broker and cannot be used; its log says why.',
+    read: tlsFaults,
   })
   metrics.gauge({
     name: 'muster_broker_certificate_not_after_seconds',

@@ -21,6 +21,8 @@ export interface Connection {
   policy: CompiledPolicy
   /** Set in the tick of the decision: from then on nothing of it is routed and nothing is delivered to it. */
   refused: RefusalErrorCode | null
+  /** Its TLS session is one from before. */
+  readonly isResumed?: boolean
 }
 
 export type Selector =

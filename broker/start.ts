@@ -103,7 +103,9 @@ async function openMetrics(parts: Parts, mqtt: Mqtt): Promise<number | null> {
   const { config, lifecycle, meter, wiring } = parts
   if (config.metrics === null) return null
   const certificate = () => wiring.credential.certificate
-  const listener = await serveMetrics(meter, { ...parts, mqtt, certificate, address: config.metrics })
+  const tlsFaults = () => parts.wiring.listener?.faults().length ?? 0
+  const measured = { ...parts, mqtt, certificate, tlsFaults, address: config.metrics }
+  const listener = await serveMetrics(meter, measured)
   lifecycle.started('metrics', () => listener.stop())
   return listener.port
 }
@@ -182,10 +184,14 @@ async function openDoors(
     mqtt,
     host: config.listen,
     port: config.port,
+    hosts: config.hosts,
+    isAlpnSpoken: config.isAlpnSpoken,
+    ...(config.webSocket === null ? {} : { webSocket: config.webSocket }),
     trustDomain: wiring.credential.trustDomain,
     waitForRecord: (fingerprint) => follower.waitForRecord(fingerprint),
   })
   wiring.listener = listener
+  if (listener.webSocketPort !== null) log.info({ port: listener.webSocketPort }, 'MQTT over WebSocket')
   lifecycle.started('listener', () => listener.close())
   return { mqtt, port: listener.port }
 }

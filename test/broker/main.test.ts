@@ -36,6 +36,12 @@ t.test('every fault of the options is named at once', async (t) => {
     message:
       /--host.*"a b".*--listen.*--log-level.*--port.*99999.*--max-staleness.*soon.*--durability.*some.*queueMessages must be a number from 0 to 30000.*handshakeMs=1.*__proto__=1/,
   })
+  t.throws(() => readConfig(['--websocket-port', '70000', '--websocket-origin', '*']), {
+    message: /--websocket-origin must be like https.*"\*".*--websocket-port must be a number/,
+  })
+  t.throws(() => readConfig(['--websocket-origin', 'https://a.example']), {
+    message: /needs --websocket-port/,
+  })
   t.throws(() => readConfig(['--colour']), { code: 'config_invalid', message: /--colour/ })
   t.throws(() => readConfig(['--port-base', '0']), { code: 'config_invalid', message: /--port-base/ })
 })
@@ -49,6 +55,12 @@ t.test('options have the defaults that the documentation names', async (t) => {
     durability: 'full',
     limits: LIMITS,
     invitation: null,
+  })
+  t.match(readConfig([]), { webSocket: null, isAlpnSpoken: false }, 'more doors only when they are asked for')
+  const doors = ['--alpn', '--websocket-port', '0', '--websocket-origin', 'https://Console.example:8443']
+  t.match(readConfig(doors), {
+    webSocket: { port: 0, origins: ['https://console.example:8443'] },
+    isAlpnSpoken: true,
   })
   t.match(readConfig(['--port-base', '9000', '--host', 'mqtt.example.net', '--max-staleness', '90m']), {
     port: 9883,

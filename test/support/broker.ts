@@ -78,6 +78,9 @@ export interface TestBrokerOptions {
   readonly now?: () => number
   /** Keys of session tickets; random ones otherwise. */
   readonly ticketKeys?: Buffer
+  /** Origins of pages that may come by WebSocket. */
+  readonly origins?: readonly string[]
+  readonly isAlpnSpoken?: boolean
 }
 
 export interface RecordOptions extends IdentityOptions {
@@ -149,6 +152,8 @@ export async function openTestBroker(options: TestBrokerOptions): Promise<TestBr
     host: '127.0.0.1',
     port: 0,
     hosts: ['localhost', '127.0.0.1'],
+    webSocket: { port: 0, origins: options.origins ?? [] },
+    isAlpnSpoken: options.isAlpnSpoken ?? false,
     certificate: server.chainPem,
     key: server.keyPem,
     root: authority.rootPem,
