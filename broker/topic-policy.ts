@@ -34,6 +34,7 @@ export function livePolicy(fleet: FleetPolicy, policies: Policies, client: Clien
   return {
     publishRule: (message) => now().publishRule(message),
     mayPublish: (topic) => now().mayPublish(topic),
+    publishQos: (filter) => now().publishQos(filter),
     subscribeQos: (filter) => now().subscribeQos(filter),
     maySubscribe: (filter) => now().maySubscribe(filter),
     mayReceive: (topic) => now().mayReceive(topic),

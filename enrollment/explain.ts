@@ -192,14 +192,18 @@ const STEPS: readonly ((known: Case) => Finding)[] = [
     const last = known.refusals.find(({ code }) => code.startsWith('R-POLICY'))
     const fleet = known.device?.fleet
     if (!fleet) return unknown('policy', 'It belongs to no fleet.')
-    return ok(
-      'policy',
-      last
-        ? `Let in by fleet "${fleet}"; last denied: ${JSON.stringify(last.evidence)}.`
-        : `The policy of fleet "${fleet}" applies.`,
-    )
+    return ok('policy', last ? deniedLast(fleet, last) : `The policy of fleet "${fleet}" applies.`)
   },
 ]
+
+/** Names the topic, and the rule that denied it or fell short. */
+function deniedLast(fleet: string, { code, evidence }: RefusalView): string {
+  const { topic, filter, rule, reason } = evidence
+  const what = code === 'R-POLICY-PUB' ? `publishing to "${topic}"` : `subscribing to "${filter}"`
+  const why = reason === undefined ? '' : `: ${reason}`
+  const by = rule === undefined ? '' : ` (rule ${rule})`
+  return `Let in by fleet "${fleet}"; last denied: ${what}${why}${by}.`
+}
 
 /** The newest refusal with one of the codes, unless the device was let in after it. */
 function sinceLastSeen(known: Case, codes: readonly RefusalCode[]): RefusalCode | null {

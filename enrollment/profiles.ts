@@ -2,6 +2,7 @@ import type { FleetProfile, FleetRequest, FleetView, ProfileRequest } from '#sha
 import { MusterError } from '#shared/errors'
 import { SERVICES_FLEET } from '#shared/identity/device'
 import type { Deps } from './deps.ts'
+import { checkPolicy } from './policies.ts'
 import type { Actor } from './registry/registry.ts'
 
 const VARIABLES: ReadonlySet<string> = new Set(['device.id', 'device.fleet', 'device.batch'])
@@ -10,6 +11,7 @@ const VARIABLES: ReadonlySet<string> = new Set(['device.id', 'device.fleet', 'de
 export async function createFleet(deps: Deps, request: FleetRequest & { by: Actor }): Promise<FleetView> {
   const { by, ...fleet } = request
   if (fleet.profile) checkProfile(fleet.profile)
+  if (fleet.policy) checkPolicy(fleet.policy)
   const { lifetimeMs } = fleet
   if (lifetimeMs && fleet.profile?.lifetimeMs && fleet.profile.lifetimeMs !== lifetimeMs) {
     throw invalid('lifetimeMs', 'the fleet and its profile name two lifetimes')

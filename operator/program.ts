@@ -13,6 +13,7 @@ import { addKeyCommands } from './commands/key.ts'
 import { addManufacturerCommands } from './commands/manufacturer.ts'
 import { addOperatorCommands } from './commands/operator-token.ts'
 import { addPlanCommands } from './commands/plan.ts'
+import { addPolicyCommands } from './commands/policy.ts'
 import { addProgramCommands } from './commands/programs.ts'
 import { addReleaseCommand } from './commands/release.ts'
 import { addRevokeCommand } from './commands/revoke.ts'
@@ -39,6 +40,7 @@ const OPERATOR_COMMANDS = [
   addBatchCommands,
   addManufacturerCommands,
   addFleetCommands,
+  addPolicyCommands,
   addDeviceCommands,
   addKeyCommands,
   addServiceCommands,

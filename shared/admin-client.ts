@@ -18,10 +18,12 @@ import type {
   CutOverRequest,
   DeviceDecision,
   DeviceDetail,
+  DevicePolicyView,
   DevicePage,
   DeviceRequest,
   DeviceView,
   Explanation,
+  FleetPolicyView,
   FleetProfile,
   FleetRequest,
   FleetView,
@@ -36,6 +38,9 @@ import type {
   ManufacturerView,
   PlanRequest,
   PlanView,
+  PolicyAnswer,
+  PolicyPreview,
+  PolicyQuestion,
   ProfileRequest,
   QuarantineRequest,
   QuarantineView,
@@ -56,6 +61,7 @@ import { MusterError } from './errors.ts'
 import { readSecretFile } from './files.ts'
 import { type JsonClientOptions, openJsonClient } from './json-client.ts'
 import type { OperatorProfile } from './layout.ts'
+import type { Policy } from './policy/schema.ts'
 
 export interface DeviceQuery {
   readonly fleet?: string | undefined
@@ -105,6 +111,23 @@ export function openAdminClient(access: OperatorProfile | JsonClientOptions) {
     /** What the profile leaves out is as in a new fleet. */
     setProfile: (fleet: string, profile: ProfileRequest) =>
       client.send<FleetProfile>('PUT', `/v1/fleets/${encodeURIComponent(fleet)}/profile`, profile),
+    showFleetPolicy: (fleet: string) =>
+      get<FleetPolicyView>(`/v1/fleets/${encodeURIComponent(fleet)}/policy`),
+    setFleetPolicy: (fleet: string, policy: Policy) =>
+      client.send<FleetPolicyView>('PUT', `/v1/fleets/${encodeURIComponent(fleet)}/policy`, policy),
+    /** What the policy would take from the devices of the fleet; nothing is changed. */
+    previewFleetPolicy: (fleet: string, policy: Policy) =>
+      post<PolicyPreview>(`/v1/fleets/${encodeURIComponent(fleet)}/policy/preview`, policy),
+    showDevicePolicy: (device: string) =>
+      get<DevicePolicyView>(`/v1/devices/${encodeURIComponent(device)}/policy`),
+    /** In the place of what its fleet allows. */
+    setDevicePolicy: (device: string, policy: Policy) =>
+      client.send<DevicePolicyView>('PUT', `/v1/devices/${encodeURIComponent(device)}/policy`, policy),
+    removeDevicePolicy: (device: string) => remove(`/v1/devices/${encodeURIComponent(device)}/policy`),
+    checkPolicy: (question: PolicyQuestion) => post<PolicyAnswer>('/v1/policies/check', question),
+    /** An empty value takes an attribute away. */
+    tagDevice: (device: string, attributes: Readonly<Record<string, string>>) =>
+      post<DevicePolicyView>(`/v1/devices/${encodeURIComponent(device)}/attributes`, { attributes }),
     createBatch: (batch: BatchRequest) => post<BatchView>('/v1/batches', batch),
     /** By the SHA-256 of their SubjectPublicKeyInfos; at most 900 at a time. */
     compromiseKeys: (keys: readonly string[]) => post<CompromiseReply>('/v1/keys/compromised', { keys }),

@@ -22,6 +22,7 @@ import { BOOTSTRAP_ROUTES } from './bootstrap.ts'
 import { FLEET_ROUTES } from './fleets.ts'
 import { KEY_ROUTES } from './keys.ts'
 import { MANUFACTURER_ROUTES } from './manufacturers.ts'
+import { POLICY_ROUTES } from './policies.ts'
 import { ROTATION_ROUTES } from './rotations.ts'
 import { type Route, route } from './routes.ts'
 
@@ -243,6 +244,7 @@ const plane = [
 /** The admin API, for operators. */
 export const ADMIN_ROUTES: readonly Route[] = [
   ...FLEET_ROUTES,
+  ...POLICY_ROUTES,
   ...KEY_ROUTES,
   ...ROTATION_ROUTES,
   ...BOOTSTRAP_ROUTES,

@@ -25,7 +25,8 @@ export function openDeviceRows(db: Sqlite) {
   function add(device: NewDeviceRow, state: DeviceState): DeviceRow {
     const { id, kind, fleet, batch, created_at } = device
     const { lastInsertRowid } = insert.run(id, kind, fleet, batch, state, created_at)
-    return { ...device, row: Number(lastInsertRowid), state, last_seen_at: null }
+    const none = { last_seen_at: null, attributes: '{}', policy: null }
+    return { ...device, row: Number(lastInsertRowid), state, ...none }
   }
 
   return { expect, takeIn }

@@ -59,14 +59,16 @@ import type {
   SignNow,
   StatusCounts,
 } from './records.ts'
+import type { PolicyIntents } from './policy-records.ts'
 import type { RolloverIntents } from './rollover-records.ts'
 
 export type * from './bootstrap-records.ts'
 export type * from './clone-records.ts'
+export type * from './policy-records.ts'
 export type * from './records.ts'
 export type * from './rollover-records.ts'
 
-export interface Registry extends RolloverIntents, BootstrapIntents, CloneIntents {
+export interface Registry extends RolloverIntents, BootstrapIntents, CloneIntents, PolicyIntents {
   readonly trustDomain: string
 
   // fleets and batches

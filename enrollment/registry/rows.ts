@@ -12,12 +12,18 @@ export interface DeviceRow {
   readonly state: DeviceState
   readonly last_seen_at: number | null
   readonly created_at: number
+  /** As JSON: `{}` for none, and null for a policy that is the fleet's. */
+  readonly attributes: string
+  readonly policy: string | null
 }
 
 /** One that is about to be recorded. */
-export type NewDeviceRow = Omit<DeviceRow, 'row' | 'state' | 'last_seen_at'> & { readonly row: null }
+export type NewDeviceRow = Omit<DeviceRow, 'row' | 'state' | 'last_seen_at' | 'attributes' | 'policy'> & {
+  readonly row: null
+}
 
-export const DEVICE_COLUMNS = 'd.row, d.id, d.kind, d.fleet, d.batch, d.state, d.last_seen_at, d.created_at'
+export const DEVICE_COLUMNS = `d.row, d.id, d.kind, d.fleet, d.batch, d.state, d.last_seen_at, d.created_at, d.policy,
+  (SELECT json_group_object(a.name, a.value) FROM device_attributes a WHERE a.device = d.row) AS attributes`
 
 /** Without the DER, which few readers need; `device` is the id. */
 export interface CertificateRow {
@@ -59,7 +65,13 @@ export function newestFirst<Row extends { readonly row: number }>(rows: readonly
 }
 
 export function deviceRecord(row: DeviceRow): DeviceRecord {
-  return { id: row.id, kind: row.kind, fleet: row.fleet, batch: row.batch, state: row.state }
+  const { id, kind, fleet, batch, state, attributes, policy } = row
+  return {
+    ...{ id, kind, fleet, batch, state },
+    // Written by the registry only; left out where there is nothing, as brokers of older versions know it.
+    ...(attributes === '{}' ? {} : { attributes: JSON.parse(attributes) }),
+    ...(policy === null ? {} : { policy: JSON.parse(policy) }),
+  }
 }
 
 /** Null for one that has not been signed: nobody outside the registry hears of it. */

@@ -2,6 +2,7 @@ import { BOOTSTRAP } from './schema-bootstrap.ts'
 import { CLAIMS } from './schema-claims.ts'
 import { CLONES } from './schema-clones.ts'
 import { INFRASTRUCTURE_ISSUERS } from './schema-infrastructure.ts'
+import { POLICIES } from './schema-policies.ts'
 import { PROFILES } from './schema-profiles.ts'
 import { SERVER_KEYS } from './schema-server-keys.ts'
 import { TRUST_BUNDLE } from './schema-trust.ts'
@@ -15,4 +16,5 @@ export const LATER: readonly string[] = [
   SERVER_KEYS,
   INFRASTRUCTURE_ISSUERS,
   CLONES,
+  POLICIES,
 ]

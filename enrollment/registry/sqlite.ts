@@ -28,6 +28,7 @@ import { openManufacturers } from './manufacturers.ts'
 import { openPlanRows } from './plan-rows.ts'
 import { openPlanScopes } from './plan-scope.ts'
 import { openPlans } from './plans.ts'
+import { openPolicyIntents } from './policies.ts'
 import { openProfileIntents, openProfiles } from './profiles.ts'
 import { openProposals } from './proposals.ts'
 import { openPruning } from './pruning.ts'
@@ -92,6 +93,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     trustDomain,
     ...openFleetIntents(parts),
     ...openProfileIntents(parts),
+    ...openPolicyIntents(parts),
     ...openCompromisedKeys(parts),
     ...openRotations(parts),
     ...openTokens(parts),

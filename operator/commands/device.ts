@@ -9,6 +9,7 @@ import { type Invocation, noun, type Use } from '../verb.ts'
 import { addApprovalCommands, pendingTable } from './approval.ts'
 import { addImportCommand } from './import.ts'
 import { addRotateCommand } from './rotate.ts'
+import { addTagCommand } from './tag.ts'
 import { answerToken } from './token.ts'
 
 interface ListOptions {
@@ -49,6 +50,7 @@ export function addDeviceCommands(program: Command, use: Use): void {
     .action(use(reissueDevice))
   addApprovalCommands(device, use)
   addImportCommand(device, use)
+  addTagCommand(device, use)
 }
 
 async function listDevices(context: Context, { options }: Invocation<ListOptions>) {

@@ -1,4 +1,5 @@
 import type { Command } from 'commander'
+import type { PolicyRule } from '#shared/policy/schema'
 import type { Context } from '../context.ts'
 import { formatDuration, formatWhen, parseDuration } from '../duration.ts'
 import { table } from '../table.ts'
@@ -65,10 +66,18 @@ async function listFleets(context: Context, _: Invocation<object>) {
         id,
         devices,
         formatDuration(lifetimeMs),
-        policy.publish.join(' '),
-        policy.subscribe.join(' '),
+        topicsOf(policy.publish),
+        topicsOf(policy.subscribe),
         formatWhen(createdAt, context.now()),
       ]),
     ),
   )
+}
+
+/** Rules in short: `!` before those that deny. */
+function topicsOf(rules: readonly PolicyRule[]): string {
+  const short = rules.map((rule) =>
+    typeof rule === 'string' ? rule : `${rule.effect === 'deny' ? '!' : ''}${rule.topic}`,
+  )
+  return short.join(' ')
 }

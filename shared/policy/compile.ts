@@ -6,7 +6,8 @@ import type { Policy, RuleList } from './schema.ts'
 /** What is judged of a message. */
 export interface Publication {
   readonly topic: string
-  readonly payload?: Buffer | string | undefined
+  /** Octets, a text, or only how long they are. */
+  readonly payload?: { readonly length: number } | string | undefined
   readonly qos?: number | undefined
   readonly retain?: boolean | undefined
 }
@@ -26,6 +27,8 @@ export interface CompiledPolicy {
   publishRule(message: Publication): Rule | null
   /** May the client publish to this topic at all, whatever the limits say? */
   mayPublish(topic: string): boolean
+  /** The QoS with which every topic that the filter can match may be published to; -1 when one may not. */
+  publishQos(filter: string): number
   /** The QoS that a subscription is granted at most; -1 unless every topic that the filter can match may be received. */
   subscribeQos(filter: string): number
   maySubscribe(filter: string): boolean
@@ -90,6 +93,7 @@ function compiled(publish: RuleSet, subscribe: RuleSet): CompiledPolicy {
     },
     mayPublish: (topic) => !isOfThePlane(topic) && published(topic).length > 0,
     mayReceive: (topic) => received(topic).length > 0,
+    publishQos: (filter) => grantedQos(publish, filter),
     subscribeQos: (filter) => grantedQos(subscribe, filter),
     maySubscribe: (filter) => grantedQos(subscribe, filter) >= 0,
     hasRates: publish.allow.some(({ perSecond }) => perSecond > 0),
@@ -168,7 +172,7 @@ function isWithin(rule: Rule, { qos = 0, retain = false, payload }: Publication)
   )
 }
 
-function octets(payload: Buffer | string | undefined): number {
+function octets(payload: Publication['payload']): number {
   if (payload === undefined) return 0
   return typeof payload === 'string' ? Buffer.byteLength(payload) : payload.length
 }

@@ -63,6 +63,70 @@ t.test('a token is alone on stdout, so that a script can keep it', async (t) => 
   t.notMatch(JSON.stringify(listed), made.stdout.trim(), 'the secret is shown once')
 })
 
+t.test('a policy is shown, asked, rehearsed and applied; its faults have lines', async (t) => {
+  t.match(await document('policy show default'), { fleet: 'default', policyEpoch: 1 })
+  t.match((await run('device tag lamp site=oslo floor=2')).stdout, /site +oslo/)
+  t.match(await document('device tag lamp floor='), { device: 'lamp', attributes: { site: 'oslo' } })
+  t.match(await run('device tag lamp oslo'), { status: 2, stderr: /name=value/ })
+  t.match(await run('device tag lamp __proto__=x'), { status: 2 })
+  const asked = await document('policy check lamp publish devices/lamp/up --qos 1')
+  t.match(asked, { status: 0, allowed: true, rule: { scope: 'fleet', list: 'publish', index: 0 } })
+  const denied = await run('policy check lamp subscribe devices/#')
+  t.match(denied, { status: 8, stdout: /may not subscribe to devices\/#: rules allow a part/ })
+  t.match(await run('policy check lamp receive x'), { status: 2 })
+  t.match(await run('policy check nobody publish x'), { status: 3 })
+
+  const file = join(directory, 'policy.json')
+  const rules = [
+    'devices/${device.id}/#',
+    {
+      topic: 'sites/${device.attributes.site}/#',
+      maxQos: 1,
+      when: { attributes: { site: ['oslo', 'bergen'] } },
+    },
+    { topic: 'devices/+/secret', effect: 'deny' },
+  ]
+  const policy = { publish: rules, subscribe: ['devices/${device.id}/commands/#'] }
+  writeFileSync(
+    file,
+    JSON.stringify({ policy: { ...policy, publish: ['a#', { topic: 'x', maxQos: 3 }] } }, null, 2),
+  )
+  const faulty = await run('policy apply default', file, '--dry-run')
+  t.equal(faulty.status, 2)
+  t.match(faulty.stderr, /policy\.json": 7:19: publish\[1\]\.maxQos: cannot be 3/)
+  writeFileSync(file, '{ "publish": [,] }')
+  t.match(await run('policy apply default', file), { status: 2, stderr: /JSON/ })
+
+  writeFileSync(file, JSON.stringify(policy))
+  const rehearsed = await document('policy apply default', file, '--dry-run')
+  t.match(rehearsed, { dryRun: true, devices: 3, examined: 3, affected: 3 })
+  t.match((await run('policy apply default', file, '--dry-run')).stdout, /fleets\/\$\{device\.fleet\}/)
+  t.match(await document('policy show default'), { policyEpoch: 1 }, 'a rehearsal changes nothing')
+  t.match(await document('policy apply default', file), { policyEpoch: 2, policy })
+  t.match((await run('policy check lamp publish sites/oslo/x --qos 1')).stdout, /lamp may publish/)
+  t.match((await run('policy check fan publish sites/oslo/x')).stdout, /fan may not/, 'it has no site')
+  t.match((await run('policy check lamp publish sites/oslo/x --qos 2')).stdout, /above maxQos 1/)
+  t.match(
+    (await run('policy check lamp publish devices/lamp/secret')).stdout,
+    /publish\[2\] deny devices\/\+\/secret/,
+  )
+  t.match((await run('fleet list')).stdout, /!devices\/\+\/secret/)
+
+  writeFileSync(file, JSON.stringify({ publish: ['own/#'], subscribe: [] }))
+  t.match((await run('policy apply lamp', file, '--device')).stdout, /own publish\[0\] +allow +own\/#/)
+  t.match((await run('policy check lamp publish devices/lamp/up')).stdout, /may not/)
+  t.match((await run('policy show lamp')).stdout, /Own policy +yes/)
+  t.match(await run('policy remove lamp'), { status: 0 })
+  t.match((await run('policy check lamp publish devices/lamp/up')).stdout, /may publish/)
+  t.match((await run('audit list')).stdout, /fleet\.policy[\s\S]+device\.policy/)
+  const before = {
+    publish: ['devices/${device.id}/#'],
+    subscribe: ['devices/${device.id}/#', 'fleets/${device.fleet}/broadcast/#'],
+  }
+  writeFileSync(file, JSON.stringify(before))
+  t.match(await run('policy apply default', file), { status: 0 })
+})
+
 t.test('a token can be limited to the ids in a file, and cancelled', async (t) => {
   const ids = join(directory, 'ids')
   writeFileSync(ids, '# two lamps\nlamp-1\r\n\n  lamp-2\n')

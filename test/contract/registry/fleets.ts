@@ -1,5 +1,5 @@
 import type { Test } from 'tap'
-import { EST_OPERATIONS } from '#shared/identity/device'
+import { type DeviceId, EST_OPERATIONS } from '#shared/identity/device'
 import type { Fresh } from '../registry.ts'
 
 export async function fleetsContract(t: Test, fresh: Fresh): Promise<void> {
@@ -49,5 +49,49 @@ export async function fleetsContract(t: Test, fresh: Fresh): Promise<void> {
       (await registry.listBatches()).map(({ id }) => id),
       ['lab'],
     )
+  })
+  await t.test(
+    'attributes and the own policy of a device go to the brokers with it, and are audited',
+    async (t) => {
+      const { registry, act, token } = await fresh(t)
+      await token('t1', { batch: 'lab' })
+      await registry.addDevice({ id: 'd1' as DeviceId, batch: 'lab', spki: null, ...act() })
+      const { position: before } = await registry.cursor()
+      const tagged = await registry.tagDevice('d1', { site: 'oslo', model: 'x' }, act())
+      t.match(tagged, { device: { id: 'd1', attributes: { site: 'oslo', model: 'x' } }, isOnline: false })
+      t.equal(
+        (await registry.cursor()).position,
+        before,
+        'brokers do not know a device that is only expected',
+      )
+      const own = { publish: ['own/#'], subscribe: [] }
+      t.match((await registry.setDevicePolicy('d1', own, act())).device, { policy: own })
+      const { device } = await registry.tagDevice('d1', { site: '', model: 'y' }, act())
+      t.strictSame(device.attributes, { model: 'y' })
+      t.strictSame((await registry.setDevicePolicy('d1', null, act())).device.policy, undefined)
+      t.match((await registry.showDevice('d1', 0)).attributes, { model: 'y' })
+      const many = Object.fromEntries(Array.from({ length: 16 }, (_, n) => [`a${n}`, 'x']))
+      await t.rejects(registry.tagDevice('d1', many, act()), { code: 'invalid_request' })
+      await t.rejects(registry.tagDevice('none', {}, act()), { code: 'not_found' })
+      await t.rejects(registry.setDevicePolicy('none', null, act()), { code: 'not_found' })
+      const actions = (await registry.listAudit(0, 100)).map(({ action }) => action)
+      t.strictSame(actions.slice(-4), ['device.tag', 'device.policy', 'device.tag', 'device.policy'])
+    },
+  )
+
+  await t.test('devices of a fleet are sampled evenly', async (t) => {
+    const { registry, act, token } = await fresh(t)
+    await token('t1', { batch: 'lab' })
+    for (let n = 0; n < 10; n++) {
+      await registry.addDevice({ id: `d${n}` as DeviceId, batch: 'lab', spki: null, ...act() })
+    }
+    const all = await registry.samplePolicySubjects('default', 10)
+    t.match([all.total, all.sample.length], [10, 10])
+    const some = await registry.samplePolicySubjects('default', 4)
+    t.strictSame(
+      some.sample.map(({ device }) => device.id),
+      ['d2', 'd5', 'd8'],
+    )
+    await t.rejects(registry.samplePolicySubjects('none', 1), { code: 'not_found' })
   })
 }

@@ -1,0 +1,133 @@
+import {
+  ATTRIBUTE_NAME,
+  type DevicePolicyView,
+  type FleetPolicyView,
+  type PolicyAnswer,
+  type PolicyPreview,
+  type PolicyQuestion,
+} from '#shared/api'
+import { MusterError } from '#shared/errors'
+import type { DeviceRecord, Policy } from '#shared/feed'
+import { pathText, policyFaults } from '#shared/policy/check'
+import { type CompiledPolicy, compilePolicies } from '#shared/policy/compile'
+import type { Rule } from '#shared/policy/rules'
+import type { Deps } from './deps.ts'
+import { cutsOf, newTally } from './policy-cuts.ts'
+import type { Actor } from './registry/registry.ts'
+
+/** Devices that a preview looks at, at most; and in one turn of the event loop. */
+const EXAMINED_MAX = 2_000
+const SLICE = 50
+const SHOWN_FAULTS = 5
+
+/** @throws MusterError invalid_request with the first faults and their places */
+export function checkPolicy(policy: Policy): void {
+  const faults = policyFaults(policy)
+  if (faults.length === 0) return
+  const shown = faults.slice(0, SHOWN_FAULTS).map(({ path, message }) => `${pathText(path)}: ${message}`)
+  throw new MusterError('invalid_request', `Cannot use the policy: ${shown.join('; ')}`)
+}
+
+/** @throws MusterError not_found */
+export async function showFleetPolicy({ registry }: Deps, fleet: string): Promise<FleetPolicyView> {
+  const found = (await registry.listFleets()).find(({ id }) => id === fleet)
+  if (found === undefined) throw new MusterError('not_found', `Cannot find the fleet "${fleet}"`)
+  return { fleet, policy: found.policy, policyEpoch: found.policyEpoch }
+}
+
+/** Counts for every device of the fleet within a second. @throws MusterError invalid_request, not_found */
+export async function setFleetPolicy(
+  { registry, now }: Deps,
+  request: { fleet: string; policy: Policy; by: Actor },
+): Promise<FleetPolicyView> {
+  const { fleet, policy, by } = request
+  checkPolicy(policy)
+  const { policyEpoch } = await registry.setPolicy(fleet, policy, { now: now(), by })
+  return { fleet, policy, policyEpoch }
+}
+
+/** @throws MusterError not_found */
+export async function showDevicePolicy(deps: Deps, id: string): Promise<DevicePolicyView> {
+  const { device } = await deps.registry.policySubject(id)
+  return viewOf(device, await policyOf(deps, device))
+}
+
+/** With null its fleet's counts alone. @throws MusterError invalid_request, not_found */
+export async function setDevicePolicy(
+  deps: Deps,
+  { device: id, policy, by }: { device: string; policy: Policy | null; by: Actor },
+): Promise<DevicePolicyView> {
+  if (policy !== null) checkPolicy(policy)
+  const { device } = await deps.registry.setDevicePolicy(id, policy, { now: deps.now(), by })
+  return viewOf(device, await policyOf(deps, device))
+}
+
+/** @throws MusterError invalid_request, not_found */
+export async function tagDevice(
+  deps: Deps,
+  { device: id, attributes, by }: { device: string; attributes: Record<string, string>; by: Actor },
+): Promise<DevicePolicyView> {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (!ATTRIBUTE_NAME.test(name))
+      throw new MusterError(
+        'invalid_request',
+        `Cannot use the attribute "${name}": it has not the form of a name`,
+      )
+    if (/\p{Cc}/u.test(value))
+      throw new MusterError('invalid_request', `Cannot keep "${name}": it has a control character`)
+  }
+  const { device } = await deps.registry.tagDevice(id, attributes, { now: deps.now(), by })
+  return viewOf(device, await policyOf(deps, device))
+}
+
+/** May the device do this, and by which rule? The same code answers as in a broker. @throws MusterError not_found */
+export async function answerPolicy(deps: Deps, question: PolicyQuestion): Promise<PolicyAnswer> {
+  const { device: id, action, topic, qos = 0, retain = false, payloadBytes = 0, address = null } = question
+  const { device } = await deps.registry.policySubject(id)
+  const policies = { policy: await policyOf(deps, device), own: device.policy }
+  const compiled = compilePolicies(policies, { ...device, address })
+  const message = { topic, qos, retain, payload: { length: payloadBytes } }
+  const { isAllowed, ...verdict } =
+    action === 'publish' ? compiled.whyPublish(message) : compiled.whySubscribe(topic, qos)
+  return { device: id, allowed: isAllowed, ...verdict }
+}
+
+/** What the policy would take from the fleet's devices. @throws MusterError invalid_request, not_found */
+export async function previewFleetPolicy(
+  deps: Deps,
+  { fleet, policy }: { fleet: string; policy: Policy },
+): Promise<PolicyPreview> {
+  checkPolicy(policy)
+  const { policy: before } = await showFleetPolicy(deps, fleet)
+  const { total, sample } = await deps.registry.samplePolicySubjects(fleet, EXAMINED_MAX)
+  const tally = newTally()
+  for (const [at, { device, isOnline }] of sample.entries()) {
+    const client = { ...device, isSourceGiven: true }
+    const own = device.policy
+    cutsOf(tally, {
+      device: device.id,
+      isOnline,
+      before: compilePolicies({ policy: before, own }, client),
+      after: compilePolicies({ policy, own }, client),
+    })
+    if (at % SLICE === SLICE - 1) await new Promise(setImmediate)
+  }
+  const { affected, cuts } = tally
+  return { fleet, devices: total, examined: sample.length, affected, cuts: [...cuts.values()] }
+}
+
+async function policyOf(deps: Deps, { fleet }: DeviceRecord): Promise<Policy> {
+  return (await showFleetPolicy(deps, fleet)).policy
+}
+
+function viewOf(device: DeviceRecord, policy: Policy): DevicePolicyView {
+  const { id, kind, fleet, batch, attributes = {}, policy: own = null } = device
+  const compiled = compilePolicies({ policy, own }, { ...device, isSourceGiven: true })
+  const rules = rulesOf(compiled)
+  return { device: id, kind, fleet, batch, attributes, own, rules }
+}
+
+function rulesOf(compiled: CompiledPolicy): DevicePolicyView['rules'] {
+  const shown = ({ origin, levels }: Rule) => ({ ...origin, filter: levels.join('/') })
+  return [...compiled.rules('publish'), ...compiled.rules('subscribe')].map(shown)
+}

@@ -1,0 +1,95 @@
+import { type Static, Type } from 'typebox'
+import { Policy } from '../policy/schema.ts'
+import { Id, orNull } from './fields.ts'
+
+/** Where a rule stands, and how it was written. */
+export const RuleView = Type.Object({
+  scope: Type.Union([Type.Literal('fleet'), Type.Literal('own')]),
+  list: Type.Union([Type.Literal('publish'), Type.Literal('subscribe')]),
+  index: Type.Integer(),
+  topic: Type.String(),
+  effect: Type.Union([Type.Literal('allow'), Type.Literal('deny')]),
+})
+export type RuleView = Static<typeof RuleView>
+
+export const FleetPolicyView = Type.Object({ fleet: Id, policy: Policy, policyEpoch: Type.Integer() })
+export type FleetPolicyView = Static<typeof FleetPolicyView>
+
+/** What counts for a device or a service. */
+export const DevicePolicyView = Type.Object({
+  device: Id,
+  kind: Type.Union([Type.Literal('device'), Type.Literal('service')]),
+  fleet: Id,
+  batch: orNull(Id),
+  attributes: Type.Record(Type.String(), Type.String()),
+  /** Null for that of its fleet alone. */
+  own: orNull(Policy),
+  /** Rules with its variables filled in; `filter` is null for one that does not count for it. */
+  rules: Type.Array(Type.Object({ ...RuleView.properties, filter: orNull(Type.String()) })),
+})
+export type DevicePolicyView = Static<typeof DevicePolicyView>
+
+/** Attributes to set; an empty value takes one away. */
+export const TagRequest = Type.Object(
+  { attributes: Type.Record(Type.String(), Type.String({ maxLength: 256 }), { maxProperties: 16 }) },
+  { additionalProperties: false },
+)
+export type TagRequest = Static<typeof TagRequest>
+
+export const PolicyQuestion = Type.Object(
+  {
+    device: Id,
+    action: Type.Union([Type.Literal('publish'), Type.Literal('subscribe')]),
+    topic: Type.String({ minLength: 1, maxLength: 65_535 }),
+    qos: Type.Optional(Type.Union([Type.Literal(0), Type.Literal(1), Type.Literal(2)])),
+    retain: Type.Optional(Type.Boolean()),
+    payloadBytes: Type.Optional(Type.Integer({ minimum: 0, maximum: 268_435_455 })),
+    /** Where the client is; without it a rule for certain networks does not allow, and does deny. */
+    address: Type.Optional(Type.String({ maxLength: 64 })),
+  },
+  { additionalProperties: false },
+)
+export type PolicyQuestion = Static<typeof PolicyQuestion>
+
+export const PolicyAnswer = Type.Object({
+  device: Id,
+  allowed: Type.Boolean(),
+  rule: orNull(RuleView),
+  reason: Type.String(),
+  /** Of a subscription that is allowed. */
+  maxQos: Type.Optional(Type.Integer()),
+})
+export type PolicyAnswer = Static<typeof PolicyAnswer>
+
+export const PolicyFaultView = Type.Object({
+  path: Type.Array(Type.Union([Type.String(), Type.Number()])),
+  message: Type.String(),
+})
+
+/** What a grant is cut by. */
+export const PolicyCut = Type.Object({
+  list: RuleView.properties.list,
+  /** The rule that granted it, as it was written. */
+  rule: Type.String(),
+  loss: Type.Union([
+    Type.Literal('all or a part of it'),
+    Type.Literal('a higher QoS'),
+    Type.Literal('retaining'),
+  ]),
+  /** Of the devices that were examined. */
+  devices: Type.Integer(),
+  online: Type.Integer(),
+  example: Type.Object({ device: Id, filter: Type.String() }),
+})
+export type PolicyCut = Static<typeof PolicyCut>
+
+export const PolicyPreview = Type.Object({
+  fleet: Id,
+  /** Devices and services of the fleet that have not retired, and how many of them were examined. */
+  devices: Type.Integer(),
+  examined: Type.Integer(),
+  /** Those of the examined that lose anything. */
+  affected: Type.Integer(),
+  cuts: Type.Array(PolicyCut),
+})
+export type PolicyPreview = Static<typeof PolicyPreview>
