@@ -36,12 +36,14 @@ export interface Seen {
     readonly serial: string
     /** Subject of the CA that issued its certificate. */
     readonly issuer: string
+    /** End of its certificate, ms since 1970. */
+    readonly notAfter: number
     readonly refusals: number
   }[]
 }
 
-/** A device that has not renewed at this share of its certificate's life is late. */
-const LATE = 0.95
+/** The end of the window of renewal as a share of a certificate's life: a device that has not renewed by then is late. */
+const LATE = 0.9
 
 const order: FleetOrder = JSON.parse(process.argv[2] ?? '')
 const { clock } = { clock: systemClock }
@@ -70,17 +72,27 @@ for (const device of fleet.devices) {
   await device.enroll(order.token)
   await device.connect(stopping.signal)
 }
-process.on('message', (look: Look) => void answer(look))
+process.on('message', (asked: Look | 'why') => {
+  if (asked === 'why') process.send?.({ why: fleet.devices.map(stateOf) })
+  else void answer(asked)
+})
 process.once('disconnect', () => process.exit())
 process.send?.({ type: 'ready' })
 
-/** Never, when it does not hold: whoever asked has a deadline by a clock that is not faked. */
+/**
+ * Never, when it does not hold: whoever asked has a deadline by a clock that is not faked. A device that is renewing is
+ * waited for: the clock is moved next, and would cut it off.
+ */
 async function answer({ number, version }: Look): Promise<void> {
   for (const device of fleet.devices) {
     device.publish()
     await device.outbox.drained() // acknowledged, so the connection is one
   }
-  const isWell = (device: Device) => device.isConnected && !isLate(device) && versionOf(device) >= version
+  const isWell = (device: Device) =>
+    device.isConnected &&
+    device.credentials.candidate() === null &&
+    !isLate(device) &&
+    versionOf(device) >= version
   const limit = { ms: Number.POSITIVE_INFINITY, everyMs: 50, clock }
   await untilSeen(async () => (fleet.devices.every(isWell) ? true : null), limit)
   process.send?.({ number, devices: fleet.devices.map(seen) } satisfies Seen)
@@ -96,12 +108,27 @@ function isLate(device: Device): boolean {
   return clock.now() > from + (to - from) * LATE
 }
 
+/** For whoever has waited in vain. */
+function stateOf(device: Device): string {
+  const { validFromDate, validToDate } = certificateOf(device)
+  const life = [validFromDate, validToDate].map((date) => date.toISOString()).join(' to ')
+  const next = device.credentials.candidate()
+  return [
+    `${device.id} at ${new Date(clock.now()).toISOString()}: ${device.isConnected ? '' : 'not '}connected`,
+    `certificate from ${life}${next === null ? '' : ', which is being renewed'}`,
+    `bundle ${versionOf(device)}`,
+    `${device.refusals.length} refusals`,
+    `${device.outbox.unacknowledged.length} messages not acknowledged`,
+  ].join(', ')
+}
+
 function versionOf({ credentials }: Device): number {
   const path = join(credentials.directory, 'trust.json')
   return existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')).version : 1
 }
 
 function seen(device: Device): Seen['devices'][number] {
-  const { serialNumber, issuer } = certificateOf(device)
-  return { id: device.id, serial: serialNumber, issuer, refusals: device.refusals.length }
+  const { serialNumber: serial, issuer, validToDate } = certificateOf(device)
+  const [notAfter, refusals] = [validToDate.getTime(), device.refusals.length]
+  return { id: device.id, serial, issuer, notAfter, refusals }
 }

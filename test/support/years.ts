@@ -15,7 +15,7 @@ import { MUSTER } from './plane.ts'
 
 const DAY_MS = 86_400_000
 /** Until a process must have answered; by the clock of the test, which is not faked, ms. */
-const PATIENCE_MS = 120_000
+const PATIENCE_MS = 300_000
 const LIBRARIES = ['x86_64', 'aarch64'].map(
   (machine) => `/usr/lib/${machine}-linux-gnu/faketime/libfaketimeMT.so.1`,
 )
@@ -62,7 +62,10 @@ export class Years {
     return this.#days
   }
 
-  /** All processes have the new time at once: it is in a file that they read whenever they ask for the time. */
+  /**
+   * All processes have the new time at once: it is in a file that they read whenever they ask for the time.
+   * @param days may have a fraction
+   */
   pass(days: number): void {
     this.#days += days
     this.#setClock()
@@ -75,9 +78,13 @@ export class Years {
     const look: Look = { number: ++this.#looks, version }
     const signal = AbortSignal.timeout(PATIENCE_MS)
     fleet.send(look)
-    for (;;) {
-      const [answer] = (await once(fleet, 'message', { signal })) as [Seen] // what fleet-process.ts sends
-      if (answer.number === look.number) return answer.devices
+    try {
+      for (;;) {
+        const [answer] = (await once(fleet, 'message', { signal })) as [Seen] // what fleet-process.ts sends
+        if (answer.number === look.number) return answer.devices
+      }
+    } catch (cause) {
+      throw new Error(`day ${this.#days}, bundle ${version} is awaited: ${await whyNot(fleet)}`, { cause })
     }
   }
 
@@ -90,7 +97,9 @@ export class Years {
       return { ...JSON.parse(stdout), status: 0 }
     } catch (error) {
       const { code, stdout = '' } = error as { code?: number; stdout?: string } // of execFile
-      return { ...JSON.parse(stdout || '{}'), status: code ?? -1 }
+      if (stdout === '')
+        throw new Error(`muster ${words.join(' ')} on day ${this.#days} said nothing`, { cause: error })
+      return { ...JSON.parse(stdout), status: code ?? -1 }
     }
   }
 
@@ -122,7 +131,7 @@ export class Years {
 
   #setClock(): void {
     const path = join(this.#base, 'clock')
-    writeFileSync(`${path}.new`, `+${this.#days}d\n`)
+    writeFileSync(`${path}.new`, `+${Math.round((this.#days * DAY_MS) / 1000)}\n`)
     renameSync(`${path}.new`, path) // no process reads half of it
   }
 
@@ -217,6 +226,15 @@ export class Years {
   }
 }
 
+async function whyNot(fleet: ChildProcess): Promise<string> {
+  fleet.send('why')
+  const signal = AbortSignal.timeout(PATIENCE_MS)
+  for (;;) {
+    const [answer] = (await once(fleet, 'message', { signal })) as [{ why?: string[] }] // what fleet-process.ts sends
+    if (answer.why !== undefined) return answer.why.join('\n')
+  }
+}
+
 /** The operator, who does what the alarms ask for: the next step of a rollover at each look, if there is one. */
 export class YearsOperator {
   /** `<day> <what>` */
@@ -257,7 +275,8 @@ export class YearsOperator {
 
   async #take(step: string, ...options: string[]): Promise<boolean> {
     const { status } = await this.#years.muster('ca', 'rollover', step, ...options)
-    if (status === 0) this.done.push(`${this.#years.days} ${[step, ...options.slice(0, 1)].join(' ')}`)
+    if (status === 0)
+      this.done.push(`${Math.round(this.#years.days)} ${[step, ...options.slice(0, 1)].join(' ')}`)
     return status === 0
   }
 }
