@@ -6,6 +6,7 @@ import { addCaCommands } from './commands/ca.ts'
 import { addCaFileCommands } from './commands/ca-files.ts'
 import { addDemoCommands } from './commands/demo.ts'
 import { addDeviceCommands } from './commands/device.ts'
+import { addEventCommands } from './commands/events.ts'
 import { addExplainCommand } from './commands/explain.ts'
 import { addFleetCommands } from './commands/fleet.ts'
 import { addHoldCommand } from './commands/hold.ts'
@@ -49,6 +50,7 @@ const OPERATOR_COMMANDS = [
   addRevokeCommand,
   addPlanCommands,
   addExplainCommand,
+  addEventCommands,
   addCaCommands,
   addAuditCommands,
   addCaFileCommands,

@@ -18,10 +18,11 @@ import type {
   CutOverRequest,
   DeviceDecision,
   DeviceDetail,
-  DevicePolicyView,
   DevicePage,
+  DevicePolicyView,
   DeviceRequest,
   DeviceView,
+  EventMessage,
   Explanation,
   FleetPolicyView,
   FleetProfile,
@@ -53,6 +54,7 @@ import type {
   RotationView,
   ServiceRequest,
   StatusView,
+  Timeline,
   TokenReply,
   TokenRequest,
   TokenView,
@@ -60,6 +62,7 @@ import type {
 import { MusterError } from './errors.ts'
 import { readSecretFile } from './files.ts'
 import { type JsonClientOptions, openJsonClient } from './json-client.ts'
+import { readLines } from './json-lines.ts'
 import type { OperatorProfile } from './layout.ts'
 import type { Policy } from './policy/schema.ts'
 
@@ -70,6 +73,14 @@ export interface DeviceQuery {
   /** The `next` of the page before. */
   readonly after?: string | undefined
   readonly limit?: number | undefined
+}
+
+export interface EventsQuery {
+  readonly after?: number | undefined
+  /** That `after` is of. */
+  readonly epoch?: string | undefined
+  readonly device?: string | undefined
+  readonly follow?: 'true' | 'false' | undefined
 }
 
 export interface AuditQuery {
@@ -162,6 +173,12 @@ export function openAdminClient(access: OperatorProfile | JsonClientOptions) {
       post<DeviceView>(`/v1/devices/${encodeURIComponent(id)}/approve`, decision),
     rejectDevice: (id: string, decision: DeviceDecision) =>
       post<void>(`/v1/devices/${encodeURIComponent(id)}/reject`, decision),
+    /** What happened to it and to what covers it, the newest at the end. */
+    timeline: (id: string, page: { before?: number; limit?: number } = {}) =>
+      get<Timeline>(`/v1/devices/${encodeURIComponent(id)}/timeline${query({ ...page })}`),
+    /** Everything that happened after a sequence, and with `follow` what happens; until the signal. */
+    events: (from: EventsQuery, signal: AbortSignal) =>
+      readLines<EventMessage>(() => client.stream(`/v1/events${query({ ...from })}`, signal)),
     retireDevice: (id: string) => post<void>(`/v1/devices/${encodeURIComponent(id)}/retire`),
     /** The token enrolls this device once more, with a new key. */
     reissueDevice: (id: string, options: { expiresAt?: number } = {}) =>

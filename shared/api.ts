@@ -6,6 +6,7 @@
 export * from './api/bootstrap.ts'
 export * from './api/clones.ts'
 export * from './api/devices.ts'
+export * from './api/events.ts'
 export * from './api/fleets.ts'
 export * from './api/keys.ts'
 export * from './api/manufacturers.ts'

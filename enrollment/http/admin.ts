@@ -19,6 +19,7 @@ import { createService } from '../services.ts'
 import { status } from '../status.ts'
 import { cancelToken, checkedId, createApiToken, createToken, reissueDevice } from '../tokens.ts'
 import { BOOTSTRAP_ROUTES } from './bootstrap.ts'
+import { EVENT_ROUTES } from './events.ts'
 import { FLEET_ROUTES } from './fleets.ts'
 import { KEY_ROUTES } from './keys.ts'
 import { MANUFACTURER_ROUTES } from './manufacturers.ts'
@@ -243,6 +244,7 @@ const plane = [
 
 /** The admin API, for operators. */
 export const ADMIN_ROUTES: readonly Route[] = [
+  ...EVENT_ROUTES,
   ...FLEET_ROUTES,
   ...POLICY_ROUTES,
   ...KEY_ROUTES,

@@ -1,6 +1,7 @@
 import { createHash, type Hash } from 'node:crypto'
 import type { Change } from '#shared/feed'
 import type { Sqlite } from '#shared/sqlite'
+import { openEventLog } from './event-log.ts'
 import type { Act, Actor } from './registry.ts'
 
 /** The hash before the first audit entry. */
@@ -47,6 +48,7 @@ export function auditHash(previous: string, row: Omit<AuditRow, 'hash'>): string
 /** What one intent has written to the logs so far. */
 class Draft implements Intent {
   readonly #append: (text: string) => number
+  readonly #changes: Change[] = []
   #digest: Hash | null = null
   #positions: readonly [number, number] | null = null
   #entry: AuditDraft | null = null
@@ -56,6 +58,7 @@ class Draft implements Intent {
   }
 
   change(change: Change): void {
+    this.#changes.push(change)
     const text = JSON.stringify(change)
     const position = this.#append(text)
     this.#digest ??= createHash('sha256')
@@ -72,7 +75,8 @@ class Draft implements Intent {
   finish() {
     if (this.#entry === null && this.#positions !== null)
       throw new Error('An intent made changes without an audit entry')
-    return { entry: this.#entry, positions: this.#positions, digest: this.#digest?.digest('hex') ?? null }
+    const digest = this.#digest?.digest('hex') ?? null
+    return { entry: this.#entry, positions: this.#positions, digest, changes: this.#changes }
   }
 }
 
@@ -81,6 +85,7 @@ class Draft implements Intent {
  * audit entry, chained to the entry before it, which names the positions of its changes and carries their digest.
  */
 export function openLedger(db: Sqlite) {
+  const events = openEventLog(db)
   const insertChange = db.prepare<[number, string]>('INSERT INTO changes (at, change) VALUES (?, ?)')
   const newest = db.prepare<[], { sequence: number; hash: string }>(
     'SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1',
@@ -93,7 +98,7 @@ export function openLedger(db: Sqlite) {
   return function record<T>(act: Act, work: (intent: Intent) => T): { result: T; position: number | null } {
     const draft = new Draft((text) => Number(insertChange.run(act.now, text).lastInsertRowid))
     const result = work(draft)
-    const { entry, positions, digest } = draft.finish()
+    const { entry, positions, digest, changes } = draft.finish()
     if (entry !== null) {
       const last = newest.get() ?? { sequence: 0, hash: GENESIS_HASH }
       const row = {
@@ -107,6 +112,7 @@ export function openLedger(db: Sqlite) {
         changes_digest: digest,
       }
       insertEntry.run({ ...row, hash: auditHash(last.hash, row) })
+      events.addChanges(entry.action, changes, act.now)
     }
     return { result, position: positions?.[1] ?? null }
   }

@@ -1,6 +1,7 @@
 import type { RefusalView } from '#shared/api'
 import type { Evidence, RefusalErrorCode } from '#shared/errors'
 import { refusalCode } from '#shared/refusals'
+import type { EventLog } from './event-log.ts'
 import type { Registry } from './registry.ts'
 import type { Store } from './store.ts'
 
@@ -96,8 +97,9 @@ const OVER: readonly RefusalErrorCode[] = [
 export function openRefusals(parts: {
   store: Store
   refusals: RefusalLog
+  events: EventLog
 }): Pick<Registry, 'recordRefusal' | 'refusalsOf'> {
-  const { store, refusals } = parts
+  const { store, refusals, events } = parts
   const countAttempt = store.db.prepare<[string, number, string]>(
     `INSERT INTO token_attempts (token, code, attempts, last_at) SELECT row, ?, 1, ? FROM tokens WHERE id = ?
      ON CONFLICT (token, code) DO UPDATE SET attempts = attempts + 1, last_at = excluded.last_at`,
@@ -106,6 +108,8 @@ export function openRefusals(parts: {
     recordRefusal: ({ now, code, ...seen }) =>
       store.write({ now, by: 'plane' }, () => {
         refusals.add({ ...seen, at: now, code: refusalCode(code), by: 'enrollment' })
+        const detail = { reason: refusalCode(code), address: seen.address }
+        events.addRefused(seen.device, { at: now, detail })
         const { token } = seen.evidence
         if (OVER.includes(code) && typeof token === 'string') countAttempt.run(refusalCode(code), now, token)
       }),

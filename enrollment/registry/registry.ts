@@ -32,6 +32,8 @@ import type { Change, Cursor, IssuerRecord, Policy, ReportBatch } from '#shared/
 import type { TrustRecord } from '#shared/trust-bundle'
 import type { BootstrapIntents } from './bootstrap-records.ts'
 import type { CloneIntents } from './clone-records.ts'
+import type { EventIntents } from './event-records.ts'
+import type { PolicyIntents } from './policy-records.ts'
 import type {
   Act,
   Application,
@@ -59,16 +61,21 @@ import type {
   SignNow,
   StatusCounts,
 } from './records.ts'
-import type { PolicyIntents } from './policy-records.ts'
 import type { RolloverIntents } from './rollover-records.ts'
 
 export type * from './bootstrap-records.ts'
 export type * from './clone-records.ts'
+export type * from './event-records.ts'
 export type * from './policy-records.ts'
 export type * from './records.ts'
 export type * from './rollover-records.ts'
 
-export interface Registry extends RolloverIntents, BootstrapIntents, CloneIntents, PolicyIntents {
+export interface Registry
+  extends EventIntents,
+    RolloverIntents,
+    BootstrapIntents,
+    CloneIntents,
+    PolicyIntents {
   readonly trustDomain: string
 
   // fleets and batches

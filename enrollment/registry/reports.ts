@@ -3,6 +3,7 @@ import type { Report, ReportBatch } from '#shared/feed'
 import type { Sqlite } from '#shared/sqlite'
 import type { Certificates } from './certificates.ts'
 import type { CloneBook } from './clones.ts'
+import type { EventLog } from './event-log.ts'
 import type { Intent } from './ledger.ts'
 import type { ReceiptBook } from './receipts.ts'
 import type { RefusalLog } from './refusals.ts'
@@ -51,6 +52,7 @@ export interface ReportParts {
   readonly sightings: Sightings
   readonly receipts: ReceiptBook
   readonly refusals: RefusalLog
+  readonly events: EventLog
   readonly clones: CloneBook
 }
 
@@ -79,6 +81,7 @@ export function openReports(parts: ReportParts): Pick<Registry, 'applyReports'> 
           throw new MusterError('not_found', `Cannot take reports of the broker "${broker}": it is not known`)
         }
         const boot = bootOf(statements, { broker, boot: batch.boot })
+        if (boot.sequence === 0 && batch.sequence > 0) began(parts, { broker, batch, now })
         if (batch.sequence <= boot.sequence) return
         statements.take.run(batch.sequence, boot.row)
         const isCurrent = statements.newestBoot.get(broker)?.row === boot.row
@@ -94,6 +97,19 @@ function bootOf(statements: Statements, { broker, boot }: { broker: string; boot
   const row = Number(statements.insertBoot.run(broker, boot).lastInsertRowid)
   statements.disconnectOthers.run(broker, row)
   return { row, sequence: 0 }
+}
+
+function began(
+  { events }: ReportParts,
+  { broker, batch, now }: Pick<Taking, 'broker' | 'batch' | 'now'>,
+): void {
+  const detail = { broker, boot: batch.boot, batch: batch.sequence }
+  events.add({ at: now, kind: 'broker-started', scope: `broker:${broker}`, detail })
+}
+
+/** Who says so, and in which batch. */
+function sourceOf({ broker, batch }: Taking) {
+  return { broker, boot: batch.boot, batch: batch.sequence }
 }
 
 function take(taking: Taking): void {
@@ -116,6 +132,10 @@ function takeReport(taking: Taking, report: Report): number {
     case 'disconnected':
       return takePresence(taking, { report, at })
     case 'refused':
+      taking.events.addRefused(report.device, {
+        at,
+        detail: { ...sourceOf(taking), reason: report.code, address: report.address },
+      })
       refusals.add({
         at,
         code: report.code,
@@ -139,12 +159,24 @@ function takeReport(taking: Taking, report: Report): number {
 
 type Presence = Extract<Report, { type: 'connected' | 'disconnected' }>
 
+function tellPresence(taking: Taking, of: { report: Presence; at: number; serial: string }): void {
+  const { report, at, serial } = of
+  const { type: kind, device, fingerprint, connection } = report
+  const how =
+    report.type === 'connected'
+      ? { address: report.address, resumed: report.resumed }
+      : { reason: report.reason }
+  const detail = { serial, fingerprint, ...sourceOf(taking), connection, ...how }
+  taking.events.add({ at, kind, scope: `device:${device}`, detail })
+}
+
 /** Reports of certificates that the registry has forgotten since are dropped. */
 function takePresence(taking: Taking, { report, at }: { report: Presence; at: number }): number {
   const { statements, certificates, sightings, broker, boot, overlapMs, log } = taking
   const certificate = certificates.byFingerprint(report.fingerprint)
   if (certificate === undefined) return 0
   statements.seen.run(at, certificate.device_row)
+  tellPresence(taking, { report, at, serial: certificate.serial })
   if (report.type === 'disconnected') {
     statements.disconnect.run(broker, boot, report.connection)
     return 0

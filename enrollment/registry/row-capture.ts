@@ -2,7 +2,16 @@ import type { Sqlite } from '#shared/sqlite'
 import type { Cell, Columns, JournalRow } from './journal-lines.ts'
 
 /** What was merely seen is in no journal: tables of it, and columns of it in tables that are. */
-const SEEN_TABLES = ['refusals', 'refused_minutes', 'connections', 'boots', 'token_attempts', 'clone_alarms']
+const SEEN_TABLES = [
+  'refusals',
+  'refused_minutes',
+  'connections',
+  'boots',
+  'token_attempts',
+  'events',
+  'event_counts',
+  'clone_alarms',
+]
 const SEEN_COLUMNS: Readonly<Record<string, readonly string[]>> = {
   devices: ['last_seen_at'],
   brokers: ['url', 'sessions', 'position', 'last_heard_at'],

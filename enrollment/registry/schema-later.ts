@@ -1,6 +1,7 @@
 import { BOOTSTRAP } from './schema-bootstrap.ts'
 import { CLAIMS } from './schema-claims.ts'
 import { CLONES } from './schema-clones.ts'
+import { EVENTS } from './schema-events.ts'
 import { INFRASTRUCTURE_ISSUERS } from './schema-infrastructure.ts'
 import { POLICIES } from './schema-policies.ts'
 import { PROFILES } from './schema-profiles.ts'
@@ -17,4 +18,5 @@ export const LATER: readonly string[] = [
   INFRASTRUCTURE_ISSUERS,
   CLONES,
   POLICIES,
+  EVENTS,
 ]

@@ -15,6 +15,8 @@ import { openCompromisedKeys } from './compromised-keys.ts'
 import { openCounts } from './counts.ts'
 import { openDeviceRows } from './device-rows.ts'
 import { openDevices } from './devices.ts'
+import { openEventLog } from './event-log.ts'
+import { openEvents } from './events.ts'
 import { openFinalising } from './finalising.ts'
 import { openFinish, openFinishing } from './finish.ts'
 import { openFleetIntents, openFleets } from './fleets.ts'
@@ -86,6 +88,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     scopes: openPlanScopes(db),
     receipts: openReceiptBook({ db, streams }),
     refusals: openRefusalLog(store),
+    events: openEventLog(db),
     clones: openCloneBook(db),
     sightings: openSightings(db),
   }
@@ -119,6 +122,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     ...openStream(parts),
     ...openReports(parts),
     ...openRefusals(parts),
+    ...openEvents(parts),
     ...openBrokers(parts),
     ...openInfrastructure(store),
     ...openApiTokens(store),

@@ -7,6 +7,7 @@ import { refusalLines } from '../refusal-lines.ts'
 import { pairs, table } from '../table.ts'
 import { type Invocation, noun, type Use } from '../verb.ts'
 import { addApprovalCommands, pendingTable } from './approval.ts'
+import { addTimelineCommand } from './events.ts'
 import { addImportCommand } from './import.ts'
 import { addRotateCommand } from './rotate.ts'
 import { addTagCommand } from './tag.ts'
@@ -36,6 +37,7 @@ export function addDeviceCommands(program: Command, use: Use): void {
     .description('one device: certificates, holds, last refusals')
     .argument('<device>')
     .action(use(showDevice))
+  addTimelineCommand(device, use)
   addRotateCommand(device, use)
   device
     .command('retire')

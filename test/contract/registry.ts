@@ -8,6 +8,7 @@ import { bootstrapContract } from './registry/bootstrap.ts'
 import { brokersContract } from './registry/brokers.ts'
 import { devicesContract } from './registry/devices.ts'
 import { enrollmentContract } from './registry/enrollment.ts'
+import { eventsContract } from './registry/events.ts'
 import { finalisingContract } from './registry/finalising.ts'
 import { fleetsContract } from './registry/fleets.ts'
 import { keysContract } from './registry/keys.ts'
@@ -45,6 +46,7 @@ export async function registryContract(t: Test, create: (t: Test) => Promise<Sto
   const parts = {
     'fleets and batches': fleetsContract,
     tokens: tokensContract,
+    events: eventsContract,
     enrollment: enrollmentContract,
     'issuing in one commit': atOnceContract,
     approval: approvalContract,
