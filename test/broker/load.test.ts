@@ -116,6 +116,16 @@ t.test('random octets after CONNECT close the socket, and the process lives', as
   t.pass()
 })
 
+t.test('64 MB are refused when they are declared, before the first octet of them', async (t) => {
+  const broker = await openTestBroker({ authority })
+  t.teardown(() => broker.close())
+  const raw = await enter(broker, await broker.enroll('A'))
+  raw.send(Buffer.from('3080808020', 'hex')) // PUBLISH with a remaining length of 67 108 864
+  await raw.closed
+  const violation = 'packet of 67108864 octets, 262144 allowed'
+  t.match(await broker.report('refused'), { code: 'R-PACKET', device: 'A', evidence: { violation } })
+})
+
 t.test('a subscriber that does not read loses its socket, and nobody else a message', async (t) => {
   const broker = await open(t)
   const ids = ['W', 'healthy', 'frozen'] as const
