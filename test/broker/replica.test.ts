@@ -1,10 +1,20 @@
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import {
+  copyFileSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import { basename, dirname, join } from 'node:path'
 import Database from 'better-sqlite3'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import type { Change, HoldRecord } from '#shared/feed'
+import { openSqlite } from '#shared/sqlite'
 import { openReplica, type PositionedChange, type Replica } from '../../broker/replica.ts'
+import { MIGRATIONS } from '../../broker/replica-schema.ts'
 import {
   certificateChange,
   deviceChange,
@@ -327,3 +337,99 @@ function everything(replica: Replica) {
       .map((hold) => replica.members(hold, 10)),
   }
 }
+
+/** The files as a crash at this moment would leave them. */
+function crashed(path: string): string {
+  const copy = mkdtempSync(`${dirname(path)}-crashed-`)
+  for (const name of readdirSync(dirname(path))) {
+    if (!name.endsWith('-shm')) copyFileSync(join(dirname(path), name), join(copy, name))
+  }
+  return join(copy, basename(path))
+}
+
+t.test('a crash at any step of a snapshot leaves one whole state, and no file of another', async (t) => {
+  const path = join(directory(t), 'broker.db')
+  const replica = replicaOf(t, path)
+  await load(replica, smallRegistry())
+  const leaves = async (step: string, device: 'lamp' | 'door') => {
+    const copy = crashed(path)
+    const after = openReplica(copy)
+    t.equal(after.record(lamp) !== null, device === 'lamp', step)
+    t.equal(after.record(fingerprintOf('door')) !== null, device === 'door', step)
+    t.equal(after.cursor()?.epoch, device === 'lamp' ? 'e1' : 'e2', step)
+    t.equal(countStates(copy), 1, `${step}: and nothing else is left`)
+    await load(after, smallRegistry(['gate']), 1, 'e3')
+    t.ok(after.record(fingerprintOf('gate')), `${step}: and the next snapshot is taken`)
+    after.close()
+    t.equal(countStates(copy), 1)
+  }
+  replica.beginSnapshot()
+  await leaves('begun', 'lamp')
+  replica.stage(from(7, smallRegistry(['door'])))
+  await leaves('staged', 'lamp')
+  await replica.finishSnapshot({ epoch: 'e2', position: 7 })
+  await leaves('finished', 'lamp')
+  replica.endSnapshot()
+  await leaves('ended', 'door')
+  while (replica.sweep());
+  await leaves('swept', 'door')
+})
+
+t.test('a large snapshot is finished while the event loop turns, and the last of two counts', async (t) => {
+  const ids = Array.from({ length: 3_000 }, (_, index) => `d${index}`)
+  const path = join(directory(t), 'broker.db')
+  const replica = replicaOf(t, path)
+  replica.beginSnapshot()
+  replica.stage(from(9, smallRegistry(ids)))
+  const revoked = certificateChange(fingerprintOf('d1'), 'd1', { state: 'revoked', revokedAt: 1 })
+  replica.stage(from(9, [deviceChange('d0', { state: 'retired' }), revoked]))
+  let turns = 0
+  const counting = setInterval(() => turns++)
+  await replica.finishSnapshot({ epoch: 'e', position: 9 })
+  clearInterval(counting)
+  t.ok(turns > 0)
+  replica.endSnapshot()
+  t.equal(replica.record(fingerprintOf('d0'))?.device.state, 'retired')
+  t.equal(replica.record(fingerprintOf('d1'))?.certificate.state, 'revoked')
+  t.ok(ids.every((id) => replica.record(fingerprintOf(id))?.device.id === id))
+  replica.apply(from(10, [deviceChange('d0')]))
+  t.equal(replica.record(fingerprintOf('d0'))?.device.state, 'active')
+
+  replica.beginSnapshot()
+  replica.stage(from(11, smallRegistry(ids)))
+  await t.rejects(replica.finishSnapshot({ epoch: 'e', position: 11 }, AbortSignal.abort()))
+  replica.abandonSnapshot()
+  t.equal(replica.cursor()?.position, 10, 'given up')
+  while (replica.sweep());
+  t.equal(countStates(path), 1)
+})
+
+t.test('a device may be forgotten in the middle of a snapshot, and come again', async (t) => {
+  const replica = replicaOf(t)
+  const forgotten: Change = { kind: 'forgotten', device: 'lamp' }
+  await load(replica, [...smallRegistry(['lamp', 'lamp', 'door']), forgotten, deviceChange('lamp')])
+  t.equal(replica.record(lamp), null)
+  t.equal(replica.hasLiveCertificate('lamp'), false)
+  t.ok(replica.record(fingerprintOf('door')))
+})
+
+t.test('what a device has besides is kept as it came', async (t) => {
+  const replica = replicaOf(t)
+  const attributes = { model: 'x', site: 'y' }
+  await load(replica, [...smallRegistry(), deviceChange('lamp', { attributes })])
+  t.strictSame(replica.record(lamp)?.device.attributes, attributes)
+})
+
+t.test('a replica of an earlier version keeps its reports, and asks for a snapshot', async (t) => {
+  const path = join(directory(t), 'broker.db')
+  const before = openSqlite(path, { busyTimeoutMs: 100, migrations: MIGRATIONS.slice(0, 3) })
+  before.exec(`UPDATE replica SET generation = 7, newest = 8, epoch = 'e1', position = 5;
+    INSERT INTO devices VALUES (7, 'lamp', 'device', 'default', NULL, 'active');
+    INSERT INTO spool (type, report) VALUES ('applied', '{"type":"applied"}')`)
+  before.close()
+  const replica = replicaOf(t, path)
+  t.equal(replica.cursor(), null)
+  t.equal(replica.spool.size(), 1)
+  await load(replica, smallRegistry())
+  t.ok(replica.record(lamp))
+})
