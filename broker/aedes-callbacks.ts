@@ -12,6 +12,7 @@ import {
   mayFire,
   mayForward,
 } from './authorization.ts'
+import { asksForFactor, proveFactor } from './factor-at-connect.ts'
 import type { GateDeps } from './gate.ts'
 import { holdReading } from './guarded-socket.ts'
 import type { Link, MqttClient, Will } from './mqtt-client.ts'
@@ -19,6 +20,7 @@ import { type ParsedPacket, packetFault } from './packet-faults.ts'
 import type { PublishRate } from './publish-rate.ts'
 import { type Refusal, refusedReport } from './refusals.ts'
 import type { Done, Parcel } from './route.ts'
+import { openSecondFactors } from './second-factor.ts'
 import { judgeRetained, judgeSession } from './session-quota.ts'
 import { NO_SUBSCRIPTION, type SessionStore } from './session-store.ts'
 import type { Subscription } from './subscriptions.ts'
@@ -33,6 +35,8 @@ export interface MqttDeps
   /** How often this broker says that it is alive, ms; wills of dead ones are swept every fourth time. */
   readonly heartbeatMs?: number
   readonly store: SessionStore
+  /** `fetch`, but for tests: of the keys that tokens are judged by. */
+  fetch?(url: string, init: RequestInit): Promise<Response>
 }
 
 /** What the callbacks need beside their deps. */
@@ -110,6 +114,7 @@ function lowerQos(deps: MqttDeps, { connection }: Link, packet: ParsedPacket): v
 }
 
 export function connectHooks(deps: MqttDeps) {
+  const factors = openSecondFactors(deps)
   return {
     preConnect(
       client: MqttClient,
@@ -123,14 +128,25 @@ export function connectHooks(deps: MqttDeps) {
       if (packet.keepalive === 0 || packet.keepalive > longest) packet.keepalive = longest
       answer(null, link.connection.refused === null)
     },
-    /** User name and password are not looked at: the certificate is the identity. */
-    authenticate(client: MqttClient, _user: unknown, _password: unknown, answer: Answer<boolean>) {
+    /** The certificate is the identity, and a user name is not looked at; a password only where one is asked for. */
+    authenticate(client: MqttClient, _user: unknown, password: Uint8Array | null, answer: Answer<boolean>) {
       const judge = () => judgeConnect(deps, client.req) ?? judgeSession(deps, client)
+      const decide = (refusal: Refusal | null) => {
+        if (refusal === null) return answer(null, true)
+        refuse(deps, client.req, refusal)
+        client.req.ending = refusal.code
+        answer(Object.assign(new Error(refusal.code), { returnCode: NOT_AUTHORIZED }), false)
+      }
       const refusal = orDeny(deps, 'connect', judge, DENIED)
-      if (refusal === null) return answer(null, true)
-      refuse(deps, client.req, refusal)
-      client.req.ending = refusal.code
-      answer(Object.assign(new Error(refusal.code), { returnCode: NOT_AUTHORIZED }), false)
+      const isAsked = refusal === null && orDeny(deps, 'factor', () => asksForFactor(deps, client.req), true)
+      if (!isAsked) return decide(refusal)
+      proveFactor({ ...deps, factors }, { link: client.req, password }).then(
+        (fault) => decide(fault ?? orDeny(deps, 'connect', judge, DENIED)), // it took its time: once more
+        (error: unknown) => {
+          failed(deps, 'factor', error)
+          decide(DENIED)
+        },
+      )
     },
   }
 }

@@ -3,6 +3,7 @@ import type { Change, DeviceRecord, HoldRecord, Report } from '#shared/feed'
 import type { Log } from '#shared/log'
 import { spread } from '#shared/spread'
 import { stillLive } from './admission.ts'
+import { lacksFactor } from './factor-at-connect.ts'
 import type { PositionedChange, Replica } from './replica.ts'
 import type { Connection, Selector, Sessions } from './sessions.ts'
 
@@ -85,7 +86,8 @@ export class Enforcement {
         return this.#stop({ kind: 'issuer', id: change.issuer.id }, since, this.#judgeOrRefuse)
       case 'fleet':
         this.#deps.sessions.setPolicy(change.fleet)
-        return
+        if (change.fleet.factor === undefined) return
+        return this.#stop({ kind: 'fleet', id: change.fleet.id }, since, this.#judgeOrRefuse)
       case 'trust':
         this.#deps.newsForAll?.()
         return
@@ -176,12 +178,12 @@ export class Enforcement {
 
   /** Refuses those of the selected sessions for which `judge` names a code, before it returns its promise. */
   async #stop(selector: Selector, since: number, judge: Judge): Promise<Stopped> {
-    const devices = new Set<string>()
+    const devices = new Set<string>() // whose sessions end for good, which a missing factor does not mean
     const { closeMs, survivors } = await this.#deps.sessions.close(selector, {
       since,
       judge(connection) {
         const code = judge(connection)
-        if (code !== null) devices.add(connection.device)
+        if (code !== null && code !== 'factor') devices.add(connection.device)
         return code
       },
     })
@@ -205,7 +207,8 @@ export class Enforcement {
     if (code !== null || record === null) return code ?? 'unrecorded'
     // The session is indexed under what it was admitted as; a device that has moved connects again as what it is.
     const isSame = record.device.fleet === connection.fleet && record.device.batch === connection.batch
-    return isSame ? null : 'unrecorded'
+    if (!isSame) return 'unrecorded'
+    return lacksFactor(connection, record) ? 'factor' : null
   }
 
   #report(hold: HoldRecord, line: Pick<AppliedReport, 'sessionsClosed' | 'closeMs' | 'survivors'>): void {

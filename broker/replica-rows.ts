@@ -44,7 +44,7 @@ export function appending(db: Sqlite): Inserts {
 
 export function prepareWriter(db: Sqlite, { device, certificate }: Inserts): WriteChange {
   const issuer = db.prepare('INSERT OR REPLACE INTO issuers VALUES (?, ?, ?)')
-  const fleet = db.prepare('INSERT OR REPLACE INTO fleets VALUES (?, ?, ?)')
+  const fleet = db.prepare('INSERT OR REPLACE INTO fleets VALUES (?, ?, ?, ?)')
   const member = db.prepare('INSERT OR IGNORE INTO members VALUES (?, ?)')
   // An upsert, because a hold that is delivered again keeps its `reported`.
   const hold = db.prepare(
@@ -61,8 +61,9 @@ export function prepareWriter(db: Sqlite, { device, certificate }: Inserts): Wri
         issuer.run(change.issuer.id, change.issuer.pem, change.issuer.trusted ? 1 : 0)
         return
       case 'fleet': {
-        const { id, policy, policyEpoch } = change.fleet
-        fleet.run(id, JSON.stringify(policy), policyEpoch)
+        const { id, policy, policyEpoch, factor } = change.fleet
+        const asked = factor === undefined ? null : JSON.stringify(factor)
+        fleet.run(id, JSON.stringify(policy), policyEpoch, asked)
         return
       }
       case 'device':
@@ -223,8 +224,8 @@ export function readMemory(db: Sqlite): StateMemory {
     .prepare<[], { id: string; pem: string; trusted: number }>('SELECT id, pem, trusted FROM issuers')
     .all()
   const fleets = db
-    .prepare<[], { id: string; policy: string; policyEpoch: number }>(
-      'SELECT id, policy, policy_epoch AS policyEpoch FROM fleets',
+    .prepare<[], { id: string; policy: string; policyEpoch: number; factor: string | null }>(
+      'SELECT id, policy, policy_epoch AS policyEpoch, factor FROM fleets',
     )
     .all()
   const holds = db
@@ -234,7 +235,11 @@ export function readMemory(db: Sqlite): StateMemory {
     .all()
   return {
     issuers: issuers.map((row) => ({ ...row, trusted: row.trusted === 1 })),
-    fleets: fleets.map((row) => ({ ...row, policy: JSON.parse(row.policy) })),
+    fleets: fleets.map(({ factor, ...row }) => ({
+      ...row,
+      policy: JSON.parse(row.policy),
+      ...(factor === null ? {} : { factor: JSON.parse(factor) }),
+    })),
     holds: holds.map(({ id, kind, scope }) => ({ id, scope: { kind, id: scope }, state: 'active' as const })),
   }
 }

@@ -21,6 +21,8 @@ export interface Connection {
   policy: CompiledPolicy
   /** Set in the tick of the decision: from then on nothing of it is routed and nothing is delivered to it. */
   refused: RefusalErrorCode | null
+  /** Id of the second factor that it has proved; null when none was asked for, not set before CONNECT. */
+  proved?: string | null
   /** Its TLS session is one from before. */
   readonly isResumed?: boolean
 }

@@ -45,6 +45,10 @@ export const STATE_MIGRATIONS = [
   -- What devices are to trust; no row before the first rollover.
   CREATE TABLE trust (one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL, bundle TEXT NOT NULL) STRICT;
   `,
+  `
+  -- What the fleet asks for beside a certificate, as JSON; null for nothing.
+  ALTER TABLE fleets ADD COLUMN factor TEXT;
+  `,
 ] as const
 
 /** Made when a snapshot is complete: sorting once costs a tenth of keeping them in order row by row. */

@@ -46,6 +46,7 @@ const EXIT_OF = {
   retired: EXIT.denied,
   stale: EXIT.denied,
   idmismatch: EXIT.denied,
+  factor: EXIT.denied,
   duplicate: EXIT.denied,
   clone: EXIT.denied,
   rate: EXIT.denied,

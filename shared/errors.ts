@@ -17,6 +17,7 @@ export type RefusalErrorCode =
   | 'retired'
   | 'stale'
   | 'idmismatch'
+  | 'factor'
   | 'duplicate'
   | 'clone'
   | 'rate'

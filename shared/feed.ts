@@ -11,6 +11,7 @@
  */
 import { type Static, Type } from 'typebox'
 import { Policy } from './policy/schema.ts'
+import { SecondFactor } from './second-factor.ts'
 import { TrustRecord } from './trust-bundle.ts'
 
 export { Policy }
@@ -35,6 +36,8 @@ export const FleetRecord = Type.Object({
   id: Id,
   policy: Policy,
   policyEpoch: Type.Integer({ minimum: 1 }),
+  /** What its devices bring beside their certificates; left out where that is nothing. */
+  factor: Type.Optional(SecondFactor),
 })
 export type FleetRecord = Static<typeof FleetRecord>
 
@@ -53,6 +56,8 @@ export const DeviceRecord = Type.Object({
   attributes: Type.Optional(Type.Record(Type.String(), Type.String())),
   /** Its own policy, in the place of what its fleet allows; left out where it has none. */
   policy: Type.Optional(Policy),
+  /** Its own second factor, in the place of what its fleet asks for. */
+  factor: Type.Optional(SecondFactor),
 })
 export type DeviceRecord = Static<typeof DeviceRecord>
 

@@ -106,6 +106,12 @@ export const REFUSALS = {
     evidence: ['clientId', 'expected'],
     fix: 'Use the device id as MQTT client id (a service may append `:` and a name).',
   },
+  'R-FACTOR': {
+    stage: 'connect',
+    text: 'The certificate is good, but its service or fleet asks for a password or a token as well, and CONNECT brought none that holds.',
+    evidence: ['factor', 'fault'],
+    fix: 'Send the password, or a token that is current and for this device, as the password of CONNECT. `muster factor show` names what is asked for; `muster factor password` makes a new password.',
+  },
   'R-DUPLICATE': {
     stage: 'session',
     text: 'Another connection with the same identity took over.',

@@ -20,6 +20,7 @@ export const STATUS = {
   retired: 403,
   stale: 503,
   idmismatch: 403,
+  factor: 403,
   duplicate: 409,
   clone: 403,
   rate: 429,
