@@ -1,9 +1,9 @@
 import type { Change } from '#shared/feed'
 import { openSqlite, type Sqlite } from '#shared/sqlite'
-import { appending, prepareWriter, upserting, type WriteChange } from './replica-rows.ts'
+import { appending, prepareWriter, type WriteChange } from './replica-rows.ts'
 import { BUSY_TIMEOUT_MS } from './replica-schema.ts'
 import { prepareMark, type StateMark } from './replica-state.ts'
-import { finishState, indexState } from './state-finish.ts'
+import { finishState } from './state-finish.ts'
 import { STATE_MIGRATIONS } from './state-schema.ts'
 import { finishElsewhere } from './state-worker.ts'
 
@@ -21,8 +21,7 @@ export class Staging {
   readonly generation: number
   readonly #path: string
   readonly #db: Sqlite
-  #write: WriteChange
-  #isIndexed = false
+  readonly #write: WriteChange
   #count = 0
 
   constructor({ path, generation }: { path: string; generation: number }) {
@@ -37,19 +36,8 @@ export class Staging {
   }
 
   add(changes: readonly Change[]): void {
-    for (const change of changes) {
-      if (change.kind === 'forgotten') this.#index()
-      this.#write(change)
-    }
+    for (const change of changes) this.#write(change)
     this.#count += changes.length
-  }
-
-  /** No registry tells in a snapshot what it has forgotten; whoever does needs what is there to be found. */
-  #index(): void {
-    if (this.#isIndexed) return
-    this.#isIndexed = true
-    indexState(this.#db)
-    this.#write = prepareWriter(this.#db, upserting(this.#db))
   }
 
   /**

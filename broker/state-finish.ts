@@ -21,7 +21,7 @@ export function finishState(path: string): void {
 }
 
 /** Of a device or a certificate that came more than once, the last counts. */
-export function indexState(db: Sqlite): void {
+function indexState(db: Sqlite): void {
   try {
     for (const index of STATE_INDEXES) db.exec(index)
   } catch (error) {
