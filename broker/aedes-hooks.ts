@@ -31,6 +31,8 @@ export interface Mqtt extends Inside {
   tellAll(): void
   /** Clients that are registered, by Aedes' register and by its counter: always the same. */
   registered(): { readonly ids: string[]; readonly counted: number }
+  /** As the broker itself; whoever has a session has it in its queue. */
+  publish(message: { topic: string; payload: string; retain: boolean }): void
   /** Since the start. */
   traffic(): Readonly<Traffic>
   close(): Promise<void>
@@ -78,6 +80,11 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
     tell: (connection) => news.tell(connection),
     tellAll: () => news.tellAll(),
     registered: () => ({ ids: Object.keys(broker.clients), counted: broker.connectedClients }),
+    publish(message) {
+      broker.publish({ qos: 1, ...message }, (error) => {
+        if (error) deps.log.error({ err: error, topic: message.topic }, 'not published')
+      })
+    },
     traffic: () => ({ ...traffic, delivered: traffic.delivered + broker.delivery.sent }),
     async close() {
       news.stop()

@@ -20,6 +20,8 @@ export interface Config {
   readonly webSocket: { readonly port: number; readonly origins: readonly string[] } | null
   /** The protocol may be named in the handshake of TLS (RFC 7301). */
   readonly isAlpnSpoken: boolean
+  /** Services are told, over MQTT, which devices are connected. */
+  readonly isPresenceTold: boolean
   /** Names in the server certificate, the public one first. */
   readonly hosts: readonly string[]
   /** How long known devices are admitted while the registry is silent, ms. */
@@ -42,6 +44,7 @@ const OPTIONS = {
   'websocket-port': { type: 'string' },
   'websocket-origin': { type: 'string', multiple: true, default: NONE },
   alpn: { type: 'boolean', default: false },
+  presence: { type: 'boolean', default: false },
   host: { type: 'string', multiple: true, default: NONE },
   listen: { type: 'string', default: '127.0.0.1' },
   'max-staleness': { type: 'string', default: '24h' },
@@ -82,6 +85,7 @@ export function readConfig(argv: readonly string[]): Config {
     port: readPort(values, faults),
     webSocket: readWebSocket(values, faults),
     isAlpnSpoken: values.alpn,
+    isPresenceTold: values.presence,
     hosts: Object.freeze([...new Set([...values.host, ...LOCAL_HOSTS])]),
     maxStalenessMs: readDuration(values['max-staleness'], faults),
     durability: readDurability(values.durability, faults),

@@ -14,6 +14,7 @@ import { type Credential, renewCredential } from './credential.ts'
 import { Follower } from './follower.ts'
 import { type Credentials, type Listener, openListener } from './listener.ts'
 import { type Meter, openMeter, serveMetrics } from './metrics.ts'
+import { Presence } from './presence.ts'
 import { RegistryLink } from './registry-link.ts'
 import { keepRenewed } from './renewal.ts'
 import { openReplica, type Replica } from './replica.ts'
@@ -62,6 +63,7 @@ interface Wiring {
   credential: Credential
   listener: Listener | null
   mqtt: Mqtt | null
+  presence: Presence | null
   url: string
 }
 
@@ -92,11 +94,23 @@ export async function startBroker(config: Config, deps: StartDeps): Promise<Runn
 }
 
 /** Reports, and counts what is reported. */
-function reporting({ meter }: Parts, reporter: Reporter): (report: Report) => void {
+function reporting({ meter, wiring }: Parts, reporter: Reporter): (report: Report) => void {
   return (report) => {
     meter.saw(report)
+    wiring.presence?.saw(report)
     reporter.report(report)
   }
+}
+
+function tellPresence({ sessions, store, wiring, now, log, lifecycle }: Parts, mqtt: Mqtt): void {
+  const presence = new Presence({
+    ...{ sessions, now, retained: store.retained },
+    publish: (message) => mqtt.publish(message),
+    failed: (error) => log.error({ err: error }, 'cannot tell who is connected'),
+  })
+  wiring.presence = presence
+  lifecycle.started('presence', () => presence.stop())
+  presence.start()
 }
 
 async function openMetrics(parts: Parts, mqtt: Mqtt): Promise<number | null> {
@@ -123,7 +137,7 @@ async function openParts(config: Config, deps: StartDeps): Promise<Parts> {
   lifecycle.started('sessions', () => store.destroy())
   const link = new RegistryLink(credential)
   lifecycle.started('link', () => link.close())
-  const wiring: Wiring = { credential, listener: null, mqtt: null, url: '' }
+  const wiring: Wiring = { credential, listener: null, mqtt: null, presence: null, url: '' }
   const meter = openMeter()
   const sessions = new Sessions({
     now,
@@ -178,6 +192,7 @@ async function openDoors(
   wiring.mqtt = mqtt
   lifecycle.started('mqtt', () => mqtt.close())
   await mqtt.review() // what was decided while this broker was away
+  if (config.isPresenceTold) tellPresence(parts, mqtt)
   const listener = await openListener({
     ...inside,
     ...credentialsOf(parts),

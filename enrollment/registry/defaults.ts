@@ -12,4 +12,7 @@ export const DEFAULT_POLICY: Policy = {
 }
 
 /** A service reads what every device says, and sends commands. */
-export const SERVICES_POLICY: Policy = { publish: ['devices/+/commands/#'], subscribe: ['devices/#'] }
+export const SERVICES_POLICY: Policy = {
+  publish: ['devices/+/commands/#'],
+  subscribe: ['devices/#', 'muster/presence/#'],
+}

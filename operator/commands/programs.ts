@@ -105,6 +105,7 @@ export function keepingArguments(options: KeepingOptions): string[] {
 export interface BrokerOptions {
   readonly durability?: string
   readonly limit?: readonly string[]
+  readonly presence?: boolean
 }
 
 export function addBrokerOptions(command: Command): Command {
@@ -115,10 +116,12 @@ export function addBrokerOptions(command: Command): Command {
       'what acknowledged messages survive: kill (the process), full (default: the power, too)',
     )
     .option('--limit <limit=n>', 'another limit for clients, repeatable: docs/operations.md', collect)
+    .option('--presence', 'tell services over MQTT which devices are connected: muster/presence/<device>')
 }
 
 /** The same as arguments of `muster broker`, which judges them. */
-export function brokerArguments({ durability, limit = [] }: BrokerOptions): string[] {
+export function brokerArguments({ durability, limit = [], presence }: BrokerOptions): string[] {
   const levels = durability === undefined ? [] : ['--durability', durability]
-  return [...levels, ...limit.flatMap((one) => ['--limit', one])]
+  const told = presence === true ? ['--presence'] : []
+  return [...levels, ...limit.flatMap((one) => ['--limit', one]), ...told]
 }

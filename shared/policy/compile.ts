@@ -1,3 +1,4 @@
+import { isForServices } from '../presence.ts'
 import { isTopicFilter, isTopicName } from '../topic-syntax.ts'
 import { matches, overlap, probes } from './match.ts'
 import { type Client, type Origin, type Rule, readPolicy, ruleFor } from './rules.ts'
@@ -180,8 +181,9 @@ function octets(payload: Publication['payload']): number {
 const DEVICES = 'devices/'
 const OWN_LEVEL = '/muster'
 
-/** `devices/<id>/muster` and below: what the broker itself tells a device. Nobody else publishes there, whatever a policy says. */
+/** `devices/<id>/muster` and below, and `muster`: what the broker itself tells a device, and services. Nobody else publishes there, whatever a policy says. */
 function isOfThePlane(topic: string): boolean {
+  if (isForServices(topic)) return true
   if (!topic.startsWith(DEVICES)) return false
   const at = topic.indexOf('/', DEVICES.length)
   if (at === -1 || !topic.startsWith(OWN_LEVEL, at)) return false

@@ -14,7 +14,11 @@ export async function fleetsContract(t: Test, fresh: Fresh): Promise<void> {
       ],
     )
     t.strictSame(fleets[0]?.policy.publish, ['devices/$' + '{device.id}/#'], 'a device has its own branch')
-    t.strictSame(fleets[1]?.policy.subscribe, ['devices/#'], 'a service reads all of them')
+    t.strictSame(
+      fleets[1]?.policy.subscribe,
+      ['devices/#', 'muster/presence/#'],
+      'a service reads all of them',
+    )
   })
 
   await t.test('a fleet is made once', async (t) => {
