@@ -18,6 +18,7 @@ import { addPolicyCommands } from './commands/policy.ts'
 import { addProgramCommands } from './commands/programs.ts'
 import { addReleaseCommand } from './commands/release.ts'
 import { addRevokeCommand } from './commands/revoke.ts'
+import { addFactorCommands } from './commands/second-factor.ts'
 import { addServiceCommands } from './commands/service.ts'
 import { addStatusCommand } from './commands/status.ts'
 import { addTokenCommands } from './commands/token.ts'
@@ -45,6 +46,7 @@ const OPERATOR_COMMANDS = [
   addDeviceCommands,
   addKeyCommands,
   addServiceCommands,
+  addFactorCommands,
   addHoldCommand,
   addReleaseCommand,
   addRevokeCommand,

@@ -24,6 +24,10 @@ import type {
   DeviceView,
   EventMessage,
   Explanation,
+  FactorReply,
+  FactorRequest,
+  FactorScope,
+  FactorView,
   FleetPolicyView,
   FleetProfile,
   FleetRequest,
@@ -135,6 +139,11 @@ export function openAdminClient(access: OperatorProfile | JsonClientOptions) {
     setDevicePolicy: (device: string, policy: Policy) =>
       client.send<DevicePolicyView>('PUT', `/v1/devices/${encodeURIComponent(device)}/policy`, policy),
     removeDevicePolicy: (device: string) => remove(`/v1/devices/${encodeURIComponent(device)}/policy`),
+    showFactor: (scope: FactorScope) => get<FactorView>(factorPath(scope)),
+    /** The password, if one was made, is in the reply this once. */
+    setFactor: (scope: FactorScope, request: FactorRequest) =>
+      client.send<FactorReply>('PUT', factorPath(scope), request),
+    clearFactor: (scope: FactorScope) => client.send<FactorView>('DELETE', factorPath(scope)),
     checkPolicy: (question: PolicyQuestion) => post<PolicyAnswer>('/v1/policies/check', question),
     /** An empty value takes an attribute away. */
     tagDevice: (device: string, attributes: Readonly<Record<string, string>>) =>
@@ -278,4 +287,8 @@ function query(entries: Record<string, string | number | undefined>): string {
   const given = new URLSearchParams()
   for (const [name, value] of Object.entries(entries)) if (value !== undefined) given.set(name, String(value))
   return given.size === 0 ? '' : `?${given}`
+}
+
+function factorPath({ kind, id }: FactorScope): string {
+  return `/v1/${kind}s/${encodeURIComponent(id)}/factor`
 }

@@ -26,6 +26,7 @@ import { MANUFACTURER_ROUTES } from './manufacturers.ts'
 import { POLICY_ROUTES } from './policies.ts'
 import { ROTATION_ROUTES } from './rotations.ts'
 import { type Route, route } from './routes.ts'
+import { SECOND_FACTOR_ROUTES } from './second-factors.ts'
 
 const text = Type.Optional(Type.String({ maxLength: 128 }))
 const TokenQuery = Type.Object({ batch: text })
@@ -247,6 +248,7 @@ export const ADMIN_ROUTES: readonly Route[] = [
   ...EVENT_ROUTES,
   ...FLEET_ROUTES,
   ...POLICY_ROUTES,
+  ...SECOND_FACTOR_ROUTES,
   ...KEY_ROUTES,
   ...ROTATION_ROUTES,
   ...BOOTSTRAP_ROUTES,

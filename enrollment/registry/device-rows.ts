@@ -25,7 +25,7 @@ export function openDeviceRows(db: Sqlite) {
   function add(device: NewDeviceRow, state: DeviceState): DeviceRow {
     const { id, kind, fleet, batch, created_at } = device
     const { lastInsertRowid } = insert.run(id, kind, fleet, batch, state, created_at)
-    const none = { last_seen_at: null, attributes: '{}', policy: null }
+    const none = { last_seen_at: null, attributes: '{}', policy: null, factor: null }
     return { ...device, row: Number(lastInsertRowid), state, ...none }
   }
 

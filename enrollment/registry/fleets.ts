@@ -2,6 +2,7 @@ import type { BatchView, FleetRequest, FleetView, Naming } from '#shared/api'
 import { MusterError } from '#shared/errors'
 import type { FleetRecord, Policy } from '#shared/feed'
 import { isBatchId, SERVICES_FLEET } from '#shared/identity/device'
+import type { SecondFactor } from '#shared/second-factor'
 import type { Sqlite } from '#shared/sqlite'
 import { DEFAULT_FLEET, DEFAULT_POLICY } from './defaults.ts'
 import type { Intent } from './ledger.ts'
@@ -16,6 +17,7 @@ export interface FleetRow {
   readonly profile: string
   readonly policy: string
   readonly policy_epoch: number
+  readonly factor: string | null
   readonly synthetic: 0 | 1
   readonly created_at: number
 }
@@ -43,7 +45,8 @@ export interface NewBatch {
 
 export function fleetRecord(row: FleetRow): FleetRecord {
   const policy = JSON.parse(row.policy) as Policy // written by insertFleet and setPolicy only
-  return { id: row.id, policy, policyEpoch: row.policy_epoch }
+  const asked = row.factor === null ? {} : { factor: JSON.parse(row.factor) as SecondFactor } // by setFactor only
+  return { id: row.id, policy, policyEpoch: row.policy_epoch, ...asked }
 }
 
 /** Fleets and batches, for those parts of the registry that make or read them within an intent of their own. */

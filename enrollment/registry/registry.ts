@@ -62,6 +62,7 @@ import type {
   StatusCounts,
 } from './records.ts'
 import type { RolloverIntents } from './rollover-records.ts'
+import type { SecondFactorIntents } from './second-factors.ts'
 
 export type * from './bootstrap-records.ts'
 export type * from './clone-records.ts'
@@ -75,7 +76,8 @@ export interface Registry
     RolloverIntents,
     BootstrapIntents,
     CloneIntents,
-    PolicyIntents {
+    PolicyIntents,
+    SecondFactorIntents {
   readonly trustDomain: string
 
   // fleets and batches

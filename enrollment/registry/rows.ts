@@ -15,14 +15,18 @@ export interface DeviceRow {
   /** As JSON: `{}` for none, and null for a policy that is the fleet's. */
   readonly attributes: string
   readonly policy: string | null
+  readonly factor: string | null
 }
 
 /** One that is about to be recorded. */
-export type NewDeviceRow = Omit<DeviceRow, 'row' | 'state' | 'last_seen_at' | 'attributes' | 'policy'> & {
+export type NewDeviceRow = Omit<
+  DeviceRow,
+  'row' | 'state' | 'last_seen_at' | 'attributes' | 'policy' | 'factor'
+> & {
   readonly row: null
 }
 
-export const DEVICE_COLUMNS = `d.row, d.id, d.kind, d.fleet, d.batch, d.state, d.last_seen_at, d.created_at, d.policy,
+export const DEVICE_COLUMNS = `d.row, d.id, d.kind, d.fleet, d.batch, d.state, d.last_seen_at, d.created_at, d.policy, d.factor,
   (SELECT json_group_object(a.name, a.value) FROM device_attributes a WHERE a.device = d.row) AS attributes`
 
 /** Without the DER, which few readers need; `device` is the id. */
@@ -65,12 +69,13 @@ export function newestFirst<Row extends { readonly row: number }>(rows: readonly
 }
 
 export function deviceRecord(row: DeviceRow): DeviceRecord {
-  const { id, kind, fleet, batch, state, attributes, policy } = row
+  const { id, kind, fleet, batch, state, attributes, policy, factor } = row
   return {
     ...{ id, kind, fleet, batch, state },
     // Written by the registry only; left out where there is nothing, as brokers of older versions know it.
     ...(attributes === '{}' ? {} : { attributes: JSON.parse(attributes) }),
     ...(policy === null ? {} : { policy: JSON.parse(policy) }),
+    ...(factor === null ? {} : { factor: JSON.parse(factor) }),
   }
 }
 

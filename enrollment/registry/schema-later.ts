@@ -5,6 +5,7 @@ import { EVENTS } from './schema-events.ts'
 import { INFRASTRUCTURE_ISSUERS } from './schema-infrastructure.ts'
 import { POLICIES } from './schema-policies.ts'
 import { PROFILES } from './schema-profiles.ts'
+import { SECOND_FACTORS } from './schema-second-factors.ts'
 import { SERVER_KEYS } from './schema-server-keys.ts'
 import { TRUST_BUNDLE } from './schema-trust.ts'
 
@@ -19,4 +20,5 @@ export const LATER: readonly string[] = [
   CLONES,
   POLICIES,
   EVENTS,
+  SECOND_FACTORS,
 ]

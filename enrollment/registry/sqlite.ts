@@ -43,6 +43,7 @@ import { openReservations } from './reservations.ts'
 import { openRevocationStatus } from './revocation-status.ts'
 import { openRollovers } from './rollovers.ts'
 import { openRotations } from './rotations.ts'
+import { openSecondFactorIntents } from './second-factors.ts'
 import { openServerKeys } from './server-keys.ts'
 import { openServices } from './services.ts'
 import { openSightings, openSupersession } from './sightings.ts'
@@ -97,6 +98,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
     ...openFleetIntents(parts),
     ...openProfileIntents(parts),
     ...openPolicyIntents(parts),
+    ...openSecondFactorIntents(parts),
     ...openCompromisedKeys(parts),
     ...openRotations(parts),
     ...openTokens(parts),
