@@ -6,32 +6,10 @@ import type { Policy, PolicyRule } from '#shared/policy/schema'
 import { compilePolicy } from '../../broker/topic-policy.ts'
 import { isTopicFilter, isTopicName, levelsOf } from '../../broker/topic-syntax.ts'
 import { DEVICE_POLICY, SERVICE_POLICY } from '../support/broker.ts'
+import { everyTopic, oracle } from '../support/topic-oracle.ts'
 
 const device = { id: 'A', fleet: 'lab' }
 
-/** MQTT 3.1.1 section 4.7, word for word: the oracle. Slow, recursive, on arrays. */
-function matches(filter: readonly string[], topic: readonly string[]): boolean {
-  const [head, ...rest] = filter
-  if (head === undefined) return topic.length === 0
-  if (head === '#') return true // any number of levels, none included
-  const [level, ...below] = topic
-  return level !== undefined && (head === '+' || head === level) && matches(rest, below)
-}
-function oracle(filter: string, topic: string): boolean {
-  if (topic.startsWith('$') !== filter.startsWith('$')) return false // [MQTT-4.7.2-1]
-  return matches(filter.split('/'), topic.split('/'))
-}
-
-/** Every topic of at most `depth` levels over an alphabet that has a level no rule and no filter names. */
-function everyTopic(depth: number): string[] {
-  const topics: string[][] = []
-  let longest: string[][] = [[]]
-  for (let level = 0; level < depth; level++) {
-    longest = longest.flatMap((topic) => ['', 'a', 'b', 'other'].map((name) => [...topic, name]))
-    topics.push(...longest)
-  }
-  return topics.map((levels) => levels.join('/')).filter((topic) => topic !== '')
-}
 const TOPICS = everyTopic(5)
 
 const level = fc.constantFrom('', 'a', 'b', '+')
