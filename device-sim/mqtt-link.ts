@@ -41,6 +41,8 @@ const CONNECT_DEADLINE_MS = 15_000
 /** A broker that does not close after DISCONNECT is left, ms. */
 const END_DEADLINE_MS = 2_000
 const KEEPALIVE_S = 60
+/** Return code of a broker that is to be asked again later (MQTT 3.1.1 section 3.2.2.3): it says nothing of the pair. */
+const SERVER_UNAVAILABLE = 3
 
 /**
  * Connects with mutual TLS and MQTT 3.1.1.
@@ -118,7 +120,7 @@ function openSession(socket: TLSSocket, options: LinkOptions): Promise<MqttClien
     client.once('connect', () => resolve(client))
     client.on('error', (error) => {
       last = error
-      if (isReason(error)) reject(refused(options, error.code))
+      if (isReason(error) && error.code !== SERVER_UNAVAILABLE) reject(refused(options, error.code))
       else socket.destroy()
     })
     client.once('close', () => reject(gone(options, last)))

@@ -14,13 +14,14 @@ t.teardown(() => authority.remove())
 const server = await testIdentity(authority, 'broker-1', { kind: 'broker' })
 const lamp = await testIdentity(authority, 'lamp')
 
-/** A real MQTT broker behind real TLS, which refuses the client ids in `refused`. */
+/** A real MQTT broker behind real TLS, which refuses the client ids in `refused`, and tells those in `busy` to come later. */
 async function startBroker(t: Test) {
   const refused = new Set<string>()
+  const busy = new Set<string>()
   const aedes = await Aedes.createBroker({
     authenticate: ({ id }, _user, _password, done) => {
-      const error = Object.assign(new Error('no'), { returnCode: 5 })
-      if (refused.has(id))
+      const error = Object.assign(new Error('no'), { returnCode: busy.has(id) ? 3 : 5 })
+      if (refused.has(id) || busy.has(id))
         done(error as Parameters<typeof done>[0], false) // the type wants a library class of the same shape
       else done(null, true)
     },
@@ -49,7 +50,7 @@ async function startBroker(t: Test) {
     await new Promise<void>((resolve) => aedes.close(() => resolve()))
   })
   const { port } = tls.address() as AddressInfo // it listens on TCP
-  return { aedes, refused, sockets, url: `mqtts://127.0.0.1:${port}` }
+  return { aedes, refused, busy, sockets, url: `mqtts://127.0.0.1:${port}` }
 }
 
 function linkOptions(url: string): LinkOptions {
@@ -82,6 +83,12 @@ t.test('a refused device hears CONNACK 5', async (t) => {
   const broker = await startBroker(t)
   broker.refused.add('lamp')
   await t.rejects(openLink(linkOptions(broker.url)), { code: 'forbidden', evidence: { returnCode: 5 } })
+})
+
+t.test('a broker that asks to come later says nothing of the pair', async (t) => {
+  const broker = await startBroker(t)
+  broker.busy.add('lamp')
+  await t.rejects(openLink(linkOptions(broker.url)), { code: 'unreachable' })
 })
 
 t.test('a broker that is not there, or is another, is unreachable', async (t) => {
