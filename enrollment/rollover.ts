@@ -111,6 +111,7 @@ export async function finishRollover(deps: Deps, { by }: { by: Actor }): Promise
   const wasTurned = newest !== undefined && newest.cutOverAt !== null
   if (newest?.state === 'finished' || (newest?.state === 'aborted' && wasTurned)) return follow(deps, newest)
   const open = await openRollover(deps)
+  if (open.state === 'published') throw notTurned(open)
   const notBefore = finishNotBefore(deps, open)
   const now = deps.now()
   if (notBefore !== null && now < notBefore) {
@@ -217,6 +218,13 @@ function underWay({ id, state }: RolloverRecord): MusterError {
   return new MusterError(
     'conflict',
     `Cannot start a rollover: "${id}" is under way (${state}); fix: finish it, or muster ca rollover abort`,
+  )
+}
+
+function notTurned({ id }: RolloverRecord): MusterError {
+  return new MusterError(
+    'conflict',
+    `Cannot finish the rollover "${id}": it is published, and the old CAs still sign; fix: muster ca rollover cut-over, or abort`,
   )
 }
 

@@ -10,6 +10,19 @@ t.test(
   },
 )
 
+t.test('a rollover that is only published is not finished, and the refusal says what to do', async (t) => {
+  t.testdir({})
+  const one = await planeOf(t, 'published')
+  await run(one, { kind: 'start', cut: 1, root: true })
+  await run(one, { kind: 'finish', cut: 1, root: false })
+  const { deps } = one.service
+  await t.rejects(finishRollover(deps, { by }), {
+    code: 'conflict',
+    message: /old CAs still sign; fix: muster/,
+  })
+  t.match((await rolloverStatus(deps)).rollover, { state: 'published' })
+})
+
 t.test('when the CAs that sign have ended, those that are published sign', async (t) => {
   t.testdir({})
   const one = await planeOf(t, 'ended')

@@ -70,7 +70,10 @@ export class Plane {
     } catch (error) {
       if (error instanceof PowerCut) {
         await this.restart()
-        await work() // what was cut completes
+        await work().catch((refused) => {
+          // what was cut completes; but whether certificates are still good is judged in the commit of the last step
+          if (cutAt !== 'rollover-finish.1' || !isMusterError(refused, 'conflict')) throw refused
+        })
       } else if (!isMusterError(error, 'conflict')) throw error
     } finally {
       this.#cutAt = null
