@@ -9,7 +9,6 @@ import { openLog } from '#shared/log'
 import { Follower, type FollowLimits } from '../../broker/follower.ts'
 import { openReplica, type Replica } from '../../broker/replica.ts'
 import { type Connection, Sessions } from '../../broker/sessions.ts'
-import { compilePolicy } from '../../broker/topic-policy.ts'
 import { openTestFeed, type TestFeed } from '../support/feed.ts'
 import {
   certificateChange,
@@ -167,7 +166,7 @@ function open(
     issuer: record.certificate.issuer,
     address: '127.0.0.1',
     openedAt: 0,
-    policy: compilePolicy(record.fleet.policy, { id: device, fleet: record.fleet.id }),
+    policy: bench.sessions.policyFor(record, '127.0.0.1'),
     refused: null,
     ...fields,
   }
