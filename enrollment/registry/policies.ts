@@ -6,6 +6,7 @@ import type { Fleets } from './fleets.ts'
 import type { Intent } from './ledger.ts'
 import type { PolicyIntents, PolicySubject } from './policy-records.ts'
 import { DEVICE_COLUMNS, type DeviceRow, deviceRecord } from './rows.ts'
+import type { SecondFactorIntents } from './second-factors.ts'
 import type { Store } from './store.ts'
 
 interface PolicyParts {
@@ -37,7 +38,11 @@ function prepare(db: Sqlite) {
 }
 type Statements = ReturnType<typeof prepare>
 
-export function openPolicyIntents({ store, fleets, attributes }: PolicyParts): PolicyIntents {
+export function openPolicyIntents({
+  store,
+  fleets,
+  attributes,
+}: PolicyParts): Omit<PolicyIntents, keyof SecondFactorIntents> {
   const statements = prepare(store.db)
   return {
     setDevicePolicy: (id, policy, act) =>

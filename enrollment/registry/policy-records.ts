@@ -1,5 +1,6 @@
 import type { DeviceRecord, Policy } from '#shared/feed'
 import type { Act } from './records.ts'
+import type { SecondFactorIntents } from './second-factors.ts'
 
 /** Whom a policy is for, with what it may depend on. */
 export interface PolicySubject {
@@ -8,7 +9,7 @@ export interface PolicySubject {
 }
 
 /** The part of the port for policies of single devices and services, and for what policies depend on. */
-export interface PolicyIntents {
+export interface PolicyIntents extends SecondFactorIntents {
   /** Its own policy, or null for that of its fleet alone. @throws MusterError not_found */
   setDevicePolicy(id: string, policy: Policy | null, act: Act): Promise<PolicySubject>
   /**

@@ -62,7 +62,6 @@ import type {
   StatusCounts,
 } from './records.ts'
 import type { RolloverIntents } from './rollover-records.ts'
-import type { SecondFactorIntents } from './second-factors.ts'
 
 export type * from './bootstrap-records.ts'
 export type * from './clone-records.ts'
@@ -76,8 +75,7 @@ export interface Registry
     RolloverIntents,
     BootstrapIntents,
     CloneIntents,
-    PolicyIntents,
-    SecondFactorIntents {
+    PolicyIntents {
   readonly trustDomain: string
 
   // fleets and batches

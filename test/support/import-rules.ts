@@ -5,7 +5,16 @@ import { importsOf, type SourceFile, sourceTree } from './source-tree.ts'
 const SERVICES = ['broker', 'enrollment', 'device-sim', 'operator']
 
 /** Packages that exactly one file of ours may know, so that they can be exchanged in one place. */
-export const WRAPPED = ['aedes', 'mqtt', 'better-sqlite3', '@peculiar/x509', 'koffi', '@prometheus-io/client']
+export const WRAPPED = [
+  'aedes',
+  'mqtt',
+  'better-sqlite3',
+  '@peculiar/x509',
+  'koffi',
+  '@prometheus-io/client',
+  'ws',
+  'jose',
+]
 
 /** Files of enrollment that put everything together, and so know everything. */
 const WIRING = ['main.ts', 'plane.ts', 'maintenance.ts', 'http']
