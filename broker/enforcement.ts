@@ -9,7 +9,7 @@ import type { Connection, Selector, Sessions } from './sessions.ts'
 
 export interface EnforcementDeps {
   readonly replica: Replica
-  readonly sessions: Pick<Sessions, 'select' | 'close' | 'count' | 'setPolicy' | 'setDevice'>
+  readonly sessions: Pick<Sessions, 'select' | 'close' | 'count' | 'setPolicy' | 'setDevice' | 'policyFor'>
   report(report: Report): void
   /** Forgets the MQTT sessions, queues and wills of devices. */
   purge(devices: readonly string[]): Promise<void>
@@ -124,6 +124,7 @@ export class Enforcement {
     const held = new Map<string, string[]>(replica.activeHolds().map(({ id }) => [id, []]))
     const stopped = this.#stop({ kind: 'all' }, now(), (connection) => {
       const code = this.#judge(connection)
+      if (code === null) this.#judgeAnew(connection)
       const hold = code === 'held' ? replica.record(connection.fingerprint)?.hold : null
       if (hold) held.get(hold.id)?.push(connection.device)
       return code
@@ -142,6 +143,12 @@ export class Enforcement {
         return this.#purge([...devices]).then(() => this.#deps.review?.())
       }),
     )
+  }
+
+  /** Attributes and the own policy of the device may be others than those that the session began with. */
+  #judgeAnew(connection: Connection): void {
+    const record = this.#deps.replica.record(connection.fingerprint)
+    if (record !== null) connection.policy = this.#deps.sessions.policyFor(record, connection.address)
   }
 
   /** Refuses every session that is no longer live, without a word to the registry. */
