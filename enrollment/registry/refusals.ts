@@ -9,6 +9,8 @@ import type { Store } from './store.ts'
 const KEPT_PER_DEVICE = 20
 /** So many are kept of all strangers together, so that nobody can fill the disk by being refused. */
 const KEPT_OF_STRANGERS = 1000
+/** So many of them from one address, so that one stranger does not push out all others. */
+const KEPT_PER_ADDRESS = 20
 const STRANGERS = 0
 const MINUTE_MS = 60_000
 const HOUR_MINUTES = 60
@@ -36,6 +38,10 @@ export function openRefusalLog({ db }: Store) {
   const trim = db.prepare<[number, number, number]>(
     `DELETE FROM refusals WHERE bucket = ? AND row <=
        (SELECT row FROM refusals WHERE bucket = ? ORDER BY row DESC LIMIT 1 OFFSET ?)`,
+  )
+  const trimAddress = db.prepare<[string, string, number]>(
+    `DELETE FROM refusals WHERE bucket = 0 AND address = ? AND row <=
+       (SELECT row FROM refusals WHERE bucket = 0 AND address = ? ORDER BY row DESC LIMIT 1 OFFSET ?)`,
   )
   const count = db.prepare<[number]>(
     'INSERT INTO refused_minutes VALUES (?, 1) ON CONFLICT (minute) DO UPDATE SET refused = refused + 1',
@@ -67,6 +73,7 @@ export function openRefusalLog({ db }: Store) {
         address,
         by,
       })
+      if (bucket === STRANGERS) trimAddress.run(address, address, KEPT_PER_ADDRESS)
       trim.run(bucket, bucket, bucket === STRANGERS ? KEPT_OF_STRANGERS : KEPT_PER_DEVICE)
       const minute = Math.floor(at / MINUTE_MS)
       count.run(minute)

@@ -7,6 +7,7 @@ import { POLICIES } from './schema-policies.ts'
 import { PROFILES } from './schema-profiles.ts'
 import { SECOND_FACTORS } from './schema-second-factors.ts'
 import { SERVER_KEYS } from './schema-server-keys.ts'
+import { STRANGERS } from './schema-strangers.ts'
 import { TRUST_BUNDLE } from './schema-trust.ts'
 
 /** The versions after the third, each in a file of its subject: the end of `MIGRATIONS`. */
@@ -21,4 +22,5 @@ export const LATER: readonly string[] = [
   POLICIES,
   EVENTS,
   SECOND_FACTORS,
+  STRANGERS,
 ]

@@ -16,7 +16,7 @@ export function addExplainCommand(program: Command, use: Use): void {
   program
     .command('explain')
     .description('why a device is refused, with the evidence and the fix')
-    .argument('<subject>', 'device id, or serial of a certificate')
+    .argument('<subject>', 'device id, serial or fingerprint of a certificate, or address')
     .action(use(explain))
 }
 

@@ -102,6 +102,47 @@ export async function eventsContract(t: Test, fresh: Fresh): Promise<void> {
     },
   )
 
+  await t.test(
+    'of 20 000 refusals twenty a device and a stranger stay, and no stranger hides another',
+    async (t) => {
+      const plane = await fresh(t)
+      await plane.broker()
+      await plane.enroll('d1')
+      const refused = (of: { device?: string; address: string; fingerprint?: string }): Report => ({
+        ...{ type: 'refused', at: plane.now(), code: 'R-UNKNOWN-CA', evidence: {} },
+        ...{ device: null, fingerprint: null, ...of },
+      })
+      const { registry } = plane
+      const kept = async (subject: Parameters<typeof registry.refusalsOf>[0]) =>
+        (await registry.refusalsOf(subject)).length
+      await plane.report([refused({ address: '192.0.2.7', fingerprint: 'a7' })])
+      for (let batch = 0; batch < 20; batch++) {
+        const flood = Array.from({ length: 998 }, (_, i) =>
+          refused({
+            address: '198.51.100.1',
+            fingerprint: (batch * 1_000 + i).toString(16).padStart(8, '0'),
+          }),
+        )
+        await plane.report([...flood, refused({ device: 'd1', address: '203.0.113.1' })])
+        await plane.report([refused({ device: 'd1', address: '203.0.113.1' })])
+      }
+      t.equal(await kept({ device: 'd1' }), 20)
+      t.equal(await kept({ address: '198.51.100.1' }), 20)
+      t.equal(await kept({ fingerprint: '00000000' }), 0, 'the oldest of the flood went first')
+      t.equal(await kept({ address: '192.0.2.7' }), 1, 'who came before the flood is still there')
+      t.equal(await kept({ fingerprint: 'a7' }), 1)
+      const addresses = Array.from({ length: 999 }, (_, i) =>
+        refused({ address: `2001:db8::${i.toString(16)}` }),
+      )
+      await plane.report(addresses)
+      await plane.report(
+        addresses.map((one) => ({ ...one, address: `${'address' in one ? one.address : ''}:1` })),
+      )
+      t.equal(await kept({ address: '192.0.2.7' }), 0, 'a thousand of all strangers together')
+      t.equal(await kept({ device: 'd1' }), 20, 'and no device is touched')
+    },
+  )
+
   await t.test('what is rolled back is no event, and takes no sequence', async (t) => {
     const plane = await fresh(t)
     await plane.enroll('d1')

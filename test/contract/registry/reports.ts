@@ -181,7 +181,7 @@ export async function reportsContract(t: Test, fresh: Fresh): Promise<void> {
       evidence: {},
       device: `claimed-${i}`,
       fingerprint: null,
-      address: i === 0 ? '192.0.2.1' : '192.0.2.2',
+      address: i === 0 ? '192.0.2.1' : `192.0.2.${2 + (i % 50)}`,
     })
     await plane.registry.recordRefusal({
       now: plane.now(),
