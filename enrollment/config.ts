@@ -157,7 +157,10 @@ function readOptions(argv: readonly string[], faults: string[]) {
     journal: text('journal'),
     retention: readRetention(text, faults),
     metrics: readMetricsAddress(
-      { 'metrics-port': text('metrics-port') ?? undefined, 'metrics-listen': text('metrics-listen') ?? undefined },
+      {
+        'metrics-port': text('metrics-port') ?? undefined,
+        'metrics-listen': text('metrics-listen') ?? undefined,
+      },
       faults,
     ),
     hosts: (values.host ?? []).filter((host) => typeof host === 'string'),
