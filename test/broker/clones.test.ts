@@ -91,7 +91,14 @@ t.test('nothing reaches a client that was replaced, and a revocation closes it a
   next.send({ cmd: 'publish', topic: 'devices/A/x', payload: 'x', qos: 0, retain: false, dup: false })
   await next.next('publish')
   t.same(broker.mqtt.registered(), { ids: ['A'], counted: 1 })
-  const { survivors } = await broker.revoke(a)
+  const connections = broker.sessions.select({ kind: 'device', id: 'A' })
+  const revoked = broker.revoke(a)
+  t.same(
+    connections.map(({ socket }) => socket.destroyed),
+    [true, true],
+    'also the one that is being let go in peace',
+  )
+  const { survivors } = await revoked
   t.same(survivors, [])
   await next.closed
   t.equal(broker.sessions.count(), 0)
