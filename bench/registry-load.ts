@@ -1,17 +1,20 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { MusterError } from '#shared/errors'
-import type { Change } from '#shared/feed'
 import { openSqlite, openSqliteForReading, type Sqlite } from '#shared/sqlite'
+import { EVENTS_KEPT } from '../enrollment/registry/event-log.ts'
 import { type AuditRow, auditHash } from '../enrollment/registry/ledger.ts'
 import { MIGRATIONS } from '../enrollment/registry/schema.ts'
 
 /** What one enrollment adds to a registry; an enrollment that adds anything else is none that this loader knows. */
-const ADDED = { devices: 1, certificates: 1, changes: 2, audit: 1 } as const satisfies Record<string, number>
+const ADDED = {
+  ...{ devices: 1, certificates: 1, changes: 2, audit: 1 },
+  ...{ events: 1, event_counts: 1 },
+} as const satisfies Record<string, number>
 /** Devices in one transaction. */
 const SLICE = 50_000
 const CACHE_KIB = 1_048_576
 
-type Row = Record<string, string | number | Buffer | null>
+export type Row = Record<string, string | number | Buffer | null>
 
 /** How many rows each table has. */
 export function rowCounts(path: string): Record<string, number> {
@@ -47,11 +50,13 @@ export function checkAdded(before: Record<string, number>, after: Record<string,
 }
 
 /** The rows of one device that has enrolled, and where in its certificate stand the things that are its own. */
-interface Pattern {
+export interface Pattern {
   readonly device: Row
   readonly certificate: Row
   readonly changes: readonly Row[]
   readonly audit: readonly AuditRow[]
+  readonly event: Row
+  readonly eventCount: Row
   readonly der: Buffer
   readonly id: string
   readonly serial: string
@@ -80,6 +85,7 @@ export function loadDevices(path: string, { like, count }: { like: string; count
       })()
     }
     db.prepare('UPDATE tokens SET used = used + ? WHERE row = ?').run(count, pattern.certificate.token)
+    db.prepare('DELETE FROM events WHERE sequence <= (SELECT MAX(sequence) FROM events) - ?').run(EVENTS_KEPT)
     for (const sql of indexes) db.exec(sql)
     db.pragma('wal_checkpoint(TRUNCATE)')
   } finally {
@@ -92,14 +98,14 @@ function dropIndexes(db: Sqlite): string[] {
   const indexes = db
     .prepare<[], { name: string; sql: string }>(
       `SELECT name, sql FROM sqlite_schema
-       WHERE type = 'index' AND sql IS NOT NULL AND tbl_name IN ('devices', 'certificates', 'changes', 'audit')`,
+       WHERE type = 'index' AND sql IS NOT NULL AND tbl_name IN ('devices', 'certificates', 'changes', 'audit', 'events')`,
     )
     .all()
   for (const { name } of indexes) db.exec(`DROP INDEX ${name}`)
   return indexes.map(({ sql }) => sql)
 }
 
-function patternOf(db: Sqlite, id: string): Pattern {
+export function patternOf(db: Sqlite, id: string): Pattern {
   const one = (sql: string, value: unknown) => {
     const row = db.prepare<[unknown], Row>(sql).get(value)
     if (row === undefined)
@@ -111,6 +117,8 @@ function patternOf(db: Sqlite, id: string): Pattern {
   const serial = String(certificate.serial)
   const entry = one('SELECT * FROM audit WHERE subject = ?', `device:${id} certificate:${serial}`)
   const audit = [entry as unknown as AuditRow] // its columns
+  const event = one('SELECT * FROM events WHERE scope = ?', `device:${id}`)
+  const eventCount = one('SELECT * FROM event_counts WHERE device = ?', device.row)
   const { first_position: first, last_position: last } = entry
   const changes = db
     .prepare<[unknown, unknown], Row>(
@@ -119,7 +127,7 @@ function patternOf(db: Sqlite, id: string): Pattern {
     .all(first, last)
   const der = certificate.der
   if (!Buffer.isBuffer(der)) throw new TypeError('the certificate of the pattern is not signed')
-  return { device, certificate, changes, audit, der, id, serial, key: pointOf(der) }
+  return { device, certificate, changes, audit, event, eventCount, der, id, serial, key: pointOf(der) }
 }
 
 /** SubjectPublicKeyInfo of P-256 always begins so, up to the first octet of the point. */
@@ -134,6 +142,8 @@ function pointOf(der: Buffer): Buffer {
 function loader(db: Sqlite, pattern: Pattern): (number: number) => void {
   const device = inserter(db, 'devices', pattern.device)
   const certificate = inserter(db, 'certificates', pattern.certificate)
+  const { sequence: _, ...event } = pattern.event // given by the table
+  const [tell, counted] = [inserter(db, 'events', event), inserter(db, 'event_counts', pattern.eventCount)]
   const newest = (table: string) => db.prepare<[], number>(`SELECT MAX(row) FROM ${table}`).pluck().get() ?? 0
   let row = newest('devices')
   let certificateRow = newest('certificates')
@@ -150,7 +160,10 @@ function loader(db: Sqlite, pattern: Pattern): (number: number) => void {
     device({ ...pattern.device, row, id })
     const ofDevice = { row: certificateRow, device: row, line: id }
     certificate({ ...pattern.certificate, ...ofDevice, serial, fingerprint, spki, der: octets })
-    log(exchanged({ ...own, fingerprint }))
+    const text = exchanged({ ...own, fingerprint })
+    tell({ ...event, scope: text(String(event.scope)), detail: text(String(event.detail)) })
+    counted({ ...pattern.eventCount, device: row })
+    log(text)
   }
 }
 
@@ -233,59 +246,4 @@ function derOf({ der, id, serial, key }: Pattern): (own: Own) => Buffer {
     own.key.copy(copy, keyAt)
     return copy
   }
-}
-
-/** Columns whose values are of the one device; of all others the values must be the same. */
-const OWN_COLUMNS: Readonly<Record<string, readonly string[]>> = {
-  devices: ['row', 'id', 'created_at', 'last_seen_at'],
-  certificates: [
-    ...['row', 'serial', 'fingerprint', 'device', 'spki', 'line', 'der', 'created_at'],
-    ...['not_before', 'not_after', 'renew_after', 'renew_before'],
-  ],
-  changes: ['position', 'at', 'change'],
-  audit: ['sequence', 'at', 'by', 'subject', 'first_position', 'last_position', 'changes_digest', 'hash'],
-}
-
-/**
- * Compares the rows of a loaded device with those of one that has really enrolled, column by column: the same type
- * and length everywhere, the same value wherever it is not of the one device.
- * @returns what differs, `table.column`; nothing when the loader is honest
- */
-export function differences(
-  path: string,
-  { loaded, enrolled }: { loaded: string; enrolled: string },
-): string[] {
-  const db = openSqliteForReading(path, 1_000)
-  try {
-    const [one, other] = [patternOf(db, loaded), patternOf(db, enrolled)]
-    const rows = (of: Pattern): [string, Row][] => [
-      ['devices', of.device],
-      ['certificates', of.certificate],
-      ...of.changes.map((row): [string, Row] => ['changes', { ...row, kind: kindOf(row) }]),
-      ...of.audit.map((row): [string, Row] => ['audit', { ...row }]),
-    ]
-    const others = rows(other)
-    return rows(one).flatMap(([table, row], index) => {
-      const [name, beside = {}] = others[index] ?? []
-      if (name !== table) return [table]
-      return Object.keys({ ...row, ...beside })
-        .filter(
-          (column) => !isAlike(row[column], beside[column], OWN_COLUMNS[table]?.includes(column) ?? false),
-        )
-        .map((column) => `${table}.${column}`)
-    })
-  } finally {
-    db.close()
-  }
-}
-
-function kindOf({ change }: Row): string {
-  return (JSON.parse(String(change)) as Change).kind // written by the ledger only
-}
-
-function isAlike(one: Row[string] | undefined, other: Row[string] | undefined, isOwn: boolean): boolean {
-  if (!isOwn) return one === other
-  if (typeof one !== typeof other) return false
-  if (typeof one === 'string') return one.length === (other as string).length // the same type, above
-  return Buffer.isBuffer(one) === Buffer.isBuffer(other)
 }

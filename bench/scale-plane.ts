@@ -5,7 +5,8 @@ import type { BenchContext } from './harness.ts'
 import { type LagProbe, lagProbe } from './lag.ts'
 import { keepAlive, type Load } from './load.ts'
 import { newDirectory, type Plane, startPlane } from './plane.ts'
-import { checkAdded, differences, loadDevices, rowCounts } from './registry-load.ts'
+import { differences } from './registry-compare.ts'
+import { checkAdded, loadDevices, rowCounts } from './registry-load.ts'
 import { type DevicePair, newCsr, post } from './requests.ts'
 
 const TOKEN_USES = 10_000_000

@@ -113,6 +113,8 @@ async function knock(
   const headers = visitor.bearer ? { authorization: `Bearer ${visitor.bearer}` } : {}
   const path = route.path.replace(/:\w+/g, 'nobody')
   try {
+    if (route.path === '/v1/events')
+      return (await client.send('GET', `${path}?follow=false`, { headers })).status
     if (route.path === '/v1/feed') return (await client.stream(path)).statusCode ?? 0
     const content = ['POST', 'PUT'].includes(route.method) ? { headers, json: {} } : { headers }
     return (await client.send(route.method, path, content)).status
