@@ -51,19 +51,24 @@ export interface Anchors {
   readonly now: number
 }
 
-/** Those of the CAs that may vouch for clients, and a sentence for each other one. */
+/**
+ * Those of the CAs that may vouch for clients, and a sentence for each other one. A CA may lead to a root over another
+ * one of them: after a change of the root, over the new root as the old one has signed it.
+ */
 export function trustedIssuers(
   pems: readonly string[],
   anchors: Anchors,
 ): { readonly trust: string[]; readonly faults: string[] } {
   const trust: string[] = []
-  const faults: string[] = []
-  for (const pem of pems) {
-    const fault = issuerFault(pem, anchors)
-    if (fault === null) trust.push(pem)
-    else faults.push(fault)
+  let left = [...pems]
+  for (;;) {
+    const known = { ...anchors, roots: [anchors.roots, ...trust].join('\n') }
+    const found = left.filter((pem) => issuerFault(pem, known) === null)
+    if (found.length === 0) break
+    trust.push(...found)
+    left = left.filter((pem) => !found.includes(pem))
   }
-  return { trust, faults }
+  return { trust, faults: left.map((pem) => issuerFault(pem, anchors) ?? '') }
 }
 
 function issuerFault(pem: string, anchors: Anchors): string | null {

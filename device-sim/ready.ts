@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
-import { MusterError } from './errors.ts'
-import { layout, type Ready } from './layout.ts'
-import { isLocked } from './sqlite.ts'
+import { MusterError } from '#shared/errors'
+import { layout, type Ready } from '#shared/layout'
+import { isLocked } from '#shared/sqlite'
 
 /**
  * Where the plane in a data directory is. The file outlives a plane that was killed, the lock does not: without somebody
@@ -10,7 +10,7 @@ import { isLocked } from './sqlite.ts'
  */
 export function readReady(data: string): Ready {
   const files = layout(data)
-  const next = 'Start one with `muster up`.'
+  const next = 'Start one with `muster up`, or add --self-contained.'
   const unreachable = (why: string, cause?: unknown) =>
     new MusterError('unreachable', `Cannot find a running plane: ${why}. ${next}`, { cause })
   let text: string
