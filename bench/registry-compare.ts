@@ -33,10 +33,9 @@ export function differences(
       ['certificates', of.certificate],
       ...of.changes.map((row): [string, Row] => ['changes', { ...row, kind: kindOf(row) }]),
       ...of.audit.map((row): [string, Row] => ['audit', { ...row }]),
-      ...([
-        ['events', of.event],
-        ['event_counts', of.eventCount],
-      ] satisfies [string, Row][]),
+      ['event_counts', of.eventCount],
+      // the last of them, because one of the two may not be kept any more
+      ...(one.event && of.event ? [['events', of.event] satisfies [string, Row]] : []),
     ]
     const others = rows(other)
     return rows(one).flatMap(([table, row], index) => {

@@ -55,7 +55,8 @@ export interface Pattern {
   readonly certificate: Row
   readonly changes: readonly Row[]
   readonly audit: readonly AuditRow[]
-  readonly event: Row
+  /** Null when it is no longer kept: the log of events is bounded. */
+  readonly event: Row | null
   readonly eventCount: Row
   readonly der: Buffer
   readonly id: string
@@ -117,7 +118,7 @@ export function patternOf(db: Sqlite, id: string): Pattern {
   const serial = String(certificate.serial)
   const entry = one('SELECT * FROM audit WHERE subject = ?', `device:${id} certificate:${serial}`)
   const audit = [entry as unknown as AuditRow] // its columns
-  const event = one('SELECT * FROM events WHERE scope = ?', `device:${id}`)
+  const event = db.prepare<[string], Row>('SELECT * FROM events WHERE scope = ?').get(`device:${id}`) ?? null
   const eventCount = one('SELECT * FROM event_counts WHERE device = ?', device.row)
   const { first_position: first, last_position: last } = entry
   const changes = db
@@ -142,6 +143,7 @@ function pointOf(der: Buffer): Buffer {
 function loader(db: Sqlite, pattern: Pattern): (number: number) => void {
   const device = inserter(db, 'devices', pattern.device)
   const certificate = inserter(db, 'certificates', pattern.certificate)
+  if (pattern.event === null) throw new TypeError('the enrollment of the pattern is no event')
   const { sequence: _, ...event } = pattern.event // given by the table
   const [tell, counted] = [inserter(db, 'events', event), inserter(db, 'event_counts', pattern.eventCount)]
   const newest = (table: string) => db.prepare<[], number>(`SELECT MAX(row) FROM ${table}`).pluck().get() ?? 0
