@@ -28,14 +28,14 @@ export function differences(
   const db = openSqliteForReading(path, 1_000)
   try {
     const [one, other] = [patternOf(db, loaded), patternOf(db, enrolled)]
+    const areKept = one.event !== null && other.event !== null
     const rows = (of: Pattern): [string, Row][] => [
       ['devices', of.device],
       ['certificates', of.certificate],
       ...of.changes.map((row): [string, Row] => ['changes', { ...row, kind: kindOf(row) }]),
       ...of.audit.map((row): [string, Row] => ['audit', { ...row }]),
       ['event_counts', of.eventCount],
-      // the last of them, because one of the two may not be kept any more
-      ...(one.event && of.event ? [['events', of.event] satisfies [string, Row]] : []),
+      ...(of.event && areKept ? [['events', of.event] satisfies [string, Row]] : []),
     ]
     const others = rows(other)
     return rows(one).flatMap(([table, row], index) => {
