@@ -330,7 +330,13 @@ t.test('a hook that fails denies: connecting, subscribing, publishing and receiv
   for (const connection of broker.sessions.select({ kind: 'all' })) {
     const { hasRates, rules } = connection.policy
     const asked = { mayPublish: broken, mayReceive: broken, maySubscribe: broken }
-    const why = { publishQos: broken, publishRule: broken, subscribeQos: broken, whyPublish: broken, whySubscribe: broken }
+    const why = {
+      publishQos: broken,
+      publishRule: broken,
+      subscribeQos: broken,
+      whyPublish: broken,
+      whySubscribe: broken,
+    }
     connection.policy = { hasRates, rules, ...asked, ...why }
   }
   t.same(await subscribe(raw, ['devices/A/#']), [128])
