@@ -3,9 +3,8 @@ import { join } from 'node:path'
 import t from 'tap'
 import type { CertificateReply, Problem } from '#shared/api'
 import { readPrivateKey, sha256Hex, spkiDer } from '#shared/pki/keys'
-import { run as runCli } from '../../operator/cli.ts'
-import type { Terminal } from '../../operator/terminal.ts'
 import { newRequest, operatorPair, type RunningEnrollment, startEnrollment } from '../support/enrollment.ts'
+import { operatorOf } from '../support/operator.ts'
 
 async function enroll(service: RunningEnrollment, request: { token: string; csr: string }) {
   const reply = await service.client().send('POST', '/v1/enroll', { json: request })
@@ -13,22 +12,7 @@ async function enroll(service: RunningEnrollment, request: { token: string; csr:
   return { status: reply.status, ...body }
 }
 
-/** `muster <words>` on the profile of the service; nobody sits at its terminal. */
-async function runOperator(service: RunningEnrollment, words: readonly string[]) {
-  const [stdout, stderr]: [string[], string[]] = [[], []]
-  const terminal: Terminal = {
-    out: (text) => void stdout.push(text),
-    err: (text) => void stderr.push(text),
-    canAsk: false,
-    isScreen: false,
-    ask: async () => '',
-    paint: (_, text) => text,
-  }
-  const other = async () => t.fail(`${words.join(' ')} is not a command of the operator`)
-  const programs = { enrollment: other, broker: other, sim: other, bench: other, bin: '', terminal }
-  const status = await runCli([...words, '--profile', service.whereabouts.operatorProfile], programs)
-  return { status, stdout: stdout.join('\n'), stderr: stderr.join('\n') }
-}
+const runOperator = (service: RunningEnrollment, words: readonly string[]) => operatorOf(t, service)(...words)
 
 const spkiOf = (request: { key: string }) => sha256Hex(spkiDer(readPrivateKey(request.key)))
 
