@@ -1,5 +1,6 @@
 import type { Evidence } from '#shared/errors'
 import { compilePolicies, nameOfRule, type Publication, type Verdict } from '#shared/policy/compile'
+import { reservedFilter } from '#shared/policy/reserved'
 import { isForServices } from '#shared/presence'
 import { admit, refusalOf, stillLive } from './admission.ts'
 import { type AdmissionReader, silence } from './gate.ts'
@@ -72,16 +73,11 @@ export function judgeSubscribe(
   if (policy.subscribeQos(filter) < qos) {
     return { code: 'policy_sub', evidence: evidenceOf(policy.whySubscribe(filter, qos), { filter }) }
   }
-  if (filter.startsWith('$')) return { code: 'policy_sub', evidence: { filter, reason: SHARED } }
-  if (connection.kind === 'device' && isForServices(filter)) {
-    return { code: 'policy_sub', evidence: { filter, reason: FOR_SERVICES } }
-  }
+  const reason = reservedFilter(filter, connection.kind)
+  if (reason !== null) return { code: 'policy_sub', evidence: { filter, reason } }
   filters.add(filter)
   return null
 }
-
-const SHARED = 'this broker has no shared subscriptions'
-const FOR_SERVICES = 'what the broker tells there is for services only'
 
 /** May a message on this topic reach the client: live, retained, or from its queue? */
 export function mayForward({ connection }: Link, topic: string): boolean {

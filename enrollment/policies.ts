@@ -9,7 +9,8 @@ import {
 import { MusterError } from '#shared/errors'
 import type { DeviceRecord, Policy } from '#shared/feed'
 import { pathText, policyFaults } from '#shared/policy/check'
-import { type CompiledPolicy, compilePolicies } from '#shared/policy/compile'
+import { type CompiledPolicy, compilePolicies, type Verdict } from '#shared/policy/compile'
+import { reservedFilter } from '#shared/policy/reserved'
 import type { Rule } from '#shared/policy/rules'
 import type { Deps } from './deps.ts'
 import { cutsOf, newTally } from './policy-cuts.ts'
@@ -88,8 +89,18 @@ export async function answerPolicy(deps: Deps, question: PolicyQuestion): Promis
   const compiled = compilePolicies(policies, { ...device, address })
   const message = { topic, qos, retain, payload: { length: payloadBytes } }
   const { isAllowed, ...verdict } =
-    action === 'publish' ? compiled.whyPublish(message) : compiled.whySubscribe(topic, qos)
+    action === 'publish' ? compiled.whyPublish(message) : whySubscribe(compiled, device, question)
   return { device: id, allowed: isAllowed, ...verdict }
+}
+
+function whySubscribe(
+  compiled: CompiledPolicy,
+  { kind }: DeviceRecord,
+  { topic, qos }: PolicyQuestion,
+): Verdict {
+  const verdict = compiled.whySubscribe(topic, qos)
+  const reason = reservedFilter(topic, kind)
+  return verdict.isAllowed && reason !== null ? { isAllowed: false, rule: null, reason } : verdict
 }
 
 /** What the policy would take from the fleet's devices. @throws MusterError invalid_request, not_found */

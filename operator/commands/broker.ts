@@ -16,12 +16,6 @@ export function addBrokerCommands(program: Command, use: Use): void {
   addBrokerOptions(addServingOptions(broker))
     .option('--invite <file>', 'first start: the invitation that admits it')
     .option('--port <n>', 'port to listen on, in place of the one above the base')
-    .option('--websocket-port <n>', 'a port for MQTT over WebSocket too; none without it')
-    .option(
-      '--websocket-origin <origin...>',
-      'pages that may connect there, like https://console.example.net',
-    )
-    .option('--alpn', 'speak ALPN: mqtt, and x-amzn-mqtt-ca as devices of AWS IoT do')
     .option('--max-staleness <duration>', 'how long known devices get in while the registry is silent', '24h')
   broker.command('list').description('brokers, and how far they have followed').action(use(listBrokers))
   broker

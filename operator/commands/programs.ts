@@ -101,11 +101,14 @@ export function keepingArguments(options: KeepingOptions): string[] {
   return [...given.flatMap(({ name, value }) => [name, value]), ...places]
 }
 
-/** How a broker keeps messages, and how many; `muster up` passes it on. */
+/** How a broker keeps messages, how many, and by which doors they come; `muster up` passes it on. */
 export interface BrokerOptions {
   readonly durability?: string
   readonly limit?: readonly string[]
   readonly presence?: boolean
+  readonly websocketPort?: string
+  readonly websocketOrigin?: readonly string[]
+  readonly alpn?: boolean
 }
 
 export function addBrokerOptions(command: Command): Command {
@@ -117,11 +120,23 @@ export function addBrokerOptions(command: Command): Command {
     )
     .option('--limit <limit=n>', 'another limit for clients, repeatable: docs/operations.md', collect)
     .option('--presence', 'tell services over MQTT which devices are connected: muster/presence/<device>')
+    .option('--websocket-port <n>', 'a port for MQTT over WebSocket too; none without it')
+    .option(
+      '--websocket-origin <origin...>',
+      'pages that may connect there, like https://console.example.net',
+    )
+    .option('--alpn', 'speak ALPN: mqtt, and x-amzn-mqtt-ca as devices of AWS IoT do')
 }
 
 /** The same as arguments of `muster broker`, which judges them. */
-export function brokerArguments({ durability, limit = [], presence }: BrokerOptions): string[] {
-  const levels = durability === undefined ? [] : ['--durability', durability]
-  const told = presence === true ? ['--presence'] : []
-  return [...levels, ...limit.flatMap((one) => ['--limit', one]), ...told]
+export function brokerArguments(options: BrokerOptions): string[] {
+  const { durability, limit = [], presence, websocketPort, websocketOrigin = [], alpn } = options
+  return [
+    ...(durability === undefined ? [] : ['--durability', durability]),
+    ...limit.flatMap((one) => ['--limit', one]),
+    ...(presence === true ? ['--presence'] : []),
+    ...(websocketPort === undefined ? [] : ['--websocket-port', websocketPort]),
+    ...websocketOrigin.flatMap((one) => ['--websocket-origin', one]),
+    ...(alpn === true ? ['--alpn'] : []),
+  ]
 }

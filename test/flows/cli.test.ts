@@ -119,6 +119,12 @@ t.test('a policy is shown, asked, rehearsed and applied; its faults have lines',
   t.match(await run('policy remove lamp'), { status: 0 })
   t.match((await run('policy check lamp publish devices/lamp/up')).stdout, /may publish/)
   t.match((await run('audit list')).stdout, /fleet\.policy[\s\S]+device\.policy/)
+  writeFileSync(file, JSON.stringify({ publish: ['#'], subscribe: ['#', 'muster/#'] }))
+  t.match(await run('policy apply lamp', file, '--device'), { status: 0 })
+  for (const words of ['subscribe muster/presence/#', 'subscribe $share/g/x', 'publish muster/presence/x']) {
+    t.match(await run(`policy check lamp ${words}`), { status: 8, stdout: /may not/ }, words)
+  }
+  t.match(await run('policy remove lamp'), { status: 0 })
   const before = {
     publish: ['devices/${device.id}/#'],
     subscribe: ['devices/${device.id}/#', 'fleets/${device.fleet}/broadcast/#'],
@@ -374,4 +380,49 @@ t.test('a rotation moves windows, and says how it goes', async (t) => {
     stderr: /overMs must be <=/,
   })
   t.match(await run('device rotate --status rot-none'), { status: 3 })
+})
+
+t.test('events are told from a cursor on, and those of one device by themselves', async (t) => {
+  const told = await run('events tail --no-follow --ndjson')
+  t.equal(told.status, 0, told.stderr)
+  const messages = told.stdout
+    .trim()
+    .split('\n')
+    .map((one) => JSON.parse(one))
+  const events = messages.filter(({ type }) => type === 'event')
+  t.ok(events.length >= 3)
+  const sequences = events.map(({ sequence }) => sequence)
+  t.same(
+    sequences,
+    [...sequences].sort((a, b) => a - b),
+  )
+  const [first] = sequences
+  const later = await run(`events tail --no-follow --after ${first}`)
+  t.equal(later.stdout.trim().split('\n').length, events.length - 1)
+  const lamps = (await run('events tail --no-follow --device lamp')).stdout.trim().split('\n').length
+  t.ok(lamps > 1 && lamps < events.length, 'its own, and those of what covers it')
+  t.match(await document('device timeline lamp'), { device: 'lamp' })
+  t.equal((await run('device timeline lamp')).stdout.trim().split('\n').length, lamps)
+  t.match(await run('events tail --no-follow --after x'), { status: 2 })
+  t.match(await run('device timeline nobody'), { status: 3 })
+})
+
+t.test('a second factor is asked for, shown without its secret, and taken back', async (t) => {
+  t.match(await document('factor show lights --fleet'), { kind: 'none' })
+  const made = await run('factor password lights --fleet')
+  t.equal(made.status, 0, made.stderr)
+  const [, password = ''] = /^Password +(\S+)$/m.exec(made.stdout) ?? []
+  t.ok(password.length >= 20)
+  const shown = await run('factor show lights --fleet')
+  t.match(shown.stdout, /Second factor +password/)
+  t.notMatch(shown.stdout, password)
+  const keys = join(directory, 'jwks.json')
+  writeFileSync(keys, '{"keys": []}')
+  const wanted = 'factor jwt lights --fleet --issuer https://id.example.net --audience muster --jwks'
+  t.match(await run(wanted, keys), { status: 2 }, 'a set without a key opens to nobody')
+  t.match(await run(wanted, keys, '--algorithm', 'none'), { status: 2, stderr: /ES256/ })
+  t.match(await run(wanted, join(directory, 'nothing')), { status: 2, stderr: /Cannot read/ })
+  t.equal((await run('factor clear lights --fleet')).status, 0)
+  t.match(await document('factor show lights --fleet'), { kind: 'none' })
+  t.match(await run('factor show nobody'), { status: 3 })
 })
