@@ -14,12 +14,15 @@ export interface BrokerUnderTest {
   readonly command: string
 }
 
-/** `muster broker` with an invitation of the plane, over its real change stream; or again in a directory of before. */
+/**
+ * `muster broker` with an invitation of the plane, over its real change stream; or again in a directory of before.
+ * `options` are Node's, `settings` its own.
+ */
 export async function startBroker(
   context: BenchContext,
-  of: { plane: Plane; directory?: string; options?: readonly string[] },
+  of: { plane: Plane; directory?: string; options?: readonly string[]; settings?: readonly string[] },
 ): Promise<BrokerUnderTest> {
-  const { plane, options = [] } = of
+  const { plane, options = [], settings = [] } = of
   const directory = of.directory ?? newDirectory(context)
   const invitation = join(directory, 'invitation.json')
   if (of.directory === undefined) {
@@ -28,7 +31,7 @@ export async function startBroker(
   const port = await freePort()
   const command = [
     ...[process.execPath, ...options, MUSTER, 'broker', '--data', directory, '--invite', invitation],
-    ...['--port', String(port), '--log-level', 'warn'],
+    ...['--port', String(port), '--log-level', 'warn', ...settings],
   ]
   const begun = performance.now()
   const server = startServer(command, { context, cwd: directory, ipc: true })
@@ -39,6 +42,6 @@ export async function startBroker(
     port,
     directory,
     readyMs,
-    command: 'muster broker --data DIR --invite FILE --log-level warn',
+    command: ['muster broker --data DIR --invite FILE --log-level warn', ...settings].join(' '),
   }
 }

@@ -1,4 +1,4 @@
-import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process'
+import { type ChildProcess, execFile, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
@@ -18,13 +18,17 @@ const PACKAGES = {
   taskset: 'util-linux',
   cfssl: 'golang-cfssl',
   openssl: 'openssl',
+  mosquitto: 'mosquitto',
+  'nats-server': 'nats-server',
 } as const
 export type Program = keyof typeof PACKAGES
 
+/** Where Debian puts servers, which not everybody has in PATH. */
+const SERVER_PROGRAMS = ['/usr/sbin']
+
 /** Where a program is. @throws MusterError unavailable, naming the package */
 export function need(program: Program, path = process.env.PATH ?? ''): string {
-  const found = path
-    .split(delimiter)
+  const found = [...path.split(delimiter), ...SERVER_PROGRAMS]
     .map((directory) => join(directory, program))
     .find((file) => existsSync(file))
   if (found !== undefined) return found
@@ -126,10 +130,13 @@ function residentOf(pid: number): number {
   return Number(kibibytes) * 1024
 }
 
-/** The first line of what a program says about its version. */
+/** The first line of what a program says about its version; some say it as a part of their help, and call that an error. */
 export function versionOf(program: Program, args: readonly string[]): string {
-  const said = execFileSync(need(program), [...args], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
-  return said.split('\n')[0]?.trim() ?? ''
+  const { stdout } = spawnSync(need(program), [...args], {
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  return stdout.split('\n')[0]?.trim() ?? ''
 }
 
 /** Runs a program on the server's core to its end, and returns what it wrote. */
