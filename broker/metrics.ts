@@ -1,8 +1,6 @@
 import { X509Certificate } from 'node:crypto'
 import type { Report } from '#shared/feed'
-import type { Log } from '#shared/log'
-import { type Metrics, measureProcess, openMetrics } from '#shared/metrics'
-import { type MetricsAddress, openMetricsListener } from '#shared/metrics-listener'
+import { type Metrics, openMetrics } from '#shared/metrics'
 import { Tally } from '#shared/tally'
 import type { Mqtt } from './aedes-hooks.ts'
 import type { Replica } from './replica.ts'
@@ -75,25 +73,11 @@ export function openMeter(): Meter {
   }
 }
 
-/** Adds what is read, and serves all of it. Returns how to stop. @throws MusterError port_taken */
-export async function serveMetrics(
-  meter: Meter,
-  { address, log, ...measured }: Measured & { readonly address: MetricsAddress; readonly log: Log },
-): Promise<{ readonly port: number; stop(): Promise<void> }> {
-  const { metrics } = meter
+/** Adds what is read when somebody asks. */
+export function addReadings({ metrics }: Meter, measured: Measured): void {
   addSessions(metrics, measured)
   addFeed(metrics, measured)
   addStored(metrics, measured)
-  const stopMeasuring = measureProcess(metrics)
-  const listener = await openMetricsListener(metrics, { ...address, log })
-  log.info({ host: address.host, port: listener.port }, 'metrics are served')
-  return {
-    port: listener.port,
-    async stop() {
-      stopMeasuring()
-      await listener.stop()
-    },
-  }
 }
 
 function addSessions(metrics: Metrics, { sessions, mqtt }: Measured): void {

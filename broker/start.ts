@@ -5,6 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { makeDirectory } from '#shared/directory'
 import type { Report } from '#shared/feed'
 import type { Log } from '#shared/log'
+import { serveMetrics } from '#shared/metrics-listener'
 import type { Lifecycle } from '#shared/service'
 import { lockDirectory } from '#shared/sqlite'
 import { obtainCredential } from './admittance.ts'
@@ -13,7 +14,7 @@ import type { Config } from './config.ts'
 import { type Credential, renewCredential } from './credential.ts'
 import { Follower } from './follower.ts'
 import { type Credentials, type Listener, openListener } from './listener.ts'
-import { type Meter, openMeter, serveMetrics } from './metrics.ts'
+import { addReadings, type Meter, openMeter } from './metrics.ts'
 import { Presence } from './presence.ts'
 import { RegistryLink } from './registry-link.ts'
 import { keepRenewed } from './renewal.ts'
@@ -118,8 +119,8 @@ async function openMetrics(parts: Parts, mqtt: Mqtt): Promise<number | null> {
   if (config.metrics === null) return null
   const certificate = () => wiring.credential.certificate
   const tlsFaults = () => parts.wiring.listener?.faults().length ?? 0
-  const measured = { ...parts, mqtt, certificate, tlsFaults, address: config.metrics }
-  const listener = await serveMetrics(meter, measured)
+  addReadings(meter, { ...parts, mqtt, certificate, tlsFaults })
+  const listener = await serveMetrics(meter.metrics, { address: config.metrics, log: parts.log })
   lifecycle.started('metrics', () => listener.stop())
   return listener.port
 }

@@ -1,8 +1,7 @@
 import { readdirSync, statfsSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import type { BrokerView } from '#shared/api'
-import { type Metrics, measureProcess, openMetrics } from '#shared/metrics'
-import { type MetricsAddress, openMetricsListener } from '#shared/metrics-listener'
+import { type Metrics, openMetrics } from '#shared/metrics'
 import { refusalCode } from '#shared/refusals'
 import { Tally } from '#shared/tally'
 import type { Deps, Step } from './deps.ts'
@@ -96,27 +95,12 @@ export function openMeter(): Meter {
   }
 }
 
-/** Adds what is read, and serves all of it. Returns how to stop. @throws MusterError port_taken */
-export async function serveMetrics(
-  meter: Meter,
-  { address, ...measured }: Measured & { readonly address: MetricsAddress },
-): Promise<{ readonly port: number; stop(): Promise<void> }> {
-  const { metrics } = meter
-  const { log } = measured.deps
+/** Adds what is read when somebody asks. */
+export function addReadings({ metrics }: Meter, measured: Measured): void {
   addRegistry(metrics, measured)
   addBrokers(metrics, measured)
   addRevocation(metrics, measured)
   addDisks(metrics, measured)
-  const stopMeasuring = measureProcess(metrics)
-  const listener = await openMetricsListener(metrics, { ...address, log })
-  log.info({ host: address.host, port: listener.port }, 'metrics are served')
-  return {
-    port: listener.port,
-    async stop() {
-      stopMeasuring()
-      await listener.stop()
-    },
-  }
 }
 
 function addRegistry(metrics: Metrics, { deps }: Measured): void {

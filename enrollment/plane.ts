@@ -5,6 +5,7 @@ import { isMusterError, MusterError } from '#shared/errors'
 import { writeFileDurably } from '#shared/files'
 import type { OperatorProfile, Ready } from '#shared/layout'
 import type { Log } from '#shared/log'
+import { serveMetrics } from '#shared/metrics-listener'
 import type { Lifecycle } from '#shared/service'
 import { type DirectoryLock, lockDirectory } from '#shared/sqlite'
 import { Bell } from './bell.ts'
@@ -20,7 +21,7 @@ import { Generations } from './generations.ts'
 import { startListeners } from './http/listeners.ts'
 import { startJobs } from './jobs.ts'
 import { openManufacturerTrust } from './manufacturer-trust.ts'
-import { type Meter, openMeter, serveMetrics } from './metrics.ts'
+import { addReadings, type Meter, openMeter } from './metrics.ts'
 import { namesFor } from './names.ts'
 import { OcspService } from './ocsp.ts'
 import { keepOwn, type OwnPair } from './own-certificates.ts'
@@ -104,7 +105,8 @@ async function openMetricsOf(
   const { metrics: address, layout, journal } = config
   if (address === null) return null
   const directories = { registry: layout.enrollment, journal }
-  const listener = await serveMetrics(meter, { deps, directories, address })
+  addReadings(meter, { deps, directories })
+  const listener = await serveMetrics(meter.metrics, { address, log: deps.log })
   lifecycle.started('metrics', () => listener.stop())
   return listener.port
 }

@@ -3,7 +3,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net'
 import { MusterError } from './errors.ts'
 import type { Log } from './log.ts'
-import type { Metrics } from './metrics.ts'
+import { type Metrics, measureProcess } from './metrics.ts'
 
 /** Where the metrics are; they are for one machine unless somebody says otherwise. */
 export interface MetricsAddress {
@@ -15,6 +15,23 @@ export interface MetricsAddress {
 export interface MetricsListener {
   readonly port: number
   stop(): Promise<void>
+}
+
+/** Measures the process too, and serves all of it. @throws MusterError port_taken */
+export async function serveMetrics(
+  metrics: Metrics,
+  { address, log }: { readonly address: MetricsAddress; readonly log: Log },
+): Promise<MetricsListener> {
+  const stopMeasuring = measureProcess(metrics)
+  const listener = await openMetricsListener(metrics, { ...address, log })
+  log.info({ host: address.host, port: listener.port }, 'metrics are served')
+  return {
+    port: listener.port,
+    async stop() {
+      stopMeasuring()
+      await listener.stop()
+    },
+  }
 }
 
 /** What a scraper may take: times in ms, sizes in octets. */
