@@ -51,6 +51,8 @@ export interface Result extends Comparison {
   /** Further comparisons of the same run, each with figures of its own. */
   readonly also?: Readonly<Record<string, Comparison>>
   readonly facts?: Readonly<Record<string, Fact>>
+  /** All that the figures above are chosen from, where a bench has several of the same kind. */
+  readonly patterns?: Readonly<Record<string, Comparison>>
 }
 
 /** What a bench is given. */

@@ -14,8 +14,9 @@ import {
 import { issue } from './issue.ts'
 import { ocsp } from './ocsp.ts'
 import { pinLoad } from './processes.ts'
+import { publish } from './publish.ts'
 
-const BENCHES: readonly Bench[] = [issue, crl, ocsp, enrollscale]
+const BENCHES: readonly Bench[] = [issue, crl, ocsp, enrollscale, publish]
 
 /** Exit codes, as those of the operator's commands: usage, a peer is missing or a server does not start. */
 const USAGE = 2
@@ -113,7 +114,7 @@ function contextOf({ runs, effort, quick }: BenchOptions, ended: BenchContext['e
 
 /** For people: both sides, the ratio, the versions and the commands. */
 export function tableOf(result: Result): string {
-  const also = Object.entries(result.also ?? {})
+  const also = Object.entries({ ...result.patterns, ...result.also })
   const parts: [string, Comparison][] = [[result.name, result], ...also]
   const compared = parts.map(([title, comparison]) => `${title}\n${linesOf(comparison)}\n`).join('')
   return `${compared}${Object.entries(result.facts ?? {})
