@@ -75,7 +75,8 @@ export class Broker extends Base {
     if (!this.#repairs.mayRegister(client)) return
     const previous = this.clients[client.id]
     if (previous !== undefined) {
-      this.#repairs.takenOver(previous, client)
+      // One that was decided against has lost nothing to the newcomer: it is only not cleaned up yet.
+      if (previous.req.connection.refused === null) this.#repairs.takenOver(previous, client)
       this.unregisterClient(previous)
       previous.conn.destroy()
       previous.close()

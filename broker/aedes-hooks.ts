@@ -117,9 +117,9 @@ function take(broker: Broker, deps: MqttDeps & { rate: PublishRate }, connection
   screen(client._parser, deps, link)
   connection.socket.once('close', () => {
     if (!link.isAccepted) return
-    const { fingerprint, device, id, refused } = connection
+    const { fingerprint, device, id, refused, closedAt: at = deps.now() } = connection
     const reason = refused ?? link.ending
-    deps.report({ type: 'disconnected', at: deps.now(), fingerprint, device, connection: id, reason })
+    deps.report({ type: 'disconnected', at, fingerprint, device, connection: id, reason })
   })
 }
 

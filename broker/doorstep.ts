@@ -75,10 +75,11 @@ export class Doorstep {
     return { code: 'rate', evidence: { address, retryAfterS: this.#budgets.retryAfterS } }
   }
 
-  /** The client of the socket has been let in. */
-  admitted(socket: Remote): void {
+  /** The client of the socket has been let in. Returns the TCP socket that it is on. */
+  admitted(socket: Remote): Socket | undefined {
     const standing = this.#standing.get(nameOf(socket))
     if (standing !== undefined) this.#budgets.admitted(standing.place)
+    return standing?.socket
   }
 
   /** A handshake came to nothing. False when that need not be reported: it was, less than a minute ago. */

@@ -9,7 +9,10 @@ import type { Connection, Selector, Sessions } from './sessions.ts'
 
 export interface EnforcementDeps {
   readonly replica: Replica
-  readonly sessions: Pick<Sessions, 'select' | 'close' | 'count' | 'setPolicy' | 'setDevice' | 'policyFor'>
+  readonly sessions: Pick<
+    Sessions,
+    'select' | 'close' | 'cleaned' | 'count' | 'setPolicy' | 'setDevice' | 'policyFor'
+  >
   report(report: Report): void
   /** Forgets the MQTT sessions, queues and wills of devices. */
   purge(devices: readonly string[]): Promise<void>
@@ -224,9 +227,10 @@ export class Enforcement {
     this.#deps.report({ type: 'applied', at: this.#deps.now(), hold: hold.id, position, ...line, survivors })
   }
 
-  /** Leaves out devices that are back already: what they have now is theirs. */
+  /** What closing leaves behind has to be there already. Leaves out devices that are back: what they have now is theirs. */
   async #purge(devices: readonly string[]): Promise<void> {
     const { sessions, purge } = this.#deps
+    await sessions.cleaned()
     const isGone = (id: string) => sessions.select({ kind: 'device', id }).every((c) => c.refused !== null)
     const gone = devices.filter((id) => isGone(id))
     if (gone.length > 0) await purge(gone)

@@ -186,7 +186,6 @@ async function enter(visitor: Visitor, peer: Peer, id: string, inside: Inside): 
   const connection = describe(visitor, record, id)
   visitor.guard.connection = connection
   deps.sessions.add(connection)
-  visitor.doorstep.admitted(visitor.tls)
   socket.once('close', () => deps.sessions.remove(connection))
   endWithRecord(deps, connection, record)
   inside.handle(connection)
@@ -211,11 +210,18 @@ export function silence({ replica }: { replica: AdmissionReader }, now: number):
   return heardAt === null ? Number.MAX_SAFE_INTEGER : now - heardAt
 }
 
-function describe({ deps, tls, socket, address }: Visitor, record: AdmissionRecord, id: string): Connection {
+function describe(
+  { deps, doorstep, tls, socket, address }: Visitor,
+  record: AdmissionRecord,
+  id: string,
+): Connection {
   const { certificate, device, fleet } = record
+  const wire = doorstep.admitted(tls)
   return {
     id,
     socket,
+    // Closing below WebSocket would take TLS down at once, and WebSocket with it.
+    wire: socket === tls ? wire : undefined,
     fingerprint: certificate.fingerprint,
     serial: certificate.serial,
     device: device.id,

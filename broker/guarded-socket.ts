@@ -27,6 +27,8 @@ export interface Guard {
   holding: NodeJS.Timeout | null
   /** Said goodbye to: whoever destroys it now does not mean it, but for a decision against the client. */
   isLeaving: boolean
+  /** Its descriptor is closed, and what is left of it waits for {@link bury}. */
+  isCut: boolean
 }
 
 const GUARD = Symbol('guard')
@@ -83,7 +85,8 @@ class Guarded extends Duplex {
   override uncork(): void {}
 
   override destroy(error?: Error): this {
-    const { connection, isLeaving, base } = this[GUARD]
+    const { connection, isLeaving, isCut, base } = this[GUARD]
+    if (isCut) return this
     if (!isLeaving || (connection !== null && connection.refused !== null)) base.destroy.call(this, error)
     return this
   }
@@ -112,11 +115,31 @@ export function guardSocket(socket: Duplex, options: GuardOptions): Guard {
     isCorked: false,
     holding: null,
     isLeaving: false,
+    isCut: false,
   }
   Object.setPrototypeOf(socket, guardedFrom(base))
   const guarded = socket as Guarded // by the line above
   guarded[GUARD] = guard
   return guard
+}
+
+/**
+ * Closes the descriptor below a guarded socket whose client has been decided against. Everything else that closing is
+ * (TLS, streams, whoever listens for `close`) waits for {@link bury}. False when there is nothing to put off.
+ */
+export function cut(socket: Duplex, wire: Duplex): boolean {
+  if (!(GUARD in socket) || socket.destroyed) return false
+  const guard = (socket as Guarded)[GUARD] // by the line above
+  if (guard.connection === null || guard.connection.refused === null) return false
+  guard.isCut = true
+  wire.destroy()
+  return true
+}
+
+/** The rest of what {@link cut} began. */
+export function bury(socket: Duplex): void {
+  if (GUARD in socket) (socket as Guarded)[GUARD].isCut = false // by the condition before it
+  socket.destroy()
 }
 
 /** Reads nothing more of a guarded socket for so long from now, ms. */

@@ -1,4 +1,5 @@
 import t, { type Test } from 'tap'
+import { bury, cut } from '../../broker/guarded-socket.ts'
 import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
 import { connectDevice, connectPacket, enter, openRaw, type RawClient } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
@@ -114,6 +115,81 @@ t.test('what is written in the turn of the decision, or after it, does not reach
     await raw.closed
     t.equal(raw.octets.length, before)
   }
+})
+
+t.test('of many sessions every descriptor is closed before the rest of any, and nothing stays', async (t) => {
+  const broker = await open(t, { few: 1 })
+  const service = await enter(broker, await broker.enroll('backend', { kind: 'service' }))
+  await subscribe(service, 'devices/#')
+  const ids = ['M1', 'M2', 'M3', 'M4', 'M5', 'M6']
+  const members = await Promise.all(ids.map((id) => broker.enroll(id, { batch: 'lot' })))
+  const clients = await Promise.all(members.map((member) => openRaw(broker, member)))
+  for (const [n, raw] of clients.entries()) {
+    const will = {
+      topic: `devices/${ids[n]}/gone`,
+      payload: Buffer.from('evil'),
+      qos: 1,
+      retain: true,
+    } as const
+    await raw.connect({ clientId: ids[n] ?? '', clean: n % 2 === 0, will })
+  }
+  const connections = broker.sessions.select({ kind: 'batch', id: 'lot' })
+  const destroyed: string[] = []
+  for (const { device, socket, wire } of connections) {
+    if (wire === undefined) return t.fail('no wire')
+    wire.once('close', () => destroyed.push('wire'))
+    socket.once('close', () => destroyed.push(device))
+  }
+  const closing = broker.sessions.close(
+    { kind: 'batch', id: 'lot' },
+    { judge: () => 'held', since: Date.now() },
+  )
+  for (const [n, raw] of clients.entries()) raw.send(publish(`devices/${ids[n]}/x`, 'evil', 1, true))
+  t.match(await closing, { closed: 6, survivors: [] })
+  t.same(destroyed.slice(0, 6), Array(6).fill('wire'))
+  t.equal(broker.sessions.count(), 1)
+  t.notOk(broker.sessions.isClosing(), 'handshakes go on while the rest is cleaned up')
+  await broker.sessions.cleaned()
+  t.same(destroyed.slice(6).sort(), ids)
+  t.same(broker.mqtt.registered(), { ids: ['backend'], counted: 1 })
+  for (const [n, raw] of clients.entries()) {
+    await raw.closed
+    const { closedAt } = connections.find(({ device }) => device === ids[n]) ?? {}
+    t.match(await broker.report('disconnected', ({ device }) => device === ids[n]), {
+      ...{ reason: 'held', at: closedAt },
+    })
+    t.equal(await broker.store.getWill({ id: ids[n] ?? '' }), undefined)
+  }
+  await service.ping()
+  t.notOk(
+    service.octets.includes('evil'),
+    'no will although the certificates are live: the sessions were decided against',
+  )
+  t.same(await broker.store.createRetainedStreamCombi(['devices/#']).toArray(), [])
+  service.socket.destroy()
+})
+
+t.test('a device comes back while what is left of its held session is not cleaned up yet', async (t) => {
+  const broker = await open(t)
+  const m = await broker.enroll('M')
+  const before = await enter(broker, m, false)
+  const [connection] = broker.sessions.select({ kind: 'device', id: 'M' })
+  if (connection?.wire === undefined) return t.fail('not indexed')
+  const { socket, wire } = connection
+  t.notOk(cut(socket, wire), 'a session that nobody has decided against is not cut')
+  t.notOk(wire.destroyed)
+  connection.refused = 'held'
+  t.ok(cut(socket, wire))
+  await before.closed
+  t.same(broker.mqtt.registered(), { ids: ['M'], counted: 1 }, 'the old client is still registered')
+  const after = await enter(broker, m, false)
+  t.same(broker.mqtt.registered(), { ids: ['M'], counted: 1 })
+  bury(socket)
+  t.match(await broker.report('disconnected'), { device: 'M', reason: 'held' })
+  await after.ping()
+  t.same(broker.mqtt.registered(), { ids: ['M'], counted: 1 })
+  t.same(broker.refusals(), [], 'nobody took anything from it')
+  after.socket.destroy()
 })
 
 t.test('a device that floods is cut off in the tick of its revocation', async (t) => {

@@ -219,6 +219,7 @@ t.test('a hold closes the sessions in its scope, is reported, and nobody else is
     await bench.follower.complete()
     const lamp = bench.connect('lamp')
     const door = bench.connect('door')
+    bench.sessions.cleaned = () => new Promise(setImmediate).then(() => void bench.purged.push('cleaned'))
     const position = feed.commit(holdChange(`h-${kind}`, { kind, id }))
     const line = await bench.applied(`h-${kind}`)
     t.match(line, { position, sessionsClosed: 1, survivors: [] })
@@ -228,7 +229,7 @@ t.test('a hold closes the sessions in its scope, is reported, and nobody else is
     t.equal(door.refused, null)
     t.notOk(door.socket.destroyed)
     await bench.follower.stop()
-    t.same(bench.purged, ['lamp'])
+    t.same(bench.purged, ['cleaned', 'lamp'], 'what closing leaves behind is there before it is purged')
   }
 })
 

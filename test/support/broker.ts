@@ -81,6 +81,8 @@ export interface TestBrokerOptions {
   /** Origins of pages that may come by WebSocket. */
   readonly origins?: readonly string[]
   readonly isAlpnSpoken?: boolean
+  /** As many sessions are closed at once, with everything that belongs to them. */
+  readonly few?: number
 }
 
 export interface RecordOptions extends IdentityOptions {
@@ -125,7 +127,10 @@ export async function openTestBroker(options: TestBrokerOptions): Promise<TestBr
   const { authority } = options
   const now = options.now ?? Date.now
   const replica = new FakeReplica()
-  const sessions = new Sessions({ now })
+  const sessions = new Sessions({
+    now,
+    ...(options.few === undefined ? {} : { sliceSize: options.few }),
+  })
   const reports: Report[] = []
   const watchers = new Set<() => void>()
   const lines = new PassThrough()

@@ -16,12 +16,18 @@ export interface StormOrder {
   readonly caFile: string
 }
 
-export type StormAsk = 'count' | 'publish' | 'drain'
+export type StormAsk = 'count' | 'publish' | 'drain' | 'closings'
 
 export interface StormCount {
   readonly type: 'count'
   readonly connected: number
   readonly refusals: number
+}
+
+/** When sockets closed that the devices had not closed themselves, ms since 1970, as the devices saw it. */
+export interface StormClosings {
+  readonly type: 'closings'
+  readonly at: readonly number[]
 }
 
 /** How many messages of each device were acknowledged: all that it made. */
@@ -52,7 +58,11 @@ const fleet = openFleet({
   },
 })
 let refusals = 0
-for (const device of fleet.devices) device.events.on('refused', () => refusals++)
+const closings: number[] = []
+for (const device of fleet.devices) {
+  device.events.on('refused', () => refusals++)
+  device.events.on('lost', (at) => closings.push(at))
+}
 await inParallel(fleet.devices, { limit: AT_A_TIME, work: (device) => device.enroll(order.token) })
 await inParallel(fleet.devices, { limit: AT_A_TIME, work: (device) => device.connect(signal) })
 
@@ -65,6 +75,8 @@ process.on('message', (ask: StormAsk) => {
   } else if (ask === 'count') {
     const connected = fleet.devices.filter(({ isConnected }) => isConnected).length
     process.send?.({ type: 'count', connected, refusals } satisfies StormCount)
+  } else if (ask === 'closings') {
+    process.send?.({ type: 'closings', at: closings } satisfies StormClosings)
   } else void drain()
 })
 process.once('disconnect', () => process.exit())

@@ -1,5 +1,5 @@
 /** Fleets that are held in one plan, and come back all at once: `muster broker` and its devices in processes. */
-import { type ChildProcess, fork } from 'node:child_process'
+import { type ChildProcess, execFileSync, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -10,7 +10,7 @@ import { type RunningEnrollment, startEnrollment } from './enrollment.ts'
 import type { Lag } from './lag-probe.ts'
 import { MUSTER } from './plane.ts'
 import { connectAs, invitedBroker } from './running-broker.ts'
-import type { StormCount, StormOrder, StormSent } from './storm-process.ts'
+import type { StormClosings, StormCount, StormOrder, StormSent } from './storm-process.ts'
 
 const FLEET = fileURLToPath(new URL('./storm-process.ts', import.meta.url))
 const LAG_PROBE = fileURLToPath(new URL('./lag-probe.ts', import.meta.url))
@@ -19,10 +19,15 @@ const HANG_MS = 1_500_000
 /** Devices that go on publishing while the others are held. */
 const GOOD = 20
 const ASK_EVERY_MS = 100
+/** The broker has a core to itself, everybody else the other one. */
+const BROKER_CORE = 0
+const LOAD_CORE = 1
 
 export interface Storm {
   readonly receipt: Receipt
-  /** Of the broker, while the plan was applied. */
+  /** From the request until the sockets had closed, as their devices saw it, ms, ascending. */
+  readonly seenMs: readonly number[]
+  /** Of the broker, from the request until everything that follows from the hold was done. */
   readonly holdLag: Lag
   /** Messages of the good devices that were acknowledged and did not arrive. */
   readonly lost: number
@@ -38,10 +43,17 @@ export interface Storm {
   readonly reconnectCpuMs: number
 }
 
+export interface StormOptions {
+  readonly devices: number
+  readonly processes: number
+  /** Broker and load have a core each (`taskset`). */
+  readonly isPinned?: boolean
+}
+
 /** Holds `devices` live sessions in one plan, releases them, restarts the broker. */
 export async function holdAndRestart(
   t: Test,
-  { devices, processes }: { devices: number; processes: number },
+  { devices, processes, isPinned = false }: StormOptions,
 ): Promise<Storm> {
   const service = await startEnrollment(t)
   const args = [...(await invitedBroker(service, 'broker-1')), '--limit', 'connectionsPerAddress=20000']
@@ -72,15 +84,19 @@ export async function holdAndRestart(
   await until(async () => ((await service.admin.status()).brokers[0]?.sessions ?? 0) === all + GOOD + 1)
   good.send('publish')
   await until(async () => arrived.size === GOOD)
+  if (isPinned) {
+    pin(first.process.pid, BROKER_CORE)
+    for (const { pid } of [...storms, good, process]) pin(pid, LOAD_CORE)
+  }
 
   await ask<Lag>(first.process, 'lag')
   const { id, counts } = await service.admin.proposePlan({
     action: 'hold',
     scope: { kind: 'batch', id: 'storm' },
   })
+  const requestedAt = Date.now()
   await service.admin.applyPlan(id, counts.devices)
   const receipt = await service.admin.receipt(id, 30_000)
-  const holdLag = await ask<Lag>(first.process, 'lag')
   await until(async () => (await count()).connected === 0)
   await until(async () => (await count()).refusals > 0)
   const { sent } = await ask<StormSent>(good, 'drain')
@@ -93,7 +109,10 @@ export async function holdAndRestart(
   const deadline = Date.now() + 30_000
   while (missing() > 0 && Date.now() < deadline) await pause()
   const lost = missing()
+  const holdLag = await ask<Lag>(first.process, 'lag')
   const { refusals } = await count()
+  const closings = await Promise.all(storms.map((storm) => ask<StormClosings>(storm, 'closings')))
+  const seenMs = closings.flatMap(({ at }) => at.map((ms) => ms - requestedAt)).sort((a, b) => a - b)
 
   const releasedAt = Date.now()
   await service.admin.undoPlan(id)
@@ -104,15 +123,22 @@ export async function holdAndRestart(
   await first.stop()
   const restartedAt = Date.now()
   const second = await startBroker(t, [...args, '--port', String(first.port)])
+  if (isPinned) pin(second.process.pid, BROKER_CORE)
   await until(async () => (await count()).connected === all)
   const reconnectMs = Date.now() - restartedAt
   const reconnectLag = await ask<Lag>(second.process, 'lag')
   const published = Object.values(sent).reduce((total, made) => total + made, 0)
   const reconnectCpuMs = reconnectLag.cpuMs
   return {
-    ...{ receipt, holdLag, lost, published, refusals },
+    ...{ receipt, seenMs, holdLag, lost, published, refusals },
     ...{ releaseMs, reconnectMs, reconnectLag, reconnectCpuMs },
   }
+}
+
+function pin(pid: number | undefined, core: number): void {
+  execFileSync('taskset', ['--all-tasks', '--cpu-list', '--pid', String(core), String(pid)], {
+    stdio: 'ignore',
+  })
 }
 
 async function startBroker(t: Test, args: readonly string[]) {
@@ -177,7 +203,7 @@ async function heard<Message extends { readonly type: string }>(
 
 function ask<Message extends { readonly type: string }>(
   child: ChildProcess,
-  question: 'lag' | 'count' | 'drain',
+  question: 'lag' | 'count' | 'drain' | 'closings',
 ): Promise<Message> {
   const answer = heard<Message>(child, question === 'drain' ? 'sent' : question)
   child.send(question)
