@@ -230,6 +230,7 @@ export class Enforcement {
   /** What closing leaves behind has to be there already. Leaves out devices that are back: what they have now is theirs. */
   async #purge(devices: readonly string[]): Promise<void> {
     const { sessions, purge } = this.#deps
+    if (devices.length === 0) return
     await sessions.cleaned()
     const isGone = (id: string) => sessions.select({ kind: 'device', id }).every((c) => c.refused !== null)
     const gone = devices.filter((id) => isGone(id))
