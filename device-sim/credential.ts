@@ -156,3 +156,8 @@ function readCurrent(directory: string): IssuedPair | null {
   const pair = readPair(directory, Number(basename(readlinkSync(link))))
   return pair?.certificate ? { ...pair, certificate: pair.certificate } : null
 }
+
+/** What the device presents: its certificate and the issuing CA's; the root is the verifier's own. */
+export function chainOf(reply: { certificate: string; chain: readonly string[] }): string {
+  return [reply.certificate, ...reply.chain.slice(0, 1)].map((pem) => `${pem.trim()}\n`).join('')
+}

@@ -6,7 +6,8 @@ import { createCsr } from '#shared/pki/x509'
 import type { TrustRecord } from '#shared/trust-bundle'
 import { fullJitter, type Random } from './backoff.ts'
 import type { Clock } from './clock.ts'
-import type { Credentials, IssuedPair } from './credential.ts'
+import { type Credentials, chainOf, type IssuedPair } from './credential.ts'
+import { inTime } from './device-time.ts'
 import type { EnrollClient } from './enroll-client.ts'
 import type { Link, OpenLink } from './mqtt-link.ts'
 import { Outbox } from './outbox.ts'
@@ -52,10 +53,10 @@ export class Device {
   readonly id: DeviceId
   readonly credentials: Credentials
   readonly outbox: Outbox
+  readonly trust: Trust
   readonly events = new EventEmitter<DeviceEvents>()
   readonly refusals: Refused[] = []
   readonly #deps: DeviceDeps
-  readonly #trust: Trust
   readonly #stopped = new AbortController()
   #link: Link | null = null
   /** A TLS session stands for the certificate it was made with, so it is offered with that pair only. */
@@ -69,7 +70,9 @@ export class Device {
     this.credentials = options.credentials
     this.outbox = new Outbox(`devices/${id}/telemetry`, options.deps.clock.now)
     this.#deps = options.deps
-    this.#trust = Trust.open(this.credentials.directory, options.deps.ca)
+    const certificate = () => this.credentials.current()?.certificate ?? ''
+    const { ca: pinned, clock } = options.deps
+    this.trust = Trust.open(this.credentials.directory, { pinned, clock, certificate })
   }
 
   get isConnected(): boolean {
@@ -86,8 +89,8 @@ export class Device {
     if (this.credentials.current()) return
     const { key, certificate } = await this.credentials.begin(newKey)
     if (certificate === null) {
-      const ca = this.#trust.roots
-      const reply = await this.#deps.enrollClient.enroll({ ca, token, csr: await this.#csr(key) })
+      const csr = await this.#csr(key)
+      const reply = await this.#deps.enrollClient.enroll({ trust: this.trust, token, csr })
       await this.credentials.store(chainOf(reply))
       await this.credentials.promote()
       return this.#followTrust(reply.trustVersion)
@@ -124,8 +127,8 @@ export class Device {
     const candidate = await this.credentials.begin(newKey)
     reached('rotate.1') // 1. the new key is on disk, beside the old pair
     if (candidate.certificate === null) {
-      const ca = this.#trust.roots
-      const reply = await enrollClient.renew({ ca, pair, csr: await this.#csr(candidate.key) })
+      const csr = await this.#csr(candidate.key)
+      const reply = await enrollClient.renew({ trust: this.trust, pair, csr })
       reached('rotate.2') // 2. the registry has issued a certificate that the device has not stored
       await this.credentials.store(chainOf(reply))
       reached('rotate.3') // 3. two whole pairs; `current` names the old one
@@ -136,16 +139,16 @@ export class Device {
 
   /** Takes up what the broker says of the trust bundle, then fetches the whole one: so the plane sees who has it. */
   async heardTrust(bundle: TrustRecord): Promise<void> {
-    await this.#trust.learn(bundle)
+    await this.trust.learn(bundle)
     await this.#followTrust(bundle.version)
   }
 
   /** Fetches the trust bundle when there is a newer one; the next renewal tells of it again when this one fails. */
   async #followTrust(version = 1): Promise<void> {
-    if (version <= this.#trust.version) return
+    if (version <= this.trust.version) return
     try {
       const { enrollClient } = this.#deps
-      await this.#trust.store(await enrollClient.bundle({ ca: this.#trust.roots, pair: this.#pair() }))
+      await this.trust.store(await enrollClient.bundle({ trust: this.trust, pair: this.#pair() }))
     } catch (error) {
       if (!isMusterError(error)) throw error
     }
@@ -198,12 +201,15 @@ export class Device {
   }
 
   async #open(pair: IssuedPair): Promise<Link> {
-    const { broker: url, clock, openLink } = this.#deps
-    const ca = this.#trust.roots
-    const { certificate, key } = pair
+    const { broker: url, openLink, enrollClient } = this.#deps
     const session = this.#session?.pair === pair.number ? this.#session.ticket : undefined
+    const { certificate, key } = pair
+    const access = { url, certificate, key, session, clientId: this.id, now: this.#deps.clock.now }
     try {
-      return await openLink({ url, ca, clientId: this.id, certificate, key, session, now: clock.now })
+      return await inTime(
+        () => openLink({ ...access, ca: this.trust.roots, time: this.trust.time }),
+        () => enrollClient.time(this.trust),
+      )
     } catch (error) {
       if (isMusterError(error, 'forbidden')) this.#note(error, session !== undefined)
       throw error
@@ -291,9 +297,4 @@ export class Device {
 
 function newKey(): string {
   return privateKeyPem(generateKey())
-}
-
-/** What the device presents: its certificate and the issuing CA's; the root is the verifier's own. */
-function chainOf(reply: { certificate: string; chain: readonly string[] }): string {
-  return [reply.certificate, ...reply.chain.slice(0, 1)].map((pem) => `${pem.trim()}\n`).join('')
 }

@@ -1,9 +1,11 @@
 import type { CaReply, CertificateReply, PendingReply } from '#shared/api'
 import { isMusterError, MusterError } from '#shared/errors'
-import { type JsonClientOptions, openJsonClient } from '#shared/json-client'
+import type { JsonClient } from '#shared/json-client'
 import { fullJitter, type Random } from './backoff.ts'
 import type { Clock } from './clock.ts'
 import type { IssuedPair } from './credential.ts'
+import { inTime } from './device-time.ts'
+import { type Asking, askOnce, askTime, type Believed } from './enroll-connection.ts'
 
 export interface EnrollClientOptions {
   /** Base URL of the enrollment listener. */
@@ -18,51 +20,43 @@ export interface EnrollClientOptions {
 /**
  * Asks for certificates, and asks again with full jitter while the service is unreachable, busy or failing.
  * The same token and key (or presented certificate and key) is the same request to the service: a lost reply
- * costs nothing. All throw the MusterError of a refusal, and the last one when patience ends. `ca`: the roots that the
- * device believes, PEM.
+ * costs nothing. Every answer tells the time, and a device whose time does not fit the service's certificate asks for it
+ * first. All throw the MusterError of a refusal, and the last one when patience ends.
  */
 export interface EnrollClient {
-  enroll(request: { ca: string; token: string; csr: string }): Promise<CertificateReply>
-  renew(request: { ca: string; pair: IssuedPair; csr: string }): Promise<CertificateReply>
+  enroll(request: { trust: Believed; token: string; csr: string }): Promise<CertificateReply>
+  renew(request: { trust: Believed; pair: IssuedPair; csr: string }): Promise<CertificateReply>
   /** The trust bundle; asked for with the certificate, so that the plane sees who has it. */
-  bundle(request: { ca: string; pair: IssuedPair }): Promise<CaReply>
+  bundle(request: { trust: Believed; pair: IssuedPair }): Promise<CaReply>
+  /** Asks once what time it is. @throws MusterError unreachable */
+  time(trust: Believed): Promise<void>
 }
 
 const RETRY = { baseMs: 200, capMs: 10_000 }
 
 export function openEnrollClient(options: EnrollClientOptions): EnrollClient {
   const { url } = options
+  const time = (trust: Believed) => askTime({ url, trust })
+  const send = <Reply>(from: Omit<Asking, 'url'>, work: (client: JsonClient) => Promise<Reply>) =>
+    persist(options, () =>
+      inTime(
+        () => askOnce({ ...from, url }, work),
+        () => time(from.trust),
+      ),
+    )
   return {
-    enroll: ({ ca, ...body }) => persist(options, () => ask({ url, ca }, { path: '/v1/enroll', body })),
-    renew: ({ ca, pair: { certificate, key }, csr }) =>
-      persist(options, () => ask({ url, ca, certificate, key }, { path: '/v1/renew', body: { csr } })),
-    bundle: ({ ca, pair: { certificate, key } }) =>
-      persist(options, () => fetchBundle({ url, ca, certificate, key })),
+    enroll: ({ trust, ...body }) => send({ trust }, (client) => ask(client, { path: '/v1/enroll', body })),
+    renew: ({ trust, pair, csr }) =>
+      send({ trust, pair }, (client) => ask(client, { path: '/v1/renew', body: { csr } })),
+    bundle: ({ trust, pair }) => send({ trust, pair }, (client) => client.send<CaReply>('GET', '/v1/ca')),
+    time,
   }
 }
 
-/** One connection a request, as a device would: it asks once in weeks. */
-async function ask(
-  access: JsonClientOptions,
-  request: { path: string; body: unknown },
-): Promise<CertificateReply> {
-  const client = openJsonClient(access)
-  try {
-    const reply = await client.send<CertificateReply | PendingReply>('POST', request.path, request.body)
-    if ('state' in reply) throw waiting(reply)
-    return reply
-  } finally {
-    await client.close()
-  }
-}
-
-async function fetchBundle(access: JsonClientOptions): Promise<CaReply> {
-  const client = openJsonClient(access)
-  try {
-    return await client.send<CaReply>('GET', '/v1/ca')
-  } finally {
-    await client.close()
-  }
+async function ask(client: JsonClient, request: { path: string; body: unknown }): Promise<CertificateReply> {
+  const reply = await client.send<CertificateReply | PendingReply>('POST', request.path, request.body)
+  if ('state' in reply) throw waiting(reply)
+  return reply
 }
 
 /** Asked again like a service that is busy: an operator may take his time. */

@@ -1,12 +1,16 @@
-import { connect, type TLSSocket } from 'node:tls'
+import type { TLSSocket } from 'node:tls'
 import { MqttClient } from 'mqtt'
 import { MusterError } from '#shared/errors'
+import { type DeviceTime, machineTime } from './device-time.ts'
+import { openServerSocket, type ServerSocket } from './server-socket.ts'
 
 export interface LinkOptions {
   /** `mqtts://host:port`. */
   readonly url: string
-  /** PEM of the pinned root. */
+  /** PEM of the roots that are believed. */
   readonly ca: string
+  /** Judges the dates of the broker's chain; without it, the clock of this machine does. */
+  readonly time?: Pick<DeviceTime, 'judge'>
   readonly clientId: string
   readonly certificate: string
   readonly key: string
@@ -36,7 +40,7 @@ export interface Link {
 
 export type OpenLink = (options: LinkOptions) => Promise<Link>
 
-/** From the first SYN to CONNACK, ms. */
+/** From the first SYN to the end of the handshake, and from there to CONNACK, ms. */
 const CONNECT_DEADLINE_MS = 15_000
 /** A broker that does not close after DISCONNECT is left, ms. */
 const END_DEADLINE_MS = 2_000
@@ -49,13 +53,9 @@ const SERVER_UNAVAILABLE = 3
  * @throws MusterError forbidden when a CONNACK says no (evidence `returnCode`), unreachable otherwise
  */
 export async function openLink(options: LinkOptions): Promise<Link> {
-  const socket = openSocket(options)
+  const { socket, session } = await openSocket(options)
   socket.setNoDelay(true)
   const closed = new Promise<number>((resolve) => socket.once('close', () => resolve(options.now())))
-  let session: Buffer | undefined
-  socket.on('session', (ticket) => {
-    session = ticket
-  })
   const client = await openSession(socket, options)
   const waiting = new Set<(reason: MusterError) => void>()
   socket.once('close', () => {
@@ -75,7 +75,7 @@ export async function openLink(options: LinkOptions): Promise<Link> {
   return {
     resumed: socket.isSessionReused(),
     closed,
-    session: () => session,
+    session,
     publish: (topic, payload) =>
       exchange((done) => client.publish(topic, payload, { qos: 1 }, (error) => done(error))),
     subscribe: (filter) =>
@@ -89,18 +89,23 @@ export async function openLink(options: LinkOptions): Promise<Link> {
   }
 }
 
-function openSocket(options: LinkOptions): TLSSocket {
+/** To a broker that is proven to be one, now. */
+async function openSocket(options: LinkOptions): Promise<ServerSocket> {
   const { hostname, port } = new URL(options.url)
   const host = hostname.replace(/^\[|\]$/g, '') // an IPv6 address is in brackets in a URL only
-  return connect({
-    host,
-    port: Number(port),
-    servername: /^[\d.]+$|:/.test(host) ? '' : host, // SNI has no addresses (RFC 6066 section 3)
-    ca: options.ca,
-    cert: options.certificate,
-    key: options.key,
-    ...(options.session ? { session: options.session } : {}),
+  const { ca, certificate, key, session } = options
+  const opened = await openServerSocket({
+    ...{ host, port: Number(port), ca, certificate, key, session },
+    deadlineMs: CONNECT_DEADLINE_MS,
   })
+  try {
+    const time = options.time ?? machineTime(options.now)
+    time.judge(host, opened.validity)
+    return opened
+  } catch (error) {
+    opened.socket.destroy()
+    throw error
+  }
 }
 
 /** CONNECT goes out with the last flight of the handshake; a refused client hears it in a CONNACK. */

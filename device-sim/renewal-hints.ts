@@ -1,6 +1,8 @@
+import { isMusterError } from '#shared/errors'
 import { hintTopic, type RenewalHint, readHint } from '#shared/renewal-hint'
 import { fullJitter, type Random } from './backoff.ts'
 import type { Clock } from './clock.ts'
+import type { Believed } from './enroll-connection.ts'
 import type { OpenLink } from './mqtt-link.ts'
 
 /** Longest single wait, ms: timers of Node take no more than 2^31, and the clock may be set. */
@@ -11,6 +13,8 @@ const RETRY = { baseMs: 60_000, capMs: LONGEST_WAIT_MS }
 export interface HintsOptions {
   readonly clock: Clock
   readonly random: Random
+  /** What the device with this id believes, and how it asks for the time; without it the clock is right. */
+  readonly time?: { of(device: string): Believed | undefined; ask(trust: Believed): Promise<void> }
   /** Rotates the device with this id. What fails is tried again while the certificate of the hint lives. */
   rotate(device: string, signal: AbortSignal): Promise<void>
 }
@@ -55,20 +59,40 @@ export class RenewalHints {
     this.#latest.set(device, { text, replaced })
     const signal = AbortSignal.any([replaced.signal, this.#stopped.signal])
     const { renewAfter, renewBefore } = hint
+    const now = () => (this.#options.time?.of(device)?.time ?? clock).now()
     let at = renewAfter + random() * Math.max(0, renewBefore - renewAfter)
     for (let failed = 0; ; failed++) {
-      await this.#until(at, signal)
+      await this.#until(at, { device, now, signal })
       if (signal.aborted) return
       if (await this.#rotates(device)) return
-      at = clock.now() + fullJitter(failed, { ...RETRY, random })
+      at = now() + fullJitter(failed, { ...RETRY, random })
       if (at >= hint.notAfter) return
     }
   }
 
-  async #until(at: number, signal: AbortSignal): Promise<void> {
+  /** A device whose clock was never set would renew at the wrong time, or never: it asks before it waits. */
+  async #until(
+    at: number,
+    { device, now, signal }: { device: string; now(): number; signal: AbortSignal },
+  ): Promise<void> {
     const { clock } = this.#options
-    while (clock.now() < at && !signal.aborted) {
-      await clock.wait(Math.min(at - clock.now(), LONGEST_WAIT_MS), signal)
+    for (;;) {
+      await this.#learnTime(device)
+      const left = at - now()
+      if (left <= 0 || signal.aborted) return
+      await clock.wait(Math.min(left, LONGEST_WAIT_MS), signal)
+    }
+  }
+
+  /** Once it is known it is counted from there; else it is asked for again after the next wait. */
+  async #learnTime(device: string): Promise<void> {
+    const { time } = this.#options
+    const trust = time?.of(device)
+    if (trust === undefined || trust.time.isKnown) return
+    try {
+      await time?.ask(trust)
+    } catch (error) {
+      if (!isMusterError(error)) throw error
     }
   }
 

@@ -8,7 +8,7 @@ import { seededRandom } from './backoff.ts'
 import type { Clock } from './clock.ts'
 import type { RunOptions } from './config.ts'
 import type { Device, DeviceDeps } from './device.ts'
-import { openEnrollClient } from './enroll-client.ts'
+import { type EnrollClient, openEnrollClient } from './enroll-client.ts'
 import { type Fault, plantFault } from './faults.ts'
 import { type Fleet, openDevice, openFleet } from './fleet.ts'
 import { Judge } from './judge.ts'
@@ -82,13 +82,14 @@ async function setStage(options: RunOptions, deps: RunDeps): Promise<Stage> {
   const fault = plantFault(options.fault, openLink)
   const { directory, prefix } = placeOf(options, deps)
   const random = seededRandom(`${seed}/choice`)
-  const news = openNews(deps, { seed, fleet: () => fleet })
+  const given = deviceDeps({ ready, root, fault, seed }, deps)
+  const news = openNews(deps, { seed, fleet: () => fleet, askTime: given.enrollClient.time })
   const fleetOptions = {
     directory,
     prefix,
     count: options.devices,
     seed,
-    deps: withNews(deviceDeps({ ready, root, fault, seed }, deps), scenario.followsHints ? news : null),
+    deps: withNews(given, scenario.followsHints ? news : null),
   }
   const fleet = openFleet(fleetOptions)
   onEnd(() => fleet.stop())
@@ -132,11 +133,15 @@ interface News {
   deviceOf(id: string): Device | undefined
 }
 
-function openNews({ clock, onEnd }: RunDeps, of: { seed: string; fleet(): Fleet }): News {
+function openNews(
+  { clock, onEnd }: RunDeps,
+  of: { seed: string; fleet(): Fleet; askTime: EnrollClient['time'] },
+): News {
   const deviceOf = (id: string) => of.fleet().devices.find((device) => device.id === id)
   const hints = new RenewalHints({
     clock,
     random: seededRandom(`${of.seed}/renewal`),
+    time: { of: (id) => deviceOf(id)?.trust, ask: of.askTime },
     rotate: async (id, signal) => deviceOf(id)?.rotate(signal),
   })
   onEnd(() => hints.stop())

@@ -2,6 +2,8 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { CaReply } from '#shared/api'
 import type { TrustRecord } from '#shared/trust-bundle'
+import type { Clock } from './clock.ts'
+import { DeviceTime } from './device-time.ts'
 import { writeDurably } from './durable.ts'
 import { vouchedFor } from './vouched.ts'
 
@@ -12,22 +14,36 @@ interface Stored {
   readonly roots: readonly string[]
 }
 
-/** The roots that a device believes: the one that it was made with, until it has fetched a trust bundle. */
+export interface TrustSource {
+  /** The root that the device was made with, PEM. */
+  readonly pinned: string
+  readonly clock: Clock
+  /** PEM of its own newest certificate; empty when it has none. */
+  certificate(): string
+}
+
+/**
+ * What a device believes: the root that it was made with, until it has fetched a trust bundle; and the time as those who
+ * lead there have told it.
+ */
 export class Trust {
+  readonly time: DeviceTime
   readonly #path: string
   #stored: Stored
   #turn: Promise<void> = Promise.resolve()
 
-  private constructor(path: string, stored: Stored) {
+  private constructor(path: string, { stored, source }: { stored: Stored; source: TrustSource }) {
     this.#path = path
     this.#stored = stored
+    const certificates = () => source.pinned + source.certificate()
+    this.time = new DeviceTime({ clock: source.clock, certificates })
   }
 
-  /** @param pinned the root that the device was made with, PEM */
-  static open(directory: string, pinned: string): Trust {
+  static open(directory: string, source: TrustSource): Trust {
     const path = join(directory, FILE)
-    const stored = existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')) : { version: 1, roots: [pinned] }
-    return new Trust(path, stored) // written by `store` only
+    const made = { version: 1, roots: [source.pinned] }
+    const stored: Stored = existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')) : made // written by `store` only
+    return new Trust(path, { stored, source })
   }
 
   /** PEM. */

@@ -1,6 +1,6 @@
-import { Agent, request } from 'undici'
+import { Agent, type buildConnector, request } from 'undici'
 import type { Problem } from './api.ts'
-import { type ErrorCode, MusterError } from './errors.ts'
+import { type ErrorCode, isMusterError, MusterError } from './errors.ts'
 
 export interface JsonClientOptions {
   /** Base URL, `https://host:port`. */
@@ -12,6 +12,10 @@ export interface JsonClientOptions {
   readonly key?: string
   /** API token, sent as `Authorization: Bearer`. */
   readonly apiToken?: string
+  /** Opens connections in place of this client, and proves the server; it may fail with a MusterError of its own. */
+  readonly connect?: buildConnector.connector
+  /** Hears the Date of each reply (RFC 9110 section 6.6.1), ms since 1970; NaN when there is none. */
+  readonly dated?: (date: number) => void
 }
 
 type Method = 'GET' | 'POST' | 'PUT' | 'DELETE'
@@ -34,7 +38,8 @@ const REPLY_DEADLINE_MS = 15_000
 
 export function openJsonClient(options: JsonClientOptions): JsonClient {
   const { ca, certificate: cert, key } = options
-  const agent = new Agent({ connect: { ca, ...(cert && key ? { cert, key } : {}) }, bodyTimeout: 0 })
+  const connect = options.connect ?? { ca, ...(cert && key ? { cert, key } : {}) }
+  const agent = new Agent({ connect, bodyTimeout: 0 })
   const headers: Record<string, string> = options.apiToken
     ? { authorization: `Bearer ${options.apiToken}` }
     : {}
@@ -49,6 +54,7 @@ export function openJsonClient(options: JsonClientOptions): JsonClient {
         body: body === undefined ? null : JSON.stringify(body),
       })
     } catch (cause) {
+      if (isMusterError(cause)) throw cause
       throw new MusterError('unreachable', `Cannot reach "${options.url}": ${(cause as Error).message}`, {
         cause,
       })
@@ -59,6 +65,7 @@ export function openJsonClient(options: JsonClientOptions): JsonClient {
     url: options.url,
     async send<Reply>(method: Method, path: string, body?: unknown, timeoutMs = REPLY_DEADLINE_MS) {
       const reply = await call(method, path, body, AbortSignal.timeout(timeoutMs))
+      options.dated?.(Date.parse(String(reply.headers.date)))
       const text = await reply.body.text()
       if (reply.statusCode >= 400) throw fromProblem(text, reply.statusCode, reply.headers['retry-after'])
       return (text === '' ? undefined : JSON.parse(text)) as Reply // the server's schema says what it is

@@ -58,6 +58,7 @@ function fakeEnrollment() {
     enroll: ({ csr }) => sign(csr),
     renew: ({ csr }) => sign(csr),
     bundle: () => Promise.reject(new MusterError('unreachable', 'down')),
+    time: () => Promise.reject(new MusterError('unreachable', 'down')),
   }
   return { client, issued }
 }

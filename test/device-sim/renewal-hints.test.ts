@@ -1,27 +1,51 @@
 import { EventEmitter, once } from 'node:events'
 import t from 'tap'
+import { MusterError } from '#shared/errors'
+import type { Clock } from '../../device-sim/clock.ts'
+import { DeviceTime } from '../../device-sim/device-time.ts'
 import type { LinkOptions, OpenLink } from '../../device-sim/mqtt-link.ts'
 import { RenewalHints } from '../../device-sim/renewal-hints.ts'
 
 const DAY_MS = 86_400_000
 
+interface DeviceTimeSource {
+  /** What time it is when the device is told, ms. */
+  readonly is: number
+  /** How many times nobody answers before. */
+  readonly silent: number
+}
+
+function askOf({ is, silent }: DeviceTimeSource, { time, asked }: { time: DeviceTime; asked: number[] }) {
+  return async () => {
+    asked.push(time.now())
+    if (asked.length <= silent) throw new MusterError('unreachable', 'down')
+    time.hear(is, { host: '', validity: { from: 0, to: Number.MAX_SAFE_INTEGER } })
+  }
+}
+
 /** A clock that jumps over every wait, a link that says what it is told, and what was rotated when. */
-function stage(options: { fails?: number } = {}) {
-  let now = 0
+function stage(options: { fails?: number; startsAt?: number; time?: DeviceTimeSource } = {}) {
+  let now = options.startsAt ?? 0
   const rotated: string[] = []
   const events = new EventEmitter()
   const subscribed: string[] = []
-  const hints = new RenewalHints({
-    clock: {
-      now: () => now,
-      wait: async (ms, signal) => {
-        await Promise.resolve()
-        if (!signal?.aborted) now += ms
-      },
+  const clock: Clock = {
+    now: () => now,
+    wait: async (ms, signal) => {
+      await Promise.resolve()
+      if (!signal?.aborted) now += ms
     },
+  }
+  const time = new DeviceTime({ clock, certificates: () => '' })
+  const asked: number[] = []
+  const hints = new RenewalHints({
+    clock,
+    ...(options.time
+      ? { time: { of: () => ({ roots: '', time }), ask: askOf(options.time, { time, asked }) } }
+      : {}),
     random: () => 0.5,
     rotate: async (device) => {
-      rotated.push(`${device} at ${now}`)
+      rotated.push(`${device} at ${time.now()}`)
       if (rotated.length <= (options.fails ?? 0)) throw new Error('refused')
       events.emit('rotated')
     },
@@ -54,7 +78,7 @@ function stage(options: { fails?: number } = {}) {
   const hint = (renewAfter: number, renewBefore: number, serial = 'a') =>
     JSON.stringify({ serial, renewAfter, renewBefore, notAfter: 90 * DAY_MS })
   const heard = () => once(events, 'rotated', { signal: AbortSignal.timeout(10_000) })
-  return { hints, connect, say, hint, heard, rotated, subscribed, other }
+  return { hints, connect, say, hint, heard, rotated, subscribed, other, asked }
 }
 
 t.test('a device rotates at a moment of its window, and once for one hint', async (t) => {
@@ -115,4 +139,35 @@ t.test('what is stopped rotates nobody', async (t) => {
   hints.stop()
   say(hint(0, 0))
   t.strictSame(rotated, [])
+})
+
+for (const [name, startsAt] of [
+  ['1970', 0],
+  ['ten years ahead', 3_660 * DAY_MS],
+  ['a day behind', 9 * DAY_MS],
+] as const) {
+  t.test(`a device whose clock is at ${name} asks for the time, and rotates in its window`, async (t) => {
+    const time = { is: 10 * DAY_MS, silent: 0 }
+    const { connect, say, hint, heard, rotated, asked } = stage({ startsAt, time })
+    await connect()
+    const first = heard()
+    say(hint(20 * DAY_MS, 22 * DAY_MS))
+    await first
+    t.strictSame(rotated, [`d1 at ${21 * DAY_MS}`])
+    t.equal(asked.length, 1, 'once since it was started')
+  })
+}
+
+t.test('a device that nobody tells the time goes by its clock, and asks again every hour', async (t) => {
+  const time = { is: 19 * DAY_MS, silent: 3 }
+  const { connect, say, hint, heard, rotated, asked } = stage({ startsAt: 10 * DAY_MS, time })
+  await connect()
+  const first = heard()
+  say(hint(20 * DAY_MS, 22 * DAY_MS))
+  await first
+  t.strictSame(rotated, [`d1 at ${21 * DAY_MS}`])
+  t.strictSame(
+    asked.map((at) => at - 10 * DAY_MS),
+    [0, 3_600_000, 7_200_000, 10_800_000],
+  )
 })

@@ -5,6 +5,7 @@ import t, { type Test } from 'tap'
 import { generateKey, spkiDer } from '#shared/pki/keys'
 import { derToPem } from '#shared/pki/pem'
 import { readTrust, type TrustRecord, trustTopic } from '#shared/trust-bundle'
+import { systemClock } from '../../device-sim/clock.ts'
 import type { LinkOptions, OpenLink } from '../../device-sim/mqtt-link.ts'
 import { Trust } from '../../device-sim/trust.ts'
 import { hearingTrust } from '../../device-sim/trust-news.ts'
@@ -23,6 +24,8 @@ async function makeRoot() {
   const der = await issueCaCertificate({ kind: 'root', trustDomain, now, spki: spkiDer(key) }, signer)
   return { der, signer, pem: derToPem(der, 'CERTIFICATE') }
 }
+
+const madeWith = (pinned: string) => ({ pinned, clock: systemClock, certificate: () => '' })
 
 /** What a rollover of this root brings. */
 async function rollover(t: Test, root: { der: Buffer; signer: ReturnType<typeof keySigner> }) {
@@ -44,7 +47,7 @@ t.test('a device takes a new root when its own vouches for it, and no other', as
   const foreign = await rollover(t, await makeRoot())
   const directory = t.testdir()
   const path = join(directory, 'trust.json')
-  const trust = Trust.open(directory, old.pem)
+  const trust = Trust.open(directory, madeWith(old.pem))
   const refused: [string, TrustRecord][] = [
     ['without a link', { version: 2, roots: [old.pem, next.root], links: [] }],
     ['with a link of another root', { version: 2, roots: [foreign.root], links: [foreign.newWithOld] }],
@@ -61,7 +64,7 @@ t.test('a device takes a new root when its own vouches for it, and no other', as
   t.equal(trust.roots, old.pem + next.root, 'the old one stays until the whole bundle is fetched')
   t.equal(trust.version, 1)
   t.strictSame(JSON.parse(readFileSync(path, 'utf8')).roots, [old.pem, next.root])
-  t.equal(Trust.open(directory, old.pem).roots, old.pem + next.root, 'also after a restart')
+  t.equal(Trust.open(directory, madeWith(old.pem)).roots, old.pem + next.root, 'also after a restart')
   await trust.store({ version: 3, roots: [next.root] })
   await trust.store({ version: 2, roots: [old.pem] })
   t.equal(trust.roots, next.root, 'an older bundle that comes late changes nothing')

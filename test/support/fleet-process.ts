@@ -27,6 +27,8 @@ export interface FleetOrder {
 export interface Look {
   readonly number: number
   readonly version: number
+  /** Serials that every device has left behind. */
+  readonly renewed?: readonly string[]
 }
 
 export interface Seen {
@@ -54,7 +56,10 @@ const enrollClient = openEnrollClient({
   patienceMs: 60_000,
 })
 const deviceOf = (id: string) => fleet.devices.find((device) => device.id === id)
-const hints = new RenewalHints({ clock, random, rotate: async (id, signal) => deviceOf(id)?.rotate(signal) })
+const hints = new RenewalHints({
+  ...{ clock, random, time: { of: (id) => deviceOf(id)?.trust, ask: enrollClient.time } },
+  rotate: async (id, signal) => deviceOf(id)?.rotate(signal),
+})
 const hearing = hearingTrust(openLink, async (id, bundle) => deviceOf(id)?.heardTrust(bundle))
 const fleet = openFleet({
   directory: order.directory,
@@ -83,7 +88,7 @@ process.send?.({ type: 'ready' })
  * Never, when it does not hold: whoever asked has a deadline by a clock that is not faked. A device that is renewing is
  * waited for: the clock is moved next, and would cut it off.
  */
-async function answer({ number, version }: Look): Promise<void> {
+async function answer({ number, version, renewed = [] }: Look): Promise<void> {
   for (const device of fleet.devices) {
     device.publish()
     await device.outbox.drained() // acknowledged, so the connection is one
@@ -92,6 +97,7 @@ async function answer({ number, version }: Look): Promise<void> {
     device.isConnected &&
     device.credentials.candidate() === null &&
     !isLate(device) &&
+    !renewed.includes(certificateOf(device).serialNumber) &&
     versionOf(device) >= version
   const limit = { ms: Number.POSITIVE_INFINITY, everyMs: 50, clock }
   await untilSeen(async () => (fleet.devices.every(isWell) ? true : null), limit)
@@ -105,7 +111,7 @@ function certificateOf({ credentials }: Device): X509Certificate {
 function isLate(device: Device): boolean {
   const { validFromDate, validToDate } = certificateOf(device)
   const [from, to] = [validFromDate.getTime(), validToDate.getTime()]
-  return clock.now() > from + (to - from) * LATE
+  return device.trust.time.now() > from + (to - from) * LATE
 }
 
 /** For whoever has waited in vain. */
@@ -114,7 +120,7 @@ function stateOf(device: Device): string {
   const life = [validFromDate, validToDate].map((date) => date.toISOString()).join(' to ')
   const next = device.credentials.candidate()
   return [
-    `${device.id} at ${new Date(clock.now()).toISOString()}: ${device.isConnected ? '' : 'not '}connected`,
+    `${device.id} at ${new Date(device.trust.time.now()).toISOString()}: ${device.isConnected ? '' : 'not '}connected`,
     `certificate from ${life}${next === null ? '' : ', which is being renewed'}`,
     `bundle ${versionOf(device)}`,
     `${device.refusals.length} refusals`,
