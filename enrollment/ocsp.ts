@@ -24,11 +24,21 @@ const MAX_PRESIGNED = 20_000
 /** RFC 5280 section 5.3.1; only OCSP says it, CRLs list final revocations. */
 const CERTIFICATE_HOLD = 6
 
-export interface OcspReply {
+export type OcspReply = KeptReply | PassingReply
+
+/** Made for one client, or true at this moment only. */
+interface PassingReply {
   /** DER of the OCSPResponse. */
   readonly der: Buffer
-  /** How long others may keep it; null for what is made for one client, or may change at any time. */
-  readonly freshness: Freshness | null
+  readonly freshness: null
+}
+
+/** The same for everybody who asks the same. */
+export interface KeptReply {
+  /** DER of the OCSPResponse. */
+  readonly der: Buffer
+  /** How long others may keep it. */
+  readonly freshness: Freshness
 }
 
 export interface Freshness {
@@ -58,7 +68,7 @@ interface Presigned {
   /** What it says; when the registry says something else, it is of no use. */
   readonly says: string
   readonly signedAt: number
-  readonly reply: OcspReply
+  readonly reply: KeptReply
   /** Of the registry, before it was last found to say the same. */
   mark: string | null
 }
@@ -109,7 +119,7 @@ export class OcspService {
   }
 
   /** What was signed for this very request, when nothing has been written since the registry last said the same. */
-  kept(der: Uint8Array): OcspReply | null {
+  kept(der: Buffer): KeptReply | null {
     const found = this.#fresh(keyOf(der))
     const mark = found?.mark ?? null
     return found !== null && mark !== null && mark === this.#options.registry.stateMark() ? found.reply : null
@@ -119,7 +129,7 @@ export class OcspService {
    * Answers the first of the readings of a request that makes sense: one that was damaged on its way may have several.
    * @throws MusterError unavailable, clock_wrong
    */
-  async answer(readings: readonly Uint8Array[]): Promise<OcspReply> {
+  async answer(readings: readonly Buffer[]): Promise<OcspReply> {
     const [only, ...others] = readings
     const kept = only !== undefined && others.length === 0 ? await this.#kept(keyOf(only)) : null
     return kept ?? this.#answerAnew(readings)
@@ -134,7 +144,7 @@ export class OcspService {
   }
 
   /** What was signed for this request, while it is fresh and the registry still says the same. */
-  async #kept(key: string): Promise<OcspReply | null> {
+  async #kept(key: string): Promise<KeptReply | null> {
     const found = this.#fresh(key)
     if (found === null) return null
     const { registry } = this.#options
@@ -145,7 +155,7 @@ export class OcspService {
     return found.reply
   }
 
-  async #answerAnew(readings: readonly Uint8Array[]): Promise<OcspReply> {
+  async #answerAnew(readings: readonly Buffer[]): Promise<OcspReply> {
     const requests = readings.flatMap((der) => {
       const request = readOrNull(der)
       return request ? [{ ...request, key: keyOf(der) }] : []
@@ -235,8 +245,8 @@ export function ocspFailure(failure: OcspFailure): OcspReply {
 }
 
 /** The octets of a request, as a text that a map can hold. */
-function keyOf(der: Uint8Array): string {
-  return Buffer.from(der.buffer, der.byteOffset, der.byteLength).toString('latin1')
+function keyOf(der: Buffer): string {
+  return der.toString('latin1')
 }
 
 function saysOf(status: CertStatus): string {

@@ -1,7 +1,8 @@
+import type { IncomingMessage } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { isMusterError, MusterError } from '#shared/errors'
 import type { Deps } from '../deps.ts'
-import { type Freshness, type OcspReply, ocspFailure } from '../ocsp.ts'
+import { type Freshness, type KeptReply, type OcspReply, ocspFailure } from '../ocsp.ts'
 import { asMusterError, logFault } from './problem.ts'
 
 /** A request for 16 certificates with a nonce takes a fifth of it. */
@@ -12,35 +13,86 @@ const MAX_AGE_S = 300
 const PATH = '/ocsp'
 const TYPE = 'application/ocsp-response'
 
-/** The OCSP responder over plain HTTP (RFC 6960 appendix A, RFC 9919 section 6): responses are signed, and tell no secret. */
+interface Asked {
+  readonly request: FastifyRequest
+  readonly reply: FastifyReply
+  readonly readings: readonly Buffer[]
+}
+
+/**
+ * The OCSP responder over plain HTTP (RFC 6960 appendix A, RFC 9919 section 6): responses are signed, and tell no secret.
+ * An answer that is kept leaves in the turn of the event loop in which its request came, without a promise.
+ */
 export function serveOcsp(app: FastifyInstance, deps: Deps): void {
-  app.addContentTypeParser(
-    'application/ocsp-request',
-    { parseAs: 'buffer', bodyLimit: BODY_OCTETS },
-    (_request, body, done) => done(null, body),
-  )
+  // the route reads the body itself: Fastify waits for an end of which the length has told already
+  app.addContentTypeParser('application/ocsp-request', (_request, payload, done) => done(null, payload))
   const post = (request: FastifyRequest, reply: FastifyReply) => {
-    const kept = Buffer.isBuffer(request.body) ? deps.ocsp.kept(request.body) : null
-    return kept?.freshness ? write(reply, kept, kept.freshness) : postAnew(request, reply)
-  }
-  const postAnew = async (request: FastifyRequest, reply: FastifyReply) => {
-    if (!Buffer.isBuffer(request.body)) {
+    if (request.body !== request.raw) {
       throw new MusterError('unsupported', 'Cannot answer: send application/ocsp-request')
     }
-    return send(reply, { request, answer: await answer(deps, { request, readings: [request.body] }) })
+    readBody(request.raw, (body) => {
+      try {
+        if (body === null) throw tooLong(reply)
+        respond(deps, { request, reply, readings: [body] })
+      } catch (error) {
+        reply.send(error)
+      }
+    })
   }
   app.post(PATH, post)
   app.post(`${PATH}/`, post)
-  app.get(`${PATH}/*`, async (request, reply) => {
-    const readings = readingsOf(request.raw.url ?? '')
-    return send(reply, { request, answer: await answer(deps, { request, readings }) })
+  app.get(`${PATH}/*`, (request, reply) => {
+    respond(deps, { request, reply, readings: readingsOf(request.raw.url ?? '') })
   })
 }
 
-async function answer(
-  { ocsp, log }: Deps,
-  { request, readings }: { request: FastifyRequest; readings: readonly Buffer[] },
-): Promise<OcspReply> {
+/** Calls back once: with the body, as soon as it is whole, or with null as soon as it is too long. */
+function readBody(raw: IncomingMessage, taken: (body: Buffer | null) => void): void {
+  const declared = Number(raw.headers['content-length']) // NaN of a body in chunks
+  if (declared > BODY_OCTETS) {
+    taken(null)
+    return
+  }
+  const chunks: Buffer[] = []
+  let length = 0
+  raw.on('data', (chunk: Buffer) => {
+    const wasWithin = length <= BODY_OCTETS
+    length += chunk.length
+    if (length <= BODY_OCTETS) chunks.push(chunk)
+    else if (wasWithin) taken(null)
+    if (length === declared) taken(joined(chunks))
+  })
+  if (declared > 0) return
+  raw.on('end', () => {
+    if (length <= BODY_OCTETS) taken(joined(chunks))
+  })
+}
+
+function joined(chunks: readonly Buffer[]): Buffer {
+  const [first] = chunks
+  return first !== undefined && chunks.length === 1 ? first : Buffer.concat(chunks)
+}
+
+/** What is left of the body is not read: the connection ends with the reply. */
+function tooLong(reply: FastifyReply): MusterError {
+  reply.header('connection', 'close')
+  return new MusterError('too_large', 'Cannot answer: an OCSP request has at most 8 KiB')
+}
+
+function respond(deps: Deps, asked: Asked): void {
+  const { readings, reply } = asked
+  const kept = readings[0] && readings.length === 1 ? deps.ocsp.kept(readings[0]) : null
+  if (kept) sendKept(asked, kept)
+  else sendAnew(deps, asked).catch((error: unknown) => reply.send(error))
+}
+
+async function sendAnew(deps: Deps, asked: Asked): Promise<void> {
+  const said = await answer(deps, asked)
+  if (said.freshness !== null) sendKept(asked, said)
+  else asked.reply.header('cache-control', 'no-store').type(TYPE).send(said.der)
+}
+
+async function answer({ ocsp, log }: Deps, { request, readings }: Asked): Promise<OcspReply> {
   try {
     return await ocsp.answer(readings)
   } catch (error) {
@@ -50,40 +102,34 @@ async function answer(
   }
 }
 
-function send(reply: FastifyReply, { request, answer }: { request: FastifyRequest; answer: OcspReply }) {
-  const { der, freshness } = answer
-  if (freshness === null) {
-    return reply.header('cache-control', 'no-store').type(TYPE).send(der)
-  }
-  if (request.method === 'GET' && request.headers['if-none-match'] === `"${freshness.tag}"`) {
-    return reply.code(304).headers(cachingHeaders(freshness)).send()
-  }
-  return write(reply, answer, freshness)
-}
-
 /** Fastify's way would make promises and copies for an answer that has been ready for long. */
-function write(reply: FastifyReply, answer: OcspReply, freshness: Freshness): FastifyReply {
-  const { headers, text } = wireFormOf(answer, freshness)
+function sendKept({ request, reply }: Asked, kept: KeptReply): void {
+  if (request.method === 'GET' && request.headers['if-none-match'] === `"${kept.freshness.tag}"`) {
+    reply.code(304).headers(cachingHeaders(kept.freshness)).send()
+    return
+  }
+  const { headers, text } = wireFormOf(kept)
   reply.hijack()
   reply.raw.writeHead(200, headers).end(text, 'latin1')
-  return reply
 }
 
 interface WireForm {
-  readonly headers: Record<string, string>
+  /** Names and values by turns, which Node writes as they stand. */
+  readonly headers: string[]
   readonly text: string
 }
 
 /** Of answers that are kept. */
-const WIRE_FORMS = new WeakMap<OcspReply, WireForm>()
+const WIRE_FORMS = new WeakMap<KeptReply, WireForm>()
 
 /** A body that is text goes out in one write with the headers: a second one would cost as much as all the rest. */
-function wireFormOf(reply: OcspReply, freshness: Freshness): WireForm {
-  const known = WIRE_FORMS.get(reply)
+function wireFormOf(kept: KeptReply): WireForm {
+  const known = WIRE_FORMS.get(kept)
   if (known) return known
-  const type = { 'content-type': TYPE, 'content-length': String(reply.der.length) }
-  const form = { headers: { ...type, ...cachingHeaders(freshness) }, text: reply.der.toString('latin1') }
-  WIRE_FORMS.set(reply, form)
+  const type = { 'content-type': TYPE, 'content-length': String(kept.der.length) }
+  const headers = Object.entries({ ...type, ...cachingHeaders(kept.freshness) }).flat()
+  const form = { headers, text: kept.der.toString('latin1') }
+  WIRE_FORMS.set(kept, form)
   return form
 }
 

@@ -97,9 +97,10 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
     return sendProblem(missing, { request, reply, log: options.log })
   })
   if (options.replied) {
-    app.addHook('onResponse', async ({ routeOptions }, { statusCode: status, elapsedTime: afterMs }) =>
-      options.replied?.({ route: routeOptions.url ?? 'none', status, afterMs }),
-    )
+    app.addHook('onResponse', ({ routeOptions }, { statusCode: status, elapsedTime: afterMs }, done) => {
+      options.replied?.({ route: routeOptions.url ?? 'none', status, afterMs })
+      done()
+    })
   }
   options.register(app)
   await listen(app, options)

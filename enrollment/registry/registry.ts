@@ -259,8 +259,8 @@ export interface Registry
    */
   revocationStatus(issuer: string, serial: string): Promise<RevocationStatus | null>
   /**
-   * Another text after every commit, of whichever process: while it is the same, whatever was read is still so. Null
-   * where that cannot be told at once.
+   * Another text after every commit: while it is the same, whatever was read is still so. What this process commits is
+   * in it at once, what another one commits from the next turn of the event loop on. Null where that cannot be told.
    */
   stateMark(): string | null
 

@@ -61,10 +61,23 @@ export function openRevocationStatus({
     return hold === undefined ? { state: 'good' } : { state: 'held', since: hold.since }
   }
 
+  /** What another process has committed is asked once in a turn of the event loop, which never sleeps on it. */
+  let version: number | undefined
+  const forget = () => {
+    version = undefined
+  }
+  function versionInThisTurn(): number | undefined {
+    if (version === undefined) {
+      version = statements.version.get()
+      setImmediate(forget)
+    }
+    return version
+  }
+
   return {
     stateMark() {
       try {
-        return `${statements.written.get()} ${statements.version.get()}`
+        return `${statements.written.get()} ${versionInThisTurn()}`
       } catch (error) {
         if (sqliteCode(error) !== null) return null // whoever reads next says what is wrong
         throw error
