@@ -7,9 +7,10 @@ import type { Duplex } from 'node:stream'
 import { Aedes } from 'aedes'
 import type { Log } from '#shared/log'
 import { Delivery } from './delivery.ts'
+import { Exchange, type Handler } from './exchange.ts'
 import type { Link, MqttClient } from './mqtt-client.ts'
 import type { Dropped } from './queues.ts'
-import { type Done, type Parcel, Route, type Routed } from './route.ts'
+import { type Done, type Parcel, Route } from './route.ts'
 import type { SessionStore } from './session-store.ts'
 import { levelsOf } from './topic-syntax.ts'
 
@@ -24,8 +25,8 @@ interface AedesBroker extends EventEmitter {
   unregisterClient(client: MqttClient): void
   readonly id: string
   counter: number
-  readonly mq: { emit(packet: Routed, done: Done): void }
   publish(packet: Parcel, client: MqttClient | null | Done, done?: Done): void
+  subscribe(filter: string, handler: Handler, done: Done): void
   listen(): Promise<void>
   close(done: () => void): void
 }
@@ -36,6 +37,8 @@ export interface Repairs {
   readonly log: Log
   /** The queue of a client was full. */
   readonly dropped: Dropped
+  /** May a message on the topic reach the client, here and now? */
+  mayForward(client: MqttClient, topic: string): boolean
   /** The last look at a client before it is registered. */
   mayRegister(client: MqttClient): boolean
   takenOver(previous: MqttClient, newcomer: MqttClient): void
@@ -46,6 +49,7 @@ export class Broker extends Base {
   /** Wills that must not be published; Aedes then deletes them as if they had been. */
   readonly voided = new WeakSet<object>()
   readonly delivery: Delivery
+  readonly exchange: Exchange
   readonly route: Route
   readonly #repairs: Repairs
   /** Messages that were routed before Aedes acknowledged them. */
@@ -53,8 +57,10 @@ export class Broker extends Base {
 
   constructor(options: object, repairs: Repairs) {
     const { store, log, dropped } = repairs
-    super({ ...options, persistence: store })
+    const exchange = new Exchange(repairs)
+    super({ ...options, persistence: store, mq: exchange })
     this.#repairs = repairs
+    this.exchange = exchange
     this.delivery = new Delivery(store, log)
     store.answered = (clientId) => this.delivery.answered(clientId)
     this.route = new Route({
@@ -62,7 +68,7 @@ export class Broker extends Base {
       delivery: this.delivery,
       brokerId: this.id,
       nextCounter: () => ++this.counter,
-      emit: (packet, done) => this.mq.emit(packet, done),
+      exchange,
       dropped,
     })
   }
@@ -87,6 +93,11 @@ export class Broker extends Base {
   override unregisterClient(client: MqttClient): void {
     this.delivery.stop(client)
     if (this.clients[client.id] === client) super.unregisterClient(client)
+  }
+
+  override subscribe(filter: string, handler: Handler, done: Done): void {
+    if (levelsOf(filter) > LEVELS) done(new Error('filter has too many levels'))
+    else this.exchange.subscribe(filter, handler, done)
   }
 
   /** Aedes acknowledges QoS 1 before it publishes; so it is published before Aedes hears that it may be. */

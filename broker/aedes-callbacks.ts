@@ -45,6 +45,7 @@ export interface Inner {
   acknowledge(packet: Parcel, client: MqttClient, done: Done): void
   /** True while the client gets from its queue what is being handed out. */
   isQueuedFor(client: MqttClient): boolean
+  mayForward(client: MqttClient, topic: string): boolean
   voidWill(will: Will): void
   readonly traffic: Traffic
 }
@@ -185,17 +186,23 @@ export function topicHooks(deps: MqttDeps, inner: Inner) {
       answer(null, null)
     },
     authorizeForward<P extends { readonly topic: string }>(client: MqttClient, packet: P): P | null {
-      try {
-        // Nothing before CONNACK, and from a queue nothing but by its delivery.
-        if (!client.req.isAccepted || inner.isQueuedFor(client)) return null
-        if (!mayForward(client.req, packet.topic)) return null
-        inner.traffic.delivered++
-        return packet
-      } catch (error) {
-        failed(deps, 'forward', error)
-        return null
-      }
+      // From a queue nothing but by its delivery.
+      return inner.isQueuedFor(client) || !inner.mayForward(client, packet.topic) ? null : packet
     },
+  }
+}
+
+/** May a message on the topic reach the client? Counts it when it may. */
+export function forwarding(deps: MqttDeps, traffic: Traffic): Inner['mayForward'] {
+  return (client, topic) => {
+    try {
+      const isPermitted = client.req.isAccepted && mayForward(client.req, topic) // nothing before CONNACK
+      if (isPermitted) traffic.delivered++
+      return isPermitted
+    } catch (error) {
+      failed(deps, 'forward', error)
+      return false
+    }
   }
 }
 

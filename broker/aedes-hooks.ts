@@ -1,7 +1,15 @@
 /** Creates Aedes with our callbacks, and hears what becomes of its clients. Whatever throws in a hook denies. */
 import { stillLive } from './admission.ts'
 import { Broker } from './aedes-broker.ts'
-import { connectHooks, type MqttDeps, orDeny, screen, type Traffic, topicHooks } from './aedes-callbacks.ts'
+import {
+  connectHooks,
+  forwarding,
+  type MqttDeps,
+  orDeny,
+  screen,
+  type Traffic,
+  topicHooks,
+} from './aedes-callbacks.ts'
 import type { Inside } from './gate.ts'
 import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
 import { News } from './news.ts'
@@ -46,10 +54,10 @@ const CLIENT_ID_LENGTH = 129
 export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
   const { store } = deps
   const traffic: Traffic = { published: 0, delivered: 0 }
+  const mayForward = forwarding(deps, traffic)
   const broker: Broker = new Broker(
     {
-      // Without it 100 slow deliveries stop all others.
-      concurrency: 0,
+      concurrency: 0, // as many listeners to events of a socket as there are
       heartbeatInterval: deps.heartbeatMs ?? HEARTBEAT_MS,
       connectTimeout: deps.limits.connectMs,
       maxInflightInbound: deps.limits.inflightInbound,
@@ -59,6 +67,7 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
         acknowledge: (packet, client, done) => broker.acknowledge(packet, client, done),
         isQueuedFor: (client) => broker.route.isQueuedFor(client),
         voidWill: (will) => broker.voided.add(will),
+        mayForward,
         traffic,
       }),
     },
@@ -66,6 +75,7 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
       store,
       log: deps.log,
       dropped: (clientId, evidence) => reportDropped(deps, clientId, evidence),
+      mayForward,
       mayRegister: (client) => isLive(deps, client),
       takenOver: openTakeovers(deps),
     },
@@ -114,6 +124,7 @@ function take(broker: Broker, deps: MqttDeps & { rate: PublishRate }, connection
     ending: 'lost',
   }
   const client = broker.handle(connection.socket, link)
+  broker.exchange.adopt(client)
   screen(client._parser, deps, link)
   connection.socket.once('close', () => {
     if (!link.isAccepted) return

@@ -1,4 +1,5 @@
 import type { Duplex } from 'node:stream'
+import type { Done, Routed } from './route.ts'
 import type { Connection } from './sessions.ts'
 
 /** A will as Aedes keeps it. The last two are ours: who stored it, for the day when its client is long gone. */
@@ -43,6 +44,13 @@ export interface MqttClient {
   /** What was given to `handle`. */
   readonly req: Link
   close(done?: () => void): void
+  /** By filter; what each was granted. */
+  readonly subscriptions?: Readonly<Record<string, { readonly qos: number }>>
+  /** Packet identifier of the next message that is sent to it and is in no queue. */
+  _nextId: number
+  /** How Aedes hands it a message. */
+  deliver0(packet: Routed, done: Done): void
+  deliverQoS(packet: Routed, done: Done): void
 }
 
 /** True when the client cannot take part any more: closed, its socket gone, or decided against. */

@@ -11,12 +11,13 @@ const DUP = 0x08
 /** PUBREL with its reserved flags (MQTT 3.1.1 section 3.6.1). */
 const PUBREL = 0x62
 
-/** Everything of a PUBLISH but its payload, for QoS 1 and 2 (MQTT 3.1.1 section 3.3). */
+/** Everything of a PUBLISH but its payload (MQTT 3.1.1 section 3.3); with QoS 0 it has no packet identifier. */
 export function publishHead({ topic, payload, qos, messageId, dup }: PublishFields): Buffer {
   const topicBytes = Buffer.byteLength(topic)
-  const length = 2 + topicBytes + 2 + payload.length
+  const idOctets = qos === 0 ? 0 : 2
+  const length = 2 + topicBytes + idOctets + payload.length
   const lengthOctets = octetsOf(length)
-  const head = Buffer.allocUnsafe(1 + lengthOctets + 2 + topicBytes + 2)
+  const head = Buffer.allocUnsafe(1 + lengthOctets + 2 + topicBytes + idOctets)
   head[0] = PUBLISH | (dup ? DUP : 0) | (qos << 1)
   let at = 1
   let left = length
@@ -26,7 +27,7 @@ export function publishHead({ topic, payload, qos, messageId, dup }: PublishFiel
   } while (left > 0)
   at = head.writeUInt16BE(topicBytes, at)
   at += head.write(topic, at)
-  head.writeUInt16BE(messageId, at)
+  if (qos > 0) head.writeUInt16BE(messageId, at)
   return head
 }
 

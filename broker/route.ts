@@ -1,5 +1,7 @@
 import type { Delivery } from './delivery.ts'
+import type { Exchange } from './exchange.ts'
 import type { MqttClient } from './mqtt-client.ts'
+import { Outgoing } from './outgoing.ts'
 import type { Dropped, Enqueueing } from './queues.ts'
 import type { RetainedPacket } from './retained.ts'
 import type { SessionStore } from './session-store.ts'
@@ -17,6 +19,8 @@ export interface Parcel {
 
 /** A message as Aedes' parts pass it on. The counter rises in the order of routing: they drop one that does not. */
 export interface Routed {
+  /** No message of its own to itself (MQTT 5); Aedes sets it. */
+  readonly nl?: boolean
   readonly cmd: 'publish'
   readonly brokerId: string
   readonly brokerCounter: number
@@ -35,8 +39,7 @@ export interface RouteDeps {
   readonly delivery: Delivery
   readonly brokerId: string
   nextCounter(): number
-  /** Hands the message to the subscriptions of open connections, in this tick. */
-  emit(packet: Routed, done: Done): void
+  readonly exchange: Exchange
   readonly dropped: Dropped
 }
 
@@ -70,9 +73,13 @@ export class Route {
   readonly #deps: RouteDeps
   /** Who gets the message that is being handed out by its queue. */
   #queuedFor: ReadonlyMap<string, number> | null = null
+  /** How Aedes' parts number what is handed out now. */
+  readonly numbering: () => Pick<Routed, 'brokerId' | 'brokerCounter'>
 
   constructor(deps: RouteDeps) {
     this.#deps = deps
+    const { brokerId, nextCounter } = deps
+    this.numbering = () => ({ brokerId, brokerCounter: nextCounter() })
   }
 
   /** True, while a message is handed to open connections, when this client gets it from its queue. */
@@ -80,7 +87,7 @@ export class Route {
     return !client.clean && this.#queuedFor?.has(client.id) === true
   }
 
-  /** `done` hears of the failure of what should have been kept; with QoS 0 it waits for the readers as well. */
+  /** `done` hears of the failure of what should have been kept. */
   publish(parcel: Parcel, author: MqttClient | null, done: Done): void {
     const { group, sessions } = this.#deps.store
     const { topic, qos = 0, retain } = parcel
@@ -159,32 +166,19 @@ export class Route {
 
   #leave({ parcel, author, targets, done }: Way): void {
     const { topic, payload = EMPTY, qos = 0, retain = false } = parcel
-    const { brokerId, nextCounter, emit } = this.#deps
-    const brokerCounter = nextCounter()
-    const clientId = author?.id
-    const packet: Routed = {
-      cmd: 'publish',
-      brokerId,
-      brokerCounter,
-      topic,
-      payload,
-      qos,
-      retain,
-      dup: false,
-      clientId,
-    }
+    const { exchange } = this.#deps
+    const fields = { topic, payload, qos, retain, clientId: author?.id }
     this.#queuedFor = targets
     try {
-      emit(packet, qos === 0 ? done : noop)
+      exchange.deliver(exchange.matching(topic), new Outgoing(fields, this.numbering), targets)
     } finally {
       this.#queuedFor = null
     }
     if (qos > 0) done(null)
+    else setImmediate(done) // its author is read again from here, and is not to be called from itself
   }
 }
 
 function isRefused(author: MqttClient | null): boolean {
   return author !== null && author.req.connection.refused !== null
 }
-
-function noop(): void {}
