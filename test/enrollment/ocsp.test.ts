@@ -1,7 +1,9 @@
 import { createHash, randomBytes } from 'node:crypto'
+import { mkdtempSync } from 'node:fs'
+import { join } from 'node:path'
 import fc from 'fast-check'
 import t from 'tap'
-import { MusterError } from '#shared/errors'
+import { isMusterError, MusterError } from '#shared/errors'
 import { bitsOf, readDer } from '#shared/pki/der'
 import { NULL, octetString, sequence } from '#shared/pki/der-write'
 import { extension } from '#shared/pki/extensions'
@@ -11,6 +13,7 @@ import { issueResponderCertificate, type Responder } from '../../enrollment/ca/o
 import { keySigner } from '../../enrollment/ca/signer.ts'
 import { readingsOf } from '../../enrollment/http/ocsp.ts'
 import { OcspService } from '../../enrollment/ocsp.ts'
+import { openRegistry } from '../../enrollment/registry/open.ts'
 import type { RevocationStatus } from '../../enrollment/registry/registry.ts'
 import {
   certId,
@@ -21,6 +24,7 @@ import {
   readOcspResponse,
 } from '../support/ocsp.ts'
 import { testAuthority } from '../support/pki.ts'
+import { device as anyDevice, BEGIN, planeOf } from '../support/registry-plane.ts'
 
 const HOUR_MS = 3_600_000
 const START = Date.UTC(2026, 10, 1, 12, 0, 0, 123) // a millisecond that must not be seen
@@ -196,6 +200,67 @@ t.test('while nothing was written the registry is not asked again, and a hold co
   t.match(await ask(request), { statuses: ['good'] })
   t.equal(signatures(), 3)
 })
+
+/** What is committed between two questions, by the process that answers or by another one. */
+const commit = fc.record({
+  by: fc.constantFrom('own', 'other'),
+  what: fc.constantFrom('hold', 'undo', 'revoke', 'nothing of interest'),
+  device: fc.integer({ min: 0, max: 1 }),
+})
+
+t.test('whatever anybody commits is in the next answer, however often the last one was given', async (t) => {
+  const [responder, root] = [await newResponder(), t.testdir({})]
+  const walk = fc.asyncProperty(fc.array(commit, { minLength: 4, maxLength: 12 }), async (commits) => {
+    const path = join(mkdtempSync(join(root, 'walk-')), 'registry.db')
+    const options = { trustDomain: 'plane.test', epoch: 'epoch-1', now: BEGIN }
+    const planes = {
+      own: planeOf(await openRegistry(path, options), 'a'),
+      other: planeOf(await openRegistry(path, options), 'b'),
+    }
+    const { own } = planes
+    const devices = [await own.enroll('d0'), await own.enroll('d1')]
+    const service = new OcspService({
+      registry: own.registry,
+      responders: [{ issuer: { ...device, id: own.issuer.id }, responder }],
+      signingClock: { check: () => {} },
+      now: () => START,
+    })
+    const answers = async () => {
+      const said = []
+      for (const { serial } of devices) {
+        const request = ocspRequest({ issuer, serials: [serial] })
+        const reply = service.kept(request) ?? (await service.answer([request]))
+        said.push(readOcspResponse(reply.der, issuer))
+      }
+      return said
+    }
+    const expected = async () => {
+      const statuses = devices.map(({ serial }) => own.registry.revocationStatus(own.issuer.id, serial))
+      return (await Promise.all(statuses)).map((status) => ({ statuses: [status && SAYS[status.state]] }))
+    }
+    const holds: string[] = []
+    for (const [index, { by, what, device: number }] of commits.entries()) {
+      const plane = planes[by as keyof typeof planes] // one of the two that are drawn
+      const target = anyDevice(`d${number}`)
+      if (what === 'hold') holds.push((await plane.hold(`h${index}`, target)).id)
+      else if (what === 'undo')
+        await plane.registry.undoPlan(holds.pop() ?? 'none', plane.act()).catch(isRefused)
+      else if (what === 'revoke') await plane.revoke(`r${index}`, target, { reason: 'superseded' })
+      else await plane.registry.createFleet({ id: `f${index}` }, plane.act())
+      if (by === 'other') await new Promise(setImmediate) // what a request of another client takes at the least
+      for (let asked = 0; asked < 3; asked++) t.match(await answers(), await expected(), `${by} ${what}`)
+    }
+    await own.registry.close()
+    await planes.other.registry.close()
+  })
+  await fc.assert(walk, { numRuns: 20 })
+})
+
+const SAYS = { good: 'good', held: 'revoked 6', revoked: 'revoked 4' } as const
+
+function isRefused(error: unknown): void {
+  if (!isMusterError(error)) throw error
+}
 
 t.test('what is unknown is not kept: it may be issued in the next moment', async (t) => {
   const { service, statuses, ask } = await open()

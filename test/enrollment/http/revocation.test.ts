@@ -1,6 +1,7 @@
 import { randomBytes, X509Certificate } from 'node:crypto'
 import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { request as send } from 'node:http'
+import { connect } from 'node:net'
 import { join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import t from 'tap'
@@ -10,6 +11,7 @@ import { pemToDer } from '#shared/pki/pem'
 import { readDistributionPoint, readInfoAccesses } from '#shared/pki/read-extensions'
 import { readCrl as readSignedCrl } from '../../../device-sim/crl.ts'
 import { readCrlEntries } from '../../../enrollment/ca/read-crl.ts'
+import { openRegistry } from '../../../enrollment/registry/open.ts'
 import {
   enrollBroker,
   enrollDevice,
@@ -18,6 +20,7 @@ import {
   startEnrollment,
 } from '../../support/enrollment.ts'
 import { ocspRequest, readOcspResponse } from '../../support/ocsp.ts'
+import { BEGIN, planeOf } from '../../support/registry-plane.ts'
 
 const DAY_MS = 86_400_000
 
@@ -44,6 +47,38 @@ async function http(
   })
   outgoing.once('error', reject).end(content.body)
   return promise
+}
+
+/** Of a POST, with one more line. */
+const head = (line: string) =>
+  Buffer.from(
+    `POST /ocsp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/ocsp-request\r\n${line}\r\n\r\n`,
+  )
+
+/** Writes pieces, each after the service has answered somebody else, and hangs up after so many replies. */
+async function talk(
+  service: RunningEnrollment,
+  pieces: readonly Buffer[],
+  { replies }: { replies: number },
+): Promise<Buffer> {
+  const { hostname, port } = new URL(service.whereabouts.http)
+  const socket = connect({ host: hostname, port: Number(port), noDelay: true })
+  const { promise, resolve, reject } = Promise.withResolvers<void>()
+  const chunks: Buffer[] = []
+  const count = () => Buffer.concat(chunks).toString('latin1').split('HTTP/1.1 ').length - 1
+  socket.setTimeout(10_000, () => reject(new Error('no reply in time')))
+  socket.once('error', reject)
+  socket.on('data', (chunk) => {
+    chunks.push(chunk)
+    if (count() === replies) resolve()
+  })
+  for (const piece of pieces) {
+    socket.write(piece)
+    await http(service, 'GET', '/ocsp/')
+  }
+  if (replies > 0) await promise
+  socket.destroy()
+  return Buffer.concat(chunks)
 }
 
 const TYPE = { 'content-type': 'application/ocsp-request' }
@@ -104,6 +139,77 @@ t.test('what a certificate points to is served', async (t) => {
     t.match(await ask(), { statuses: ['revoked 6'] })
     await service.admin.undoPlan(plan.id)
     t.match(await ask(), { statuses: ['good'] })
+  })
+
+  t.test(
+    'a hold that another process commits is seen by the next request too, by POST and by GET',
+    async (t) => {
+      const path = `/ocsp/${encodeURIComponent(request().toString('base64'))}`
+      const ask = async () => {
+        const replies = [
+          await http(service, 'POST', '/ocsp', { headers: TYPE, body: request() }),
+          await http(service, 'GET', path),
+        ]
+        return replies.flatMap(({ body }) => {
+          const said = readOcspResponse(body, issuer)
+          return 'statuses' in said ? said.statuses : []
+        })
+      }
+      const registry = await openRegistry(service.config.layout.registry, {
+        trustDomain: service.deps.authority.device.trustDomain,
+        epoch: 'it has one',
+        now: Date.now(),
+      })
+      t.teardown(() => registry.close())
+      const other = planeOf(registry, 'other')
+      other.pass(Date.now() - BEGIN)
+      t.same(await ask(), ['good', 'good'])
+      await other.hold('from-elsewhere', { scope: 'batch', id: 'lab' })
+      t.same(await ask(), ['revoked 6', 'revoked 6'])
+      await registry.undoPlan('from-elsewhere', other.act())
+      t.same(await ask(), ['good', 'good'])
+    },
+  )
+
+  t.test('a request is answered in whatever pieces it comes', async (t) => {
+    const body = request()
+    const whole = Buffer.concat([head(`Content-Length: ${body.length}`), body])
+    const said = (replies: Buffer) =>
+      replies
+        .toString('latin1')
+        .split('HTTP/1.1 ')
+        .slice(1)
+        .map((reply) => reply.slice(0, 3))
+    t.same(said(await talk(service, [Buffer.concat([whole, whole, whole])], { replies: 3 })), [
+      '200',
+      '200',
+      '200',
+    ])
+    const cuts = [1, head('').length - 2, whole.length - body.length, whole.length - 40, whole.length - 1]
+    for (const cut of cuts) {
+      const pieces = [whole.subarray(0, cut), whole.subarray(cut)]
+      t.same(said(await talk(service, pieces, { replies: 1 })), ['200'], `cut at ${cut}`)
+    }
+    const inChunks = await http(service, 'POST', '/ocsp', {
+      headers: { ...TYPE, 'transfer-encoding': 'chunked' },
+      body,
+    })
+    t.match(readOcspResponse(inChunks.body, issuer), { statuses: ['good'] })
+    const none = await http(service, 'POST', '/ocsp', { headers: { ...TYPE, 'content-length': '0' } })
+    t.match(readOcspResponse(none.body, issuer), { status: 1 })
+  })
+
+  t.test('a body that is too long, or never whole, costs nobody else an answer', async (t) => {
+    const tooLong = await http(service, 'POST', '/ocsp', {
+      headers: { ...TYPE, 'transfer-encoding': 'chunked' },
+      body: Buffer.alloc(9_000, 0x30),
+    })
+    t.match(tooLong, { status: 413, headers: { connection: 'close' } })
+    const promised = await talk(service, [head('Content-Length: 9000')], { replies: 1 })
+    t.match(promised.toString('latin1'), /^HTTP\/1.1 413[\s\S]*connection: close/i, 'it is not waited for')
+    await talk(service, [Buffer.concat([head('Content-Length: 100'), Buffer.alloc(50)])], { replies: 0 })
+    const reply = await http(service, 'POST', '/ocsp', { headers: TYPE, body: request() })
+    t.match(readOcspResponse(reply.body, issuer), { statuses: ['good'] })
   })
 
   t.test('what is no OCSP request is told so, and never fails inside', async (t) => {
