@@ -14,7 +14,7 @@ import type { Inside } from './gate.ts'
 import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
 import { News } from './news.ts'
 import { PublishRate } from './publish-rate.ts'
-import { type Purge, purge, type ReviewDeps, review, reviewDevice } from './purge.ts'
+import { purge, type ReviewDeps, review, reviewDevice } from './purge.ts'
 import type { Dropped } from './queues.ts'
 import { refusedReport } from './refusals.ts'
 import type { SessionStore } from './session-store.ts'
@@ -24,8 +24,8 @@ import { openTakeovers } from './takeover.ts'
 export interface Mqtt extends Inside {
   /** Takes over the socket of a connection that the gate has let in. */
   handle(connection: Connection): void
-  /** Forgets the sessions, queues, half-received messages and wills of identities; retained messages when it is said. */
-  purge(identities: readonly string[], what?: Purge): Promise<void>
+  /** Forgets the sessions, queues, half-received messages and wills of identities. */
+  purge(identities: readonly string[]): Promise<void>
   /**
    * Looks through what is stored: what belongs to certificates that are held or over is purged, and subscriptions and
    * queued messages that the policy of a fleet (of all, when none is named) does not grant any more are taken out.
@@ -106,7 +106,7 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
 
 function reviews(deps: ReviewDeps): Pick<Mqtt, 'purge' | 'review' | 'reviewDevice'> {
   return {
-    purge: (identities, what) => purge(deps.store, identities, what),
+    purge: (identities) => purge(deps.store, identities),
     review: (fleet) => review(deps, fleet),
     reviewDevice: (device) => reviewDevice(deps, device),
   }

@@ -16,6 +16,8 @@ export interface EnforcementDeps {
   report(report: Report): void
   /** Forgets the MQTT sessions, queues and wills of devices. */
   purge(devices: readonly string[]): Promise<void>
+  /** Forgets what the devices of these holds have retained, where they say so. */
+  forgetRetained?(holds: readonly HoldRecord[]): Promise<void>
   /** Looks through what is stored for devices that are away: a hold is in force. */
   review?(): Promise<void>
   /** A device has changed, and perhaps what it may do: its subscriptions and what waits for it do not follow by themselves. */
@@ -72,6 +74,7 @@ export class Enforcement {
   #enforce(change: Change, since: number): Promise<unknown> | undefined {
     switch (change.kind) {
       case 'hold':
+        this.#track(this.#forgetRetained([change.hold]))
         return change.hold.state === 'active' ? this.#applyHold(change.hold, since) : undefined
       case 'certificate': {
         const selector = { kind: 'certificate', id: change.certificate.fingerprint } as const
@@ -133,6 +136,7 @@ export class Enforcement {
       return code
     })
     const holds = replica.unreportedHolds()
+    this.#track(this.#forgetRetained(replica.activeHolds()))
     this.#track(
       stopped.then(({ closeMs, survivors, devices }) => {
         for (const hold of holds) {
@@ -225,6 +229,12 @@ export class Enforcement {
     const survivors = line.survivors.slice(0, NAMED_SURVIVORS)
     const position = this.#deps.replica.cursor()?.position ?? 0
     this.#deps.report({ type: 'applied', at: this.#deps.now(), hold: hold.id, position, ...line, survivors })
+  }
+
+  /** Of a hold that has been undone since nothing is forgotten. */
+  async #forgetRetained(holds: readonly HoldRecord[]): Promise<void> {
+    const { replica, forgetRetained } = this.#deps
+    await forgetRetained?.(holds.filter(({ id, state }) => state === 'ended' || replica.isActive(id)))
   }
 
   /** What closing leaves behind has to be there already. Leaves out devices that are back: what they have now is theirs. */

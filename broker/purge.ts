@@ -1,3 +1,4 @@
+import type { HoldRecord } from '#shared/feed'
 import type { Log } from '#shared/log'
 import { stillLive } from './admission.ts'
 import type { AdmissionReader } from './gate.ts'
@@ -5,12 +6,6 @@ import { narrowLive, narrowStored, type Subscribed } from './narrowing.ts'
 import type { AdmissionRecord } from './replica.ts'
 import type { Session } from './session-rows.ts'
 import type { SessionStore } from './session-store.ts'
-
-/** What a purge takes beside sessions, queues, half-received messages and wills. */
-export interface Purge {
-  /** Retained messages that the identity has published; telemetry that others go on reading, unless this is said. */
-  readonly retained?: boolean
-}
 
 export interface ReviewDeps {
   now(): number
@@ -23,34 +18,43 @@ export interface ReviewDeps {
 /** Sessions that are looked at in one turn of the event loop. */
 const SLICE = 200
 
+/** Retained messages that are forgotten in one commit. */
+const FORGOTTEN = 200
+
 /** Identities that are purged in one commit: each may have a queue of a thousand rows. */
 const PURGED = 20
 
 /** Forgets what is stored of these identities, some in each turn of the event loop. */
-export async function purge(
-  store: SessionStore,
-  identities: readonly string[],
-  what: Purge = {},
-): Promise<void> {
+export async function purge(store: SessionStore, identities: readonly string[]): Promise<void> {
   for (let at = 0; at < identities.length; at += PURGED) {
     const some = identities.slice(at, at + PURGED)
-    await Promise.all(some.map((identity) => purgeIdentity(store, identity, what)))
+    await Promise.all(some.map((identity) => purgeIdentity(store, identity)))
   }
 }
 
-async function purgeIdentity(
-  store: SessionStore,
-  identity: string,
-  { retained = false }: Purge,
-): Promise<void> {
+async function purgeIdentity(store: SessionStore, identity: string): Promise<void> {
   const clients = new Set([identity, ...store.clientsOf(identity)])
-  const emptied = retained ? store.retained.topicsOf(identity) : []
-  await Promise.all([
-    ...[...clients].flatMap((id) => [store.discard(id), store.delWill({ id })]),
-    ...emptied.map((topic) =>
-      store.storeRetained({ cmd: 'publish', topic, payload: '', qos: 0, retain: true }),
-    ),
-  ])
+  await Promise.all([...clients].flatMap((id) => [store.discard(id), store.delWill({ id })]))
+}
+
+/**
+ * Forgets the retained messages that the devices of these holds have published, some in each turn of the event loop:
+ * telemetry that others go on reading stays, unless a hold says otherwise. Whose they are is settled before it returns.
+ */
+export async function forgetRetained(
+  store: SessionStore,
+  holds: readonly HoldRecord[],
+  covers: (hold: HoldRecord, identity: string) => boolean,
+): Promise<void> {
+  const purging = holds.filter(({ purgeRetained }) => purgeRetained === true)
+  if (purging.length === 0) return
+  const owners = store.retained.owners().filter((owner) => purging.some((hold) => covers(hold, owner)))
+  const topics = store.retained.topicsOf(new Set(owners))
+  for (let at = 0; at < topics.length; at += FORGOTTEN) {
+    const some = topics.slice(at, at + FORGOTTEN)
+    const empty = { cmd: 'publish', payload: '', qos: 0, retain: true } as const // MQTT 3.1.1 section 3.3.1.3
+    await Promise.all(some.map((topic) => store.storeRetained({ ...empty, topic })))
+  }
 }
 
 /** Judges every session, or those of one fleet, by what the replica says now; those of clients that are connected first. */

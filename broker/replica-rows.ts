@@ -48,8 +48,9 @@ export function prepareWriter(db: Sqlite, { device, certificate }: Inserts): Wri
   const member = db.prepare('INSERT OR IGNORE INTO members VALUES (?, ?)')
   // An upsert, because a hold that is delivered again keeps its `reported`.
   const hold = db.prepare(
-    `INSERT INTO holds (id, kind, scope, state) VALUES (?, ?, ?, ?)
-     ON CONFLICT DO UPDATE SET kind = excluded.kind, scope = excluded.scope, state = excluded.state`,
+    `INSERT INTO holds (id, kind, scope, state, purge_retained) VALUES (?, ?, ?, ?, ?)
+     ON CONFLICT DO UPDATE SET kind = excluded.kind, scope = excluded.scope, state = excluded.state,
+       purge_retained = excluded.purge_retained`,
   )
   const trust = db.prepare('INSERT OR REPLACE INTO trust VALUES (1, ?, ?)')
   const forgetCertificates = db.prepare('DELETE FROM certificates WHERE device = ?')
@@ -76,8 +77,8 @@ export function prepareWriter(db: Sqlite, { device, certificate }: Inserts): Wri
         for (const id of change.devices) member.run(change.hold, id)
         return
       case 'hold': {
-        const { id, scope, state } = change.hold
-        hold.run(id, scope.kind, scope.id, state)
+        const { id, scope, state, purgeRetained = false } = change.hold
+        hold.run(id, scope.kind, scope.id, state, purgeRetained ? 1 : 0)
         return
       }
       case 'forgotten':
@@ -229,8 +230,8 @@ export function readMemory(db: Sqlite): StateMemory {
     )
     .all()
   const holds = db
-    .prepare<[], { id: string; kind: HoldRecord['scope']['kind']; scope: string }>(
-      "SELECT id, kind, scope FROM holds WHERE state = 'active'",
+    .prepare<[], { id: string; kind: HoldRecord['scope']['kind']; scope: string; purge: 0 | 1 }>(
+      "SELECT id, kind, scope, purge_retained AS purge FROM holds WHERE state = 'active'",
     )
     .all()
   return {
@@ -240,6 +241,9 @@ export function readMemory(db: Sqlite): StateMemory {
       policy: JSON.parse(row.policy),
       ...(factor === null ? {} : { factor: JSON.parse(factor) }),
     })),
-    holds: holds.map(({ id, kind, scope }) => ({ id, scope: { kind, id: scope }, state: 'active' as const })),
+    holds: holds.map(({ id, kind, scope, purge }) => ({
+      ...{ id, scope: { kind, id: scope }, state: 'active' as const },
+      ...(purge === 1 ? { purgeRetained: true } : {}),
+    })),
   }
 }

@@ -7,6 +7,7 @@ import type {
   IssuerRecord,
 } from '#shared/feed'
 import { openSqlite, type Sqlite } from '#shared/sqlite'
+import { type Covers, prepareCoverage } from './hold-coverage.ts'
 import { HoldIndex } from './hold-index.ts'
 import type { PositionedChange } from './replica.ts'
 import {
@@ -57,6 +58,7 @@ export class ReplicaState {
   readonly issuers = new Map<string, IssuerRecord>()
   readonly fleets = new Map<string, FleetRecord>()
   readonly holds = new HoldIndex()
+  readonly covers: Covers
   readonly sweep: () => boolean
   mark: StateMark
   readonly #db: Sqlite
@@ -66,6 +68,7 @@ export class ReplicaState {
   constructor(db: Sqlite) {
     this.#db = db
     this.read = prepareReader(db)
+    this.covers = prepareCoverage(db)
     this.#write = prepareWriter(db, upserting(db))
     this.#saveMark = prepareMark(db)
     this.sweep = prepareSweep(db)

@@ -155,6 +155,11 @@ export class Replica {
     return this.#state.read.isMember(hold, device)
   }
 
+  /** True when the device is in the scope of the hold, whatever the state of both. */
+  covers(hold: HoldRecord, device: string): boolean {
+    return this.#state.covers(hold, device)
+  }
+
   /** The members of a hold on a plan, or null when there are more than `limit`: then ask {@link isMember} instead. */
   members(hold: string, limit: number): string[] | null {
     const { read } = this.#state

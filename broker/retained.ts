@@ -110,8 +110,16 @@ export class Retained {
       this.#book(topic, { owner: owners.get(topic)?.owner ?? null, bytes: sizeOf(topic, payload) })
   }
 
-  topicsOf(identity: string): string[] {
-    return [...this.#accounts].filter(([, { owner }]) => owner === identity).map(([topic]) => topic)
+  /** Who has published what is retained. */
+  owners(): string[] {
+    return [...this.#usage.keys()]
+  }
+
+  /** What these identities have published. */
+  topicsOf(identities: ReadonlySet<string>): string[] {
+    return [...this.#accounts]
+      .filter(([, { owner }]) => owner !== null && identities.has(owner))
+      .map(([topic]) => topic)
   }
 
   *matching(filters: readonly string[]): Generator<RetainedPacket> {

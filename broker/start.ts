@@ -16,6 +16,7 @@ import { Follower } from './follower.ts'
 import { type Credentials, type Listener, openListener } from './listener.ts'
 import { addReadings, type Meter, openMeter } from './metrics.ts'
 import { Presence } from './presence.ts'
+import { forgetRetained } from './purge.ts'
 import { RegistryLink } from './registry-link.ts'
 import { keepRenewed } from './renewal.ts'
 import { openReplica, type Replica } from './replica.ts'
@@ -163,12 +164,14 @@ function openReporter({ replica, link, sessions, wiring, now, random, log, lifec
 }
 
 function openFollower(parts: Parts, reporter: Reporter): Follower {
-  const { replica, link, sessions, wiring, now, random, log, lifecycle } = parts
+  const { replica, store, link, sessions, wiring, now, random, log, lifecycle } = parts
   const follower = new Follower({
     ...{ replica, sessions, now, random, log },
     open: (path, signal) => link.open(path, signal),
     report: reporting(parts, reporter),
     purge: async (devices) => wiring.mqtt?.purge(devices),
+    forgetRetained: (holds) =>
+      forgetRetained(store, holds, (hold, identity) => replica.covers(hold, identity)),
     review: async () => wiring.mqtt?.review(),
     reviewDevice: async (device) => wiring.mqtt?.reviewDevice(device),
     renewalMoved: (connection) => wiring.mqtt?.tell(connection),
@@ -192,7 +195,9 @@ async function openDoors(
   const mqtt = await createMqtt(inside)
   wiring.mqtt = mqtt
   lifecycle.started('mqtt', () => mqtt.close())
-  await mqtt.review() // what was decided while this broker was away
+  // What was decided while this broker was away.
+  await mqtt.review()
+  await forgetRetained(store, replica.activeHolds(), (hold, identity) => replica.covers(hold, identity))
   if (config.isPresenceTold) tellPresence(parts, mqtt)
   const listener = await openListener({
     ...inside,

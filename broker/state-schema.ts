@@ -49,6 +49,10 @@ export const STATE_MIGRATIONS = [
   -- What the fleet asks for beside a certificate, as JSON; null for nothing.
   ALTER TABLE fleets ADD COLUMN factor TEXT;
   `,
+  `
+  -- 1: what the devices have retained is to be forgotten.
+  ALTER TABLE holds ADD COLUMN purge_retained INTEGER NOT NULL DEFAULT 0;
+  `,
 ] as const
 
 /** Made when a snapshot is complete: sorting once costs a tenth of keeping them in order row by row. */

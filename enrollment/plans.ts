@@ -23,6 +23,7 @@ export async function proposePlan(deps: Deps, request: PlanRequest & { by: Actor
     target: targetOf(request),
     reason,
     undoMs: undoMsOf(request),
+    purgeRetained: request.purgeRetained ?? false,
     expiresAt: now + PROPOSAL_LIFE_MS,
     now,
     by: request.by,

@@ -41,12 +41,13 @@ async function untilFinal(context: Context, applied: PlanView): Promise<PlanView
 }
 
 /** What will be stopped, counted before it is. */
-function summary({ id, action, scope, reason, counts }: PlanView): string {
+function summary({ id, action, scope, reason, counts, purgeRetained }: PlanView): string {
   const where = scope.kind === 'plan' ? `${counts.devices} device(s)` : `${scope.kind} ${scope.id}`
   const batches = Object.entries(counts.byBatch).map(([batch, devices]) => `${batch} ${devices}`)
   const parts = [
     `${counts.devices} device(s), ${counts.online} online`,
     ...(counts.tokens > 0 ? [`${counts.tokens} token(s)`] : []),
+    ...(purgeRetained ? ['their retained messages are forgotten for good'] : []),
     ...(batches.length > 1 ? [`by batch: ${batches.join(', ')}`] : []),
   ]
   return `Plan ${id}: ${action} ${where} (${reason}): ${parts.join('; ')}`

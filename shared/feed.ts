@@ -92,6 +92,8 @@ export const HoldRecord = Type.Object({
   scope: Scope,
   /** `ended` covers released and final: the hold no longer stops anybody. */
   state: Type.Union([Type.Literal('active'), Type.Literal('ended')]),
+  /** What its devices have retained is to be forgotten; of one that ended: it is final. */
+  purgeRetained: Type.Optional(Type.Boolean()),
 })
 export type HoldRecord = Static<typeof HoldRecord>
 

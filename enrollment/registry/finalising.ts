@@ -81,7 +81,7 @@ function finaliseSlice(parts: FinalisingParts, { statements, plan, limit, log }:
   if (last !== undefined) statements.progress.run(String(last.key), plan.id)
   if (done) {
     parts.plans.setState(plan.id, 'final')
-    log.change({ kind: 'hold', hold: holdRecord(plan, 'ended') })
+    log.change({ kind: 'hold', hold: holdRecord(plan, 'ended', true) })
   }
   log.audit({
     action: done ? 'plan.final' : 'plan.revoke',

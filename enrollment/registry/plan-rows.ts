@@ -13,6 +13,7 @@ export interface PlanRow {
   readonly scope_id: string
   readonly reason: Reason
   readonly undo_ms: number
+  readonly purge_retained: 0 | 1
   readonly state: StoredPlanState
   readonly counts: string
   readonly by: string
@@ -27,8 +28,10 @@ export function planScope(plan: PlanRow): Scope {
   return { kind: plan.scope_kind, id: plan.scope_id }
 }
 
-export function holdRecord(plan: PlanRow, state: HoldRecord['state']): HoldRecord {
-  return { id: plan.id, scope: planScope(plan), state }
+/** Of a plan that is over only what was meant for good still counts: nothing is purged for one that was undone. */
+export function holdRecord(plan: PlanRow, state: HoldRecord['state'], isFinal = false): HoldRecord {
+  const purge = plan.purge_retained === 1 && (state === 'active' || isFinal)
+  return { id: plan.id, scope: planScope(plan), state, ...(purge ? { purgeRetained: true } : {}) }
 }
 
 /** Finds a plan by its id, and moves it from state to state. */
@@ -62,6 +65,7 @@ export function planView(plan: PlanRow, at: { now: number; receipt: Receipt | nu
     scope: planScope(plan),
     reason: plan.reason,
     undoMs: plan.undo_ms,
+    purgeRetained: plan.purge_retained === 1,
     state: stateAt(plan, at.now),
     counts: JSON.parse(plan.counts) as PlanView['counts'], // written by propose only
     by: plan.by,

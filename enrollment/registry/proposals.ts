@@ -17,6 +17,7 @@ interface NewRow {
   readonly scope_id: string
   readonly reason: string
   readonly undo_ms: number
+  readonly purge_retained: 0 | 1
   readonly state: StoredPlanState
   readonly counts: string
   readonly by: string
@@ -28,8 +29,8 @@ function prepare(db: Sqlite) {
   return {
     insert: db.prepare<[NewRow]>(
       `INSERT INTO plans
-         (id, action, scope_kind, scope_id, reason, undo_ms, state, counts, by, created_at, expires_at)
-       VALUES (@id, @action, @scope_kind, @scope_id, @reason, @undo_ms, @state, @counts, @by, @created_at, @expires_at)`,
+         (id, action, scope_kind, scope_id, reason, undo_ms, purge_retained, state, counts, by, created_at, expires_at)
+       VALUES (@id, @action, @scope_kind, @scope_id, @reason, @undo_ms, @purge_retained, @state, @counts, @by, @created_at, @expires_at)`,
     ),
     freeze: db.prepare<[string, string]>('INSERT INTO plan_members (plan, device) VALUES (?, ?)'),
     isKnown: db.prepare<[string], unknown>('SELECT 1 FROM devices WHERE id = ?'),
@@ -124,6 +125,7 @@ function newRow({ plan, scope }: Proposing): NewRow {
     scope_id: scope.id,
     reason: plan.reason,
     undo_ms: plan.reason === 'keyCompromise' ? 0 : plan.undoMs,
+    purge_retained: plan.purgeRetained ? 1 : 0,
     state: 'freezing',
     counts: '{}',
     by: plan.by,

@@ -175,6 +175,8 @@ export interface NewPlan extends Act {
     | { readonly devices: readonly DeviceId[] }
   readonly reason: Reason
   readonly undoMs: number
+  /** Brokers forget what the devices have retained, too. */
+  readonly purgeRetained: boolean
   /** A plan that has not been applied by then is expired. */
   readonly expiresAt: number
 }

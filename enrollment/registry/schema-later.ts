@@ -5,6 +5,7 @@ import { EVENTS } from './schema-events.ts'
 import { INFRASTRUCTURE_ISSUERS } from './schema-infrastructure.ts'
 import { POLICIES } from './schema-policies.ts'
 import { PROFILES } from './schema-profiles.ts'
+import { PURGES } from './schema-purges.ts'
 import { SECOND_FACTORS } from './schema-second-factors.ts'
 import { SERVER_KEYS } from './schema-server-keys.ts'
 import { STRANGERS } from './schema-strangers.ts'
@@ -23,4 +24,5 @@ export const LATER: readonly string[] = [
   EVENTS,
   SECOND_FACTORS,
   STRANGERS,
+  PURGES,
 ]

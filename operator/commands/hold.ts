@@ -7,6 +7,7 @@ import type { Invocation, Use } from '../verb.ts'
 
 interface HoldOptions extends TargetOptions {
   readonly reason?: string
+  readonly purgeRetained?: boolean
   readonly yes?: boolean
 }
 
@@ -19,11 +20,13 @@ export function addHoldCommand(program: Command, use: Use): void {
     .option('--fleet <id>', 'every device and token of a fleet')
     .option('--issuer <id>', 'every certificate of an issuing CA')
     .option('--reason <reason>', 'noted with the hold: an RFC 5280 reason')
+    .option('--purge-retained', 'forget the retained messages of the devices, too: for good')
     .option('-y, --yes', 'more than one device without asking')
     .action(use(hold))
 }
 
 async function hold(context: Context, { args, options }: Invocation<HoldOptions>) {
-  const reason = options.reason ? { reason: reasonOf(options.reason) } : {}
-  return stop(context, { action: 'hold', ...targetOf(args, options), ...reason }, options.yes ?? false)
+  const { reason, purgeRetained = false, yes = false } = options
+  const said = reason ? { reason: reasonOf(reason) } : {}
+  return stop(context, { action: 'hold', ...targetOf(args, options), ...said, purgeRetained }, yes)
 }

@@ -40,6 +40,7 @@ async function showPlan(context: Context, { args }: Invocation<object>) {
       ['Action', `${plan.action} (${plan.reason})`],
       ['On', on(plan)],
       ['Devices', `${plan.counts.devices}, ${plan.counts.online} online when it was made`],
+      ['Retained messages', plan.purgeRetained ? 'forgotten' : 'kept'],
       ['State', plan.state],
       ['By', plan.by],
       ['Applied', formatWhen(plan.appliedAt, context.now())],

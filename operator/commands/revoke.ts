@@ -11,6 +11,7 @@ interface RevokeOptions extends TargetOptions {
   readonly reason: string
   readonly undo?: string
   readonly now?: boolean
+  readonly purgeRetained?: boolean
   readonly yes?: boolean
 }
 
@@ -25,12 +26,13 @@ export function addRevokeCommand(program: Command, use: Use): void {
     .option('--reason <reason>', 'RFC 5280 reason; keyCompromise has no undo time', 'unspecified')
     .option('--undo <duration>', 'time in which it can be undone; 15m when not given')
     .option('--now', 'no undo time: final at once')
+    .option('--purge-retained', 'forget the retained messages of the devices, too: for good')
     .option('-y, --yes', 'more than one device without asking')
     .action(use(revoke))
 }
 
 async function revoke(context: Context, { args, options }: Invocation<RevokeOptions>) {
-  const { reason, undo, now, yes } = options
+  const { reason, undo, now, purgeRetained = false, yes } = options
   if (now && undo !== undefined) {
     throw new MusterError('invalid_request', 'Cannot take --now and --undo together: --now is --undo 0')
   }
@@ -40,6 +42,7 @@ async function revoke(context: Context, { args, options }: Invocation<RevokeOpti
     ...targetOf(args, options),
     reason: reasonOf(reason),
     ...(undoMs === undefined ? {} : { undoMs }),
+    purgeRetained,
   }
   return stop(context, request, yes ?? false)
 }

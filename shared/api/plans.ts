@@ -32,6 +32,8 @@ export const PlanRequest = Type.Object(
     reason: Type.Optional(Reason),
     /** Time in which a revocation can be undone, ms, at most 30 days; 0 for none; default 15 minutes; always 0 for keyCompromise. */
     undoMs: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_UNDO_MS })),
+    /** Brokers also forget the retained messages that the devices have published; undoing the plan does not bring them back. */
+    purgeRetained: Type.Optional(Type.Boolean()),
   },
   { additionalProperties: false },
 )
@@ -73,6 +75,7 @@ export const PlanView = Type.Object({
   scope: Scope,
   reason: Reason,
   undoMs: Type.Integer(),
+  purgeRetained: Type.Boolean(),
   state: PlanState,
   /** Counted when it was proposed. */
   counts: Type.Object({

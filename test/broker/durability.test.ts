@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import type { IPublishPacket } from 'mqtt-packet'
 import t, { type Test } from 'tap'
 import type { Limits } from '../../broker/limits.ts'
+import { forgetRetained } from '../../broker/purge.ts'
 import { until } from '../support/broker.ts'
 import { cut, type DurableBroker, openDurableBroker, publish, subscribe } from '../support/durable-broker.ts'
 import { connectPacket, enter, openRaw, type RawClient } from '../support/mqtt-clients.ts'
@@ -382,7 +383,7 @@ t.test(
 )
 
 t.test(
-  'a purge takes retained messages when it is told to, of the identity and of nobody else',
+  'retained messages are forgotten where a hold says so, those of its devices and of nobody else',
   async (t) => {
     const { broker, a, service } = await away(t)
     const [raw, other] = [await enter(broker, a), await enter(broker, await broker.enroll('B'))]
@@ -393,7 +394,11 @@ t.test(
     await cut(raw)
     await broker.mqtt.purge(['A'])
     t.equal(broker.store.retained.totals().messages, 2)
-    await broker.mqtt.purge(['A'], { retained: true })
+    const hold = { id: 'p', scope: { kind: 'device', id: 'A' }, state: 'active' } as const
+    const covers = (_: unknown, identity: string) => identity === 'A'
+    await forgetRetained(broker.store, [hold], covers)
+    t.equal(broker.store.retained.totals().messages, 2)
+    await forgetRetained(broker.store, [{ ...hold, purgeRetained: true }], covers)
     const again = await broker.restart()
     const reader = await enter(again, service)
     await subscribe(reader, 'devices/#')

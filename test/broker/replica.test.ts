@@ -249,6 +249,47 @@ t.test('changes applied one by one come to the same as their snapshot', async (t
   )
 })
 
+t.test('whom a hold covers is known of devices that are away, and outlives a restart', async (t) => {
+  const path = join(directory(t), 'broker.db')
+  const replica = replicaOf(t, path)
+  await load(replica, [
+    ...smallRegistry(['lamp', 'rotated', 'door']),
+    deviceChange('lamp', { batch: 'lot' }),
+    certificateChange('0b', 'rotated', { issuer: 'bb' }),
+    certificateChange('0c', 'door', { issuer: 'bb', state: 'superseded' }),
+    membersChange('plan', ['door']),
+  ])
+  const scopes = [
+    ...[
+      { kind: 'device', id: 'lamp' },
+      { kind: 'batch', id: 'lot' },
+      { kind: 'fleet', id: 'default' },
+    ],
+    ...[
+      { kind: 'issuer', id: 'aa' },
+      { kind: 'issuer', id: 'bb' },
+      { kind: 'plan', id: 'plan' },
+    ],
+  ] as const
+  const covered = scopes.map((scope) =>
+    ['lamp', 'rotated', 'door', 'stranger'].filter((device) =>
+      replica.covers({ id: 'plan', scope, state: 'active' }, device),
+    ),
+  )
+  t.same(covered, [['lamp'], ['lamp'], ['lamp', 'rotated', 'door'], ['lamp', 'door'], [], ['door']])
+  const hold = {
+    id: 'h1',
+    scope: { kind: 'device', id: 'lamp' },
+    state: 'active',
+    purgeRetained: true,
+  } as const
+  replica.apply(from(101, [{ kind: 'hold', hold }, holdChange('h2', { kind: 'device', id: 'door' })]))
+  replica.close()
+  const again = openReplica(path)
+  t.teardown(() => again.close())
+  t.same(again.activeHolds(), [hold, { id: 'h2', scope: { kind: 'device', id: 'door' }, state: 'active' }])
+})
+
 const DEVICES = ['d1', 'd2', 'd3', 'd4']
 const CERTIFICATES = ['c1', 'c2', 'c3', 'c4', 'c5', 'c6']
 const SCOPES: Record<string, HoldRecord['scope']> = {

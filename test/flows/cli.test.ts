@@ -165,7 +165,7 @@ t.test('fleets, batches and devices are made and listed', async (t) => {
 })
 
 t.test('a hold prints its receipt, and is undone by its id or by the device', async (t) => {
-  const held = await document('hold lamp --reason privilegeWithdrawn')
+  const held = await document('hold lamp --reason privilegeWithdrawn --purge-retained')
   t.match(held, {
     status: 0,
     sessionsClosed: 0,
@@ -177,7 +177,13 @@ t.test('a hold prints its receipt, and is undone by its id or by the device', as
   t.equal((await run('release', held.id)).status, 0)
   t.match(await document('explain lamp'), { verdict: 'admitted', code: null })
 
-  t.equal((await run('hold lamp')).status, 0)
+  t.match(await document(`plan show ${held.id}`), { purgeRetained: true, state: 'undone' })
+  const { stdout, stderr } = await run('hold lamp --purge-retained')
+  t.match(stderr, /their retained messages are forgotten for good/)
+  t.match(
+    (await run('plan show', /Receipt (p-\w+)/.exec(stdout)?.[1] ?? '')).stdout,
+    /Retained messages +forgotten/,
+  )
   t.equal((await run('release lamp')).status, 0)
   const again = await run('release lamp')
   t.equal(again.status, 5)

@@ -116,16 +116,51 @@ t.test('a revocation, from the operator to the socket', async (t) => {
     await gate.endAsync()
   })
 
+  const retained = () => {
+    const store = openSqliteForReading(join(args[1] ?? '', 'broker', 'sessions.db'), 1_000)
+    const topics = store.prepare<[], string>('SELECT topic FROM retained WHERE owner IS NOT NULL ORDER BY topic').pluck().all()
+    store.close()
+    return topics
+  }
+  const retain = async (id: string, batch = 'lab') => {
+    const device = await enrollDevice(service, { id, batch })
+    const client = await connectAs(service, broker, device)
+    await client.publishAsync(`devices/${id}/state`, 'on', { qos: 1, retain: true })
+    return { device, client }
+  }
+
+  t.test(
+    'retained messages stay, but for those of a plan that takes them, of its devices that are away too',
+    async (t) => {
+      for (const id of ['horn-1', 'horn-2']) {
+        const { client } = await retain(id, 'horns')
+        if (id === 'horn-2') await client.endAsync()
+      }
+      await (await retain('flag')).client.endAsync()
+      await (await retain('tram')).client.endAsync()
+      const all = ['flag', 'horn-1', 'horn-2', 'tram'].map((id) => `devices/${id}/state`)
+      await apply({ action: 'hold', scope: { kind: 'device', id: 'flag' } })
+      t.strictSame(retained(), all, 'telemetry that others go on reading')
+      await apply({ action: 'hold', scope: { kind: 'batch', id: 'horns' }, purgeRetained: true })
+      await until(() => retained().length === 2)
+      t.strictSame(retained(), ['devices/flag/state', 'devices/tram/state'])
+      await apply({ action: 'revoke', devices: ['flag', 'lamp'], undoMs: 0, purgeRetained: true })
+      await until(() => retained().length === 1)
+      t.strictSame(retained(), ['devices/tram/state'])
+    },
+  )
+
   t.test('a broker that was down is named, and applies the hold before it lets anybody in', async (t) => {
-    const bell = await enrollDevice(service, { id: 'bell' })
-    await (await connectAs(service, broker, bell)).endAsync()
+    const { device: bell, client } = await retain('bell')
+    await client.endAsync()
     await broker.stop()
-    const { id, counts } = await admin.proposePlan({ action: 'hold', devices: ['bell'] })
+    const { id, counts } = await admin.proposePlan({ action: 'hold', devices: ['bell'], purgeRetained: true })
     await admin.applyPlan(id, counts.devices)
     t.match(await admin.receipt(id, 0), { brokers: [{ broker: 'broker-1', state: 'down' }] })
 
     const back = await runBroker(t, args)
     await t.rejects(connectAs(service, back, bell), NOT_AUTHORIZED)
     t.match(await admin.receipt(id, 10_000), { brokers: [{ state: 'applied', sessionsClosed: 0 }] })
+    t.notOk(retained().includes('devices/bell/state'), 'and forgets what it has retained, as the plan says')
   })
 })

@@ -49,6 +49,7 @@ function plan(devices: number): PlanView {
     scope: { kind: 'batch', id: 'lab' },
     reason: 'unspecified',
     undoMs: 900_000,
+    purgeRetained: false,
     state: 'applied',
     counts: { devices, online: 2, tokens: 1, byBatch: { lab: devices } },
     by: 'operator:local',

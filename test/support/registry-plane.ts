@@ -194,6 +194,7 @@ export function planeOf(registry: Registry, name = 'a') {
         target,
         reason: 'unspecified',
         undoMs: 900_000,
+        purgeRetained: false,
         expiresAt: now + HOUR_MS,
         ...of,
       }),

@@ -1,5 +1,6 @@
 import type { Test } from 'tap'
 import { DAY_MS, device, deviceId, HOUR_MS } from '../../support/registry-plane.ts'
+import { snapshotOf } from '../../support/registry-replica.ts'
 import type { Fresh } from '../registry.ts'
 
 export async function plansContract(t: Test, fresh: Fresh): Promise<void> {
@@ -133,6 +134,42 @@ export async function plansContract(t: Test, fresh: Fresh): Promise<void> {
     plane.pass(90 * DAY_MS)
     t.match(await plane.registry.undoPlan('p3', plane.act()), { state: 'undone' })
   })
+
+  await t.test(
+    'what devices have retained goes with a plan that says so, and not with its undoing',
+    async (t) => {
+      const plane = await fresh(t)
+      await plane.enroll('d1')
+      const { position } = await plane.registry.cursor()
+      const retained = { purgeRetained: true }
+      t.match(await plane.hold('p1', device('d1'), { ...retained, action: 'revoke', undoMs: 1 }), retained)
+      t.match(await plane.hold('p2', { scope: 'batch', id: 'lab' }, retained), retained)
+      t.match(await plane.hold('p3', { scope: 'fleet', id: 'default' }), { purgeRetained: false })
+      const held = [...(await snapshotOf(plane.registry, plane.now())).holds.values()]
+      await plane.registry.undoPlan('p2', plane.act())
+      plane.pass(1)
+      await plane.registry.beginFinalising('p1', plane.act())
+      await plane.registry.finaliseSlice('p1', 10, plane.act())
+      const told = (await plane.registry.changesAfter(position, 10)).flatMap(({ change }) =>
+        change.kind === 'hold' ? [[change.hold.id, change.hold.state, change.hold.purgeRetained]] : [],
+      )
+      t.strictSame(told, [
+        ['p1', 'active', true],
+        ['p2', 'active', true],
+        ['p3', 'active', undefined],
+        ['p2', 'ended', undefined],
+        ['p1', 'ended', true],
+      ])
+      t.strictSame(
+        held.map(({ id, purgeRetained }) => [id, purgeRetained]),
+        [
+          ['p1', true],
+          ['p2', true],
+          ['p3', undefined],
+        ],
+      )
+    },
+  )
 
   await t.test('a compromised key leaves no time for undo', async (t) => {
     const plane = await fresh(t)
