@@ -4,7 +4,7 @@ import { seededRandom } from '../../device-sim/backoff.ts'
 import { systemClock } from '../../device-sim/clock.ts'
 import { openEnrollClient } from '../../device-sim/enroll-client.ts'
 import { inParallel, openFleet } from '../../device-sim/fleet.ts'
-import { openLink } from '../../device-sim/mqtt-link.ts'
+import { type OpenLink, openLink } from '../../device-sim/mqtt-link.ts'
 
 export interface StormOrder {
   readonly directory: string
@@ -39,6 +39,11 @@ export interface StormSent {
 /** Devices that enroll, or connect for the first time, at a time. */
 const AT_A_TIME = 16
 const PUBLISH_EVERY_MS = 50
+/**
+ * Handshakes under way at a time: each device is a machine of its own in truth, and answers at once. Thousands at a time
+ * in one process would all be late, and cut off for it.
+ */
+const HANDSHAKES = 32
 
 const order: StormOrder = JSON.parse(process.argv[2] ?? '')
 const stopping = new AbortController()
@@ -53,7 +58,7 @@ const fleet = openFleet({
   seed: order.prefix,
   deps: {
     ...{ broker: order.broker, ca: readFileSync(order.caFile, 'utf8'), clock: systemClock, enrollClient },
-    openLink,
+    openLink: atMost(HANDSHAKES, openLink),
     reached: () => {},
   },
 })
@@ -81,6 +86,22 @@ process.on('message', (ask: StormAsk) => {
 })
 process.once('disconnect', () => process.exit())
 process.send?.({ type: 'ready' })
+
+/** The same, but whoever comes when so many are under way waits for its turn. */
+function atMost(limit: number, open: OpenLink): OpenLink {
+  const waiting: (() => void)[] = []
+  let underWay = 0
+  return async (options) => {
+    while (underWay >= limit) await new Promise<void>((resolve) => waiting.push(resolve))
+    underWay++
+    try {
+      return await open(options)
+    } finally {
+      underWay--
+      waiting.shift()?.()
+    }
+  }
+}
 
 async function drain(): Promise<void> {
   clearInterval(publishing)

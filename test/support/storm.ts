@@ -80,6 +80,8 @@ export async function holdAndRestart(
     return { connected: sum(({ connected }) => connected), refusals: sum(({ refusals }) => refusals) }
   }
   const all = each * processes
+  const began = Date.now()
+  const said = (what: string) => t.comment(`${((Date.now() - began) / 1_000).toFixed(1)} s: ${what}`)
   await until(async () => (await count()).connected === all)
   await until(async () => ((await service.admin.status()).brokers[0]?.sessions ?? 0) === all + GOOD + 1)
   good.send('publish')
@@ -99,6 +101,7 @@ export async function holdAndRestart(
   const receipt = await service.admin.receipt(id, 30_000)
   await until(async () => (await count()).connected === 0)
   await until(async () => (await count()).refusals > 0)
+  said('every session is closed, and refused when it comes back')
   const { sent } = await ask<StormSent>(good, 'drain')
   const missing = () =>
     Object.entries(sent).reduce(
@@ -118,6 +121,7 @@ export async function holdAndRestart(
   await service.admin.undoPlan(id)
   await until(async () => (await count()).connected === all)
   const releaseMs = Date.now() - releasedAt
+  said('back after the release')
   await reader.endAsync(true)
 
   await first.stop()
