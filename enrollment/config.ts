@@ -48,6 +48,8 @@ export interface Config {
   readonly retention: Retention
   /** Where `/metrics` is served; null for nowhere. */
   readonly metrics: MetricsAddress | null
+  /** An operator says that the clock is right, although nothing happened here for long, or only later. */
+  readonly clockIsRight: boolean
   readonly passphrase: PassphraseSource
   /** Of the token, for keys whose URI names no `pin-source`; null without any. */
   readonly pin: SecretSource | null
@@ -69,6 +71,7 @@ const OPTIONS = {
   'keep-changes': { type: 'string' },
   'keep-audit': { type: 'string' },
   'keep-journal': { type: 'string' },
+  'clock-is-right': { type: 'boolean' },
   ...METRICS_OPTIONS,
 } as const satisfies ParseArgsOptionsConfig
 
@@ -98,7 +101,7 @@ const PORT_BASE_MAX = 65_535 - 883
 export function readConfig(argv: readonly string[], env: Environment): Config {
   const faults: string[] = []
   const options = readOptions(argv, faults)
-  const { data, portBase, listen, logLevel, trustDomain, hosts, journal, retention, metrics } = options
+  const { data, portBase, listen, logLevel, trustDomain, hosts, journal } = options
   const base = Number(portBase)
   if (!Number.isInteger(base) || base < 1 || base > PORT_BASE_MAX) {
     faults.push(`--port-base must be a number from 1 to ${PORT_BASE_MAX}, not "${portBase}"`)
@@ -127,8 +130,9 @@ export function readConfig(argv: readonly string[], env: Environment): Config {
     trustDomain,
     logLevel,
     journal: journal === null ? directories.journal : resolve(journal),
-    retention,
-    metrics,
+    retention: options.retention,
+    metrics: options.metrics,
+    clockIsRight: options.clockIsRight,
     passphrase: passphraseSource(env, directories.ca),
     pin: pinSource(env),
     crashAt: env.MUSTER_CRASH_AT ?? null,
@@ -142,7 +146,9 @@ function readOptions(argv: readonly string[], faults: string[]) {
     if (token.kind === 'positional') faults.push(`"${token.value}" is not an option`)
     if (token.kind !== 'option') continue
     if (!Object.hasOwn(OPTIONS, token.name)) faults.push(`${token.rawName} is not an option`)
-    else if (token.value === undefined) faults.push(`${token.rawName} needs a value`)
+    else if (token.name === 'clock-is-right') {
+      if (token.value !== undefined) faults.push(`${token.rawName} takes no value`)
+    } else if (token.value === undefined) faults.push(`${token.rawName} needs a value`)
   }
   const text = (name: keyof typeof OPTIONS) => {
     const value = values[name]
@@ -154,6 +160,7 @@ function readOptions(argv: readonly string[], faults: string[]) {
     listen: text('listen') ?? OPTIONS.listen.default,
     logLevel: text('log-level') ?? OPTIONS['log-level'].default,
     trustDomain: text('trust-domain'),
+    clockIsRight: values['clock-is-right'] === true,
     journal: text('journal'),
     retention: readRetention(text, faults),
     metrics: readMetricsAddress(

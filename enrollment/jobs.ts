@@ -3,6 +3,7 @@ import { Job } from './job.ts'
 import { finaliseDue } from './plans.ts'
 import { followEnds } from './rollover.ts'
 import { paceDue } from './rotations.ts'
+import { watchClock } from './signing-clock.ts'
 import { openAlarms } from './trust.ts'
 
 /** Certificates superseded in one commit. */
@@ -13,11 +14,13 @@ const HOUR_MS = 3_600_000
 /** What follows from time: finalising, superseding, the CRL, the plane's own certificates. Returns how to stop. */
 export function startJobs(deps: Deps, own: { renewOwn(): Promise<void> }): () => Promise<void> {
   const { log, registry } = deps
+  const isClockRight = watchClock(deps)
   const finalising = new Job({
     name: 'finalise',
     everyMs: SECOND_MS,
     log,
     run: async (signal) => {
+      if (!isClockRight()) return
       if (await followEnds(deps)) log.warn('the CAs that signed have ended: others sign from now on')
       await finaliseDue(deps, signal)
       await deps.manufacturers.refresh()
@@ -29,6 +32,7 @@ export function startJobs(deps: Deps, own: { renewOwn(): Promise<void> }): () =>
     everyMs: 5 * SECOND_MS,
     log,
     run: async (signal) => {
+      if (!isClockRight()) return
       for (let more = true; more && !signal.aborted; ) {
         more = (await registry.supersedeDue(deps.now(), SUPERSEDE_SLICE)) === SUPERSEDE_SLICE
       }

@@ -33,7 +33,7 @@ import { keepResponders } from './responder.ts'
 import { startRetention } from './retention.ts'
 import { RevocationLists } from './revocation-lists.ts'
 import { followEnds } from './rollover.ts'
-import { checkMadeBefore, newestNotBefore, openSigningClock, type SigningClock } from './signing-clock.ts'
+import { checkMadeBefore, clockEvidence, openSigningClock, type SigningClock } from './signing-clock.ts'
 import { caKeysOf, publishTrust } from './trust.ts'
 
 /** What the process gives to the plane: everything that tests replace. */
@@ -43,6 +43,8 @@ export interface Runtime {
   now(): number
   random(octets: number): Buffer
   reached(step: Step): void
+  /** As of `SigningClockOptions`. */
+  readonly mostIdleMs?: number
 }
 
 /** Where the running plane is, as `ready.json` names it. */
@@ -179,11 +181,15 @@ async function openDeps(config: Config, runtime: Runtime & { meter: Meter }): Pr
     now: now(),
   })
   lifecycle.started('registry', () => registry.close())
+  const { mostIdleMs } = runtime
+  const signingClock = openSigningClock(
+    await clockEvidence(registry, { isRight: config.clockIsRight }),
+    mostIdleMs === undefined ? {} : { mostIdleMs },
+  )
+  signingClock.check(now()) // before anything is done because some time is over, a cut-over above all
+  clock = signingClock
   const keys = openGenerationKeys(caDirectory(layout.ca), access)
   const authority = await openGenerations(registry, { base, keys, now: now() })
-  const signingClock = openSigningClock(await newestNotBefore(registry))
-  signingClock.check(now())
-  clock = signingClock
   const changed = new Bell()
   registry.onCommit(() => changed.ring())
   const caKeys = new Set(caKeysOf(authority))

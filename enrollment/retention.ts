@@ -3,6 +3,7 @@ import { signAuditHead } from './audit-head.ts'
 import type { Retention } from './config.ts'
 import type { Deps } from './deps.ts'
 import { Job } from './job.ts'
+import { watchClock } from './signing-clock.ts'
 
 /** Rows looked at in one commit. */
 const SLICE = 1_000
@@ -56,11 +57,13 @@ export async function startRetention(
 ): Promise<() => Promise<void>> {
   const sign = () => signAuditHead(deps, of.auditHead)
   await sign()
+  const isClockRight = watchClock(deps)
   const pruning = new Job({
     name: 'retention',
     everyMs: EVERY_MS,
     log: deps.log,
     run: async (signal) => {
+      if (!isClockRight()) return
       const pruned = await pruneAll(deps, { ...of, signal })
       if (pruned.log + pruned.certificates + pruned.segments > 0) deps.log.info(pruned, 'pruned')
     },

@@ -13,7 +13,7 @@ interface RevocationRow {
 
 type IssuerIntents = Pick<
   Registry,
-  'recordIssuer' | 'recordTrust' | 'revokedBy' | 'revokedAfter' | 'revocationMark'
+  'recordIssuer' | 'recordTrust' | 'revokedBy' | 'revokedAfter' | 'revocationMark' | 'newestNotBefore'
 >
 
 function prepare(db: Sqlite) {
@@ -40,6 +40,7 @@ function prepare(db: Sqlite) {
     mark: db.prepare<[string], { mark: number | null }>(
       'SELECT MAX(row) AS mark FROM revocations WHERE issuer = ?',
     ),
+    newest: db.prepare<[], { newest: number | null }>('SELECT MAX(not_before) AS newest FROM certificates'),
   }
 }
 
@@ -75,6 +76,7 @@ export function openIssuers(store: Store): IssuerIntents {
     revokedAfter: (issuer, { mark, notExpiredAt, limit }) =>
       store.read(() => statements.revokedAfter.all(issuer, mark, notExpiredAt, limit).map(listedRevocation)),
     revocationMark: (issuer) => store.read(() => statements.mark.get(issuer)?.mark ?? 0),
+    newestNotBefore: () => store.read(() => statements.newest.get()?.newest ?? 0),
   }
 }
 

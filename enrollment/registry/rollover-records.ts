@@ -59,4 +59,6 @@ export interface RolloverIntents {
   adoptionAfter(id: string, page: { after: number; limit: number; now: number }): Promise<AdoptionPage>
   /** Certificates of an issuer that are good, or reserved, at `now`. */
   liveUnder(issuer: string, now: number): Promise<number>
+  /** The newest notBefore of a certificate of a device or service, ms; 0 without any. Reads every certificate. */
+  newestNotBefore(): Promise<number>
 }

@@ -62,7 +62,7 @@ function prepare(db: Sqlite) {
   }
 }
 
-type RolloverSteps = Omit<RolloverIntents, 'recordAdoption' | 'adoptionAfter'>
+type RolloverSteps = Omit<RolloverIntents, 'recordAdoption' | 'adoptionAfter' | 'newestNotBefore'>
 
 /** How one generation of CAs follows another; each step is one row and its changes. */
 export function openRollovers(store: Store): RolloverSteps {

@@ -73,6 +73,7 @@ export interface KeepingOptions {
   readonly keepAudit?: string
   readonly keepJournal?: string
   readonly journal?: string
+  readonly clockIsRight?: boolean
 }
 
 export function addKeepingOptions(command: Command): Command {
@@ -82,6 +83,7 @@ export function addKeepingOptions(command: Command): Command {
     .option('--keep-audit <duration>', 'entries of the audit log (default: 400d)')
     .option('--keep-journal <duration>', 'backups that the journal still goes on from (default: 35d)')
     .option('--journal <directory>', 'where the journal of the registry lies (default: journal/ of the data)')
+    .option('--clock-is-right', 'start although nothing happened here for 90 days, or something only later')
 }
 
 /** The same as arguments of `muster enrollment`. @throws MusterError invalid_request */
@@ -98,7 +100,8 @@ export function keepingArguments(options: KeepingOptions): string[] {
   )
   for (const { value } of given) parseDuration(value)
   const places = journal === undefined ? [] : ['--journal', resolve(journal)]
-  return [...given.flatMap(({ name, value }) => [name, value]), ...places]
+  const clock = options.clockIsRight === true ? ['--clock-is-right'] : []
+  return [...given.flatMap(({ name, value }) => [name, value]), ...places, ...clock]
 }
 
 /** How a broker keeps messages, how many, and by which doors they come; `muster up` passes it on. */

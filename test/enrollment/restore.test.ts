@@ -4,6 +4,7 @@ import {
   existsSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -13,10 +14,13 @@ import { setTimeout } from 'node:timers/promises'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { layout } from '#shared/layout'
+import { sha256Hex } from '#shared/pki/keys'
+import { enroll } from '../../enrollment/enroll.ts'
 import { openMaintenance } from '../../enrollment/maintenance.ts'
 import { openArchive } from '../../enrollment/registry/archive.ts'
 import { openRegistry } from '../../enrollment/registry/open.ts'
-import { enrollDevice, type RunningEnrollment, startEnrollment } from '../support/enrollment.ts'
+import { createToken } from '../../enrollment/tokens.ts'
+import { enrollDevice, newRequest, type RunningEnrollment, startEnrollment } from '../support/enrollment.ts'
 
 const maintenance = openMaintenance()
 
@@ -227,4 +231,36 @@ t.test('no secret is in a backup, and one that was touched is refused', async (t
   t.throws(() => openArchive(touched), { code: 'check_failed' })
   appendFileSync(touched, Buffer.alloc(4096))
   t.throws(() => openArchive(touched), { code: 'check_failed' })
+})
+
+t.test('a backup from before the clock was ahead is the way back from what was issued then', async (t) => {
+  const base = t.testdir({})
+  const service = await startEnrollment(t, { data: base })
+  const data = service.config.layout.root
+  const early = await enrollDevice(service, { id: 'early' })
+  const backup = join(base, 'backup.tar')
+  maintenance.backup({ data, out: backup, journal: null })
+  await service.stop()
+  const ahead = await startEnrollment(t, { data: base, clock: { offsetMs: 60 * 86_400_000 } })
+  const { token } = await createToken(ahead.deps, { batch: 'lab', uses: 1, by: 'operator:test' })
+  const { der: csr } = await newRequest('future')
+  const channel = { tlsUnique: null, why: 'no connection' } as const
+  await enroll(ahead.deps, { tokenHash: sha256Hex(token), csr, label: null, channel })
+  await ahead.stop()
+  const refused = {
+    code: 'clock_wrong',
+    message: /a certificate was issued for .*wait until .*restore a backup/,
+  }
+  await t.rejects(startEnrollment(t, { data: base }), refused)
+  await t.rejects(
+    startEnrollment(t, { data: base, clockIsRight: true }),
+    refused,
+    'whatever the operator says',
+  )
+  renameSync(layout(data).journal, join(base, 'journal-of-the-future'))
+  const restored = await maintenance.restore({ data, backup, journal: null, acceptLoss: true })
+  t.equal(restored.lost.length, 1, 'what was issued in the future is named')
+  const after = await startEnrollment(t, { data: base })
+  t.equal((await after.deps.registry.findCredential({ serial: early.serial }))?.certificate.state, 'issued')
+  await enrollDevice(after, { id: 'today' })
 })

@@ -174,8 +174,69 @@ t.test('a clock that was a year ahead leaves no server certificate from the futu
   const data = t.testdir()
   for (const offsetMs of [0, 365 * DAY_MS])
     await (await startEnrollment(t, { data, clock: { offsetMs } })).stop()
-  const service = await startEnrollment(t, { data })
+  await t.rejects(startEnrollment(t, { data }), {
+    code: 'clock_wrong',
+    message: /the newest entry of the audit log is of .*--clock-is-right/,
+  })
+  const service = await startEnrollment(t, { data, clockIsRight: true })
   const server = new X509Certificate(readFileSync(join(service.config.layout.enrollment, 'server.crt')))
   t.ok(server.validFromDate.getTime() <= Date.now())
   t.ok(new X509Certificate(operatorPair(service).certificate).validFromDate.getTime() <= Date.now())
 })
+
+t.test('a clock that is years ahead is noticed at the start, before anything is done', async (t) => {
+  const data = t.testdir()
+  const first = await startEnrollment(t, { data })
+  const { state } = await first.admin.startRollover()
+  await first.stop()
+  for (const days of [365, 6 * 365]) {
+    await t.rejects(tryStart(first.config, { offsetMs: days * DAY_MS }), {
+      code: 'clock_wrong',
+      message: /the last that it did here was at .*, \d+ days before; fix: set the clock;.*--clock-is-right/,
+    })
+  }
+  const after = await startEnrollment(t, { data })
+  t.equal((await after.admin.rolloverStatus()).rollover?.state, state, 'no CA that has ended was followed')
+  const { at } = (await after.deps.registry.listAudit(0, 1_000)).at(-1) ?? {}
+  t.ok(Math.abs((at ?? 0) - Date.now()) < DAY_MS, 'nothing was written under that clock')
+  await after.stop()
+  await t.resolves(tryStart(first.config, { offsetMs: 89 * DAY_MS }), 'a machine may be off for a season')
+})
+
+t.test(
+  'a service that was off for a year starts when its operator says that the clock is right',
+  async (t) => {
+    const { config, stop } = await startEnrollment(t)
+    await stop()
+    const later = { offsetMs: 365 * DAY_MS }
+    await t.rejects(tryStart(config, later), { code: 'clock_wrong', message: /--clock-is-right/ })
+    await t.resolves(tryStart({ ...config, clockIsRight: true }, later))
+    await t.resolves(tryStart(config, later), 'once: it has written to its audit log')
+  },
+)
+
+t.test('a clock that leaps ahead while the service runs signs, finalises and prunes nothing', async (t) => {
+  const clock = { offsetMs: 0 }
+  const service = await startEnrollment(t, { clock, mostIdleMs: 90 * DAY_MS })
+  const { token } = await service.admin.createToken({
+    batch: 'lab',
+    uses: 2,
+    expiresAt: Date.now() + 900 * DAY_MS,
+  })
+  const { csr } = await newRequest('press-3')
+  const entries = async () => (await service.deps.registry.listAudit(0, 1_000)).length
+  const before = await entries()
+  clock.offsetMs = 365 * DAY_MS
+  const reply = await service.client().send('POST', '/v1/enroll', { json: { token, csr } })
+  t.match(reply, { status: 503, text: /clock_wrong/, headers: { 'retry-after': '5' } })
+  await t.rejects(service.renewOwn(), { code: 'clock_wrong' })
+  await untilLogged(service, 'nothing is signed, finalised or pruned under this clock')
+  t.equal(await entries(), before)
+  clock.offsetMs = 0
+  t.equal((await service.client().send('POST', '/v1/enroll', { json: { token, csr } })).status, 200)
+})
+
+/** Jobs look at the clock every second. */
+async function untilLogged({ logged }: { logged: readonly string[] }, words: string): Promise<void> {
+  while (!logged.some((line) => line.includes(words))) await new Promise(setImmediate)
+}

@@ -78,7 +78,12 @@ t.test('when every CA has ended nothing is issued, and the day before leads out'
   await t.rejects(one.restart(), { code: 'clock_wrong', message: /When the CAs have ended/ })
 
   one.pass(-1)
-  await one.start()
+  await t.rejects(
+    one.start(),
+    { code: 'clock_wrong', message: /--clock-is-right/ },
+    'it looks like a clock that is late',
+  )
+  await one.start({ clockIsRight: true })
   await run(one, { kind: 'start', cut: 0, root: false })
   one.pass(1)
   await one.restart()

@@ -24,6 +24,10 @@ export interface EnrollmentOptions {
   readonly hosts?: readonly string[]
   /** Added to the machine's clock, ms; may be changed while it runs. */
   readonly clock?: { offsetMs: number }
+  /** As of the service's `Runtime`; unless it is said, any time may pass between two looks at the clock. */
+  readonly mostIdleMs?: number
+  /** `--clock-is-right`. */
+  readonly clockIsRight?: boolean
   reached?(step: Step): void
   /** Serve metrics, on any port. */
   readonly metrics?: boolean
@@ -58,7 +62,8 @@ export interface Pair {
 export async function startEnrollment(t: Test, options: EnrollmentOptions = {}): Promise<RunningEnrollment> {
   const data = options.data ?? t.testdir()
   const metrics = options.metrics === true ? { host: '127.0.0.1', port: 0 } : null
-  const config = { ...(await freeConfig(data, options.hosts ?? [])), metrics }
+  const clockIsRight = options.clockIsRight === true
+  const config = { ...(await freeConfig(data, options.hosts ?? [])), metrics, clockIsRight }
   const logged: string[] = []
   const sink = new PassThrough().on('data', (chunk) => logged.push(String(chunk)))
   const log = openLog('enrollment', 'trace', sink)
@@ -70,6 +75,7 @@ export async function startEnrollment(t: Test, options: EnrollmentOptions = {}):
     now: () => Date.now() + clock.offsetMs,
     random: randomBytes,
     reached: options.reached ?? (() => {}),
+    mostIdleMs: options.mostIdleMs ?? Number.POSITIVE_INFINITY,
   }).catch(async (error) => {
     await lifecycle.stop()
     throw error
@@ -177,6 +183,7 @@ export async function freeConfig(data: string, hosts: readonly string[] = []): P
     },
     metrics: null,
     passphrase: { from: 'made', path: join(data, 'plane', 'ca', 'passphrase') },
+    clockIsRight: false,
     pin: null,
     crashAt: null,
   }

@@ -46,8 +46,9 @@ export class Plane {
     return this.#service
   }
 
-  async start(): Promise<void> {
+  async start(options: { clockIsRight?: boolean } = {}): Promise<void> {
     this.#service = await startEnrollment(this.#test, {
+      ...options,
       data: this.#data,
       clock: this.#clock,
       reached: (step) => {

@@ -1,10 +1,24 @@
 import type { Test } from 'tap'
-import { device, hex } from '../../support/registry-plane.ts'
+import { DAY_MS, device, hex } from '../../support/registry-plane.ts'
 import type { Fresh } from '../registry.ts'
 
 const COMPROMISED = { code: 'csr_key', evidence: { why: 'it is compromised' } }
 
 export async function keysContract(t: Test, fresh: Fresh): Promise<void> {
+  await t.test('the newest notBefore is that of the certificate that was issued last', async (t) => {
+    const plane = await fresh(t)
+    t.equal(await plane.registry.newestNotBefore(), 0)
+    const first = await plane.enroll('d1')
+    const of = async (fingerprint: string) =>
+      (await plane.registry.findCredential({ fingerprint }))?.certificate.notBefore
+    t.equal(await plane.registry.newestNotBefore(), await of(first.fingerprint))
+    plane.pass(DAY_MS)
+    await plane.revoke('p1', device('d1'), { reason: 'cessationOfOperation' })
+    t.equal(await plane.registry.newestNotBefore(), await of(first.fingerprint), 'whatever else happened')
+    const second = await plane.enroll('d2')
+    t.equal(await plane.registry.newestNotBefore(), await of(second.fingerprint))
+  })
+
   await t.test('a key is for one device only, whatever became of its certificate', async (t) => {
     const plane = await fresh(t)
     await plane.enroll('d1')
