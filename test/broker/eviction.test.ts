@@ -96,6 +96,28 @@ t.test(
   },
 )
 
+t.test('a decision between the storing of a QoS 2 message and its routing stops it', async (t) => {
+  const broker = await open(t)
+  const [m, backend] = [await broker.enroll('M'), await broker.enroll('backend', { kind: 'service' })]
+  const service = await enter(broker, backend)
+  await subscribe(service, 'devices/#')
+  const raw = await enter(broker, m)
+  const store = broker.store.incomingStorePacket.bind(broker.store)
+  broker.store.incomingStorePacket = async (client, packet) => {
+    await store(client, packet)
+    for (const connection of broker.sessions.select({ kind: 'device', id: 'M' })) {
+      connection.refused = 'revoked'
+      connection.socket.destroy()
+    }
+  }
+  raw.send(publish('devices/M/c', 'evil', 2))
+  await raw.closed
+  broker.store.incomingStorePacket = store
+  await service.ping()
+  t.notOk(service.octets.includes('evil'))
+  service.socket.destroy()
+})
+
 t.test('what is written in the turn of the decision, or after it, does not reach the device', async (t) => {
   const broker = await open(t)
   for (const isBefore of [true, false]) {
