@@ -4,15 +4,16 @@ import { announceReady, Lifecycle, runUntilStopped } from '#shared/service'
 import { readConfig, SECRET_VARIABLES } from './config.ts'
 import type { Step } from './deps.ts'
 import { startPlane } from './plane.ts'
+import { startFault } from './start-fault.ts'
 
 /**
  * `muster enrollment`: serves until it is told to stop.
  * @throws MusterError as `readConfig` and `startPlane`; what had started by then has been stopped
  */
 export async function run(argv: string[]): Promise<void> {
+  const config = readConfig(argv, process.env)
   let lifecycle: Lifecycle | undefined
   try {
-    const config = readConfig(argv, process.env)
     for (const name of SECRET_VARIABLES) delete process.env[name] // not for child processes
     const log = openLog('enrollment', config.logLevel)
     lifecycle = new Lifecycle(log)
@@ -27,7 +28,7 @@ export async function run(argv: string[]): Promise<void> {
     runUntilStopped(lifecycle, log)
   } catch (error) {
     await lifecycle?.stop()
-    throw error
+    throw startFault(error, config)
   }
 }
 

@@ -113,24 +113,26 @@ const LOCK_PATIENCE_MS = 250
 /**
  * Takes the lock file of a directory: an SQLite database with an open exclusive transaction, so that it needs no
  * pid file and cannot be left behind.
- * @throws MusterError directory_in_use
+ * @throws MusterError directory_in_use; directory_unusable when there is no saying who holds it
  */
 export function lockDirectory(path: string): DirectoryLock {
-  const db = new Database(path, { timeout: LOCK_PATIENCE_MS })
+  let db: Sqlite | undefined
   try {
+    db = new Database(path, { timeout: LOCK_PATIENCE_MS })
     db.pragma('journal_mode = DELETE')
     db.exec('BEGIN EXCLUSIVE')
+    const held = db
+    return { release: () => held.close() }
   } catch (cause) {
-    db.close()
-    throw new MusterError(
-      'directory_in_use',
-      `Cannot use the directory of "${path}": another process holds it`,
-      {
-        cause,
-      },
-    )
+    db?.close()
+    const isHeld = sqliteCode(cause)?.startsWith('SQLITE_BUSY') ?? false
+    const fault = (cause as Error).message // SQLite throws nothing else
+    const why = isHeld
+      ? 'another process holds it'
+      : `${fault}; fix: make it writable, with room on its disk, or choose another directory with --data`
+    const code = isHeld ? 'directory_in_use' : 'directory_unusable'
+    throw new MusterError(code, `Cannot use the directory of "${path}": ${why}`, { cause })
   }
-  return { release: () => db.close() }
 }
 
 /** Whether some process holds the lock of a directory. */

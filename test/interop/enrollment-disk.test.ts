@@ -1,12 +1,11 @@
-import { execFileSync } from 'node:child_process'
-import { closeSync, fstatSync, mkdirSync, openSync, rmSync, statSync, writeSync } from 'node:fs'
+import { closeSync, openSync, rmSync, statSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { layout } from '#shared/layout'
 import { openSqlite } from '#shared/sqlite'
 import { RESERVE_OCTETS } from '../../enrollment/registry/reserve.ts'
 import { MIGRATIONS } from '../../enrollment/registry/schema.ts'
-import { breakDisk, type DiskFault } from '../support/disk-faults.ts'
+import { breakDisk, type DiskFault, fillDisk, smallDisk } from '../support/disk-faults.ts'
 import { newRequest } from '../support/enrollment.ts'
 import { type ServingEnrollment, serveEnrollment, spawnEnrollment } from '../support/enrollment-process.ts'
 import { freePortBase, scratch } from '../support/muster.ts'
@@ -198,36 +197,6 @@ t.test('a disk that refuses counts against nobody, however often he comes back',
   await heal()
   t.equal((await enroll(service, request)).status, 200)
 })
-
-/** A disk of that size for one test; it needs root, as the packages of the suite do. */
-function smallDisk(t: Test, megaoctets: number): string {
-  const disk = join(scratch(t), 'disk')
-  const asRoot = process.getuid?.() === 0 ? [] : ['sudo', '--non-interactive']
-  const run = (...command: string[]) => {
-    const [program = '', ...args] = [...asRoot, ...command]
-    execFileSync(program, args, { stdio: 'pipe' })
-  }
-  mkdirSync(disk)
-  run('mount', '-t', 'tmpfs', '-o', `size=${megaoctets}m,mode=0777`, 'muster-test', disk)
-  t.teardown(() => run('umount', '--lazy', disk))
-  return disk
-}
-
-/** Takes what is left, to the last octet. */
-function fillDisk(path: string): void {
-  const file = openSync(path, 'a')
-  for (let octets = 1 << 20; octets > 0; ) {
-    const before = fstatSync(file).size
-    try {
-      writeSync(file, Buffer.alloc(octets))
-    } catch {
-      octets >>= 1
-      continue
-    }
-    if (fstatSync(file).size === before) octets >>= 1
-  }
-  closeSync(file)
-}
 
 t.test('on a full disk nobody enrolls, a hold is put in force, and space heals both', async (t) => {
   const disk = smallDisk(t, 48)
