@@ -8,13 +8,13 @@ export interface Measured {
 }
 
 /** One side of a comparison: ours, or a peer. */
-export interface Side {
+export interface Side<Run = Measured> {
   readonly name: string
   /** What runs, so that a reader can repeat it. */
   readonly command: string
   readonly version: string
   /** One run; the first is a rehearsal, whose figure is dropped. */
-  measure(run: number): Promise<Measured>
+  measure(run: number): Promise<Run>
 }
 
 export interface Figure {
@@ -53,6 +53,10 @@ export interface Result extends Comparison {
   readonly facts?: Readonly<Record<string, Fact>>
   /** All that the figures above are chosen from, where a bench has several of the same kind. */
   readonly patterns?: Readonly<Record<string, Comparison>>
+  /** Processor seconds of the load for one of the server, by side. */
+  readonly load?: Readonly<Record<string, number>>
+  /** What the ratios to peers, or the figure itself, are to reach. */
+  readonly goals?: Readonly<Record<string, number>>
 }
 
 /** What a bench is given. */
@@ -102,13 +106,13 @@ export function cpuMsEach(measured: Measured): number {
  * Runs the sides in turns (ours, first peer, second peer, ours …), so that what drifts on the machine drifts for all.
  * The first turn of each is a rehearsal: caches and compilers warm up, and its figure is dropped.
  */
-export async function compare(
-  sides: { readonly ours: Side; readonly peers: readonly Side[] },
+export async function compare<Run = Measured>(
+  sides: { readonly ours: Side<Run>; readonly peers: readonly Side<Run>[] },
   how: {
     readonly context: BenchContext
     readonly unit: string
     readonly better: 'higher' | 'lower'
-    figure(measured: Measured): number
+    figure(measured: Run): number
   },
 ): Promise<Comparison> {
   const all = [sides.ours, ...sides.peers]
@@ -134,7 +138,7 @@ export function ratiosOf(ours: Figure, peers: readonly Figure[]): Pick<Compariso
   return { ratio: first === undefined ? null : rounded(ours.value / first.value), ratios }
 }
 
-function figureOf({ name, command, version }: Side, runs: readonly number[]): Figure {
+function figureOf({ name, command, version }: Omit<Side, 'measure'>, runs: readonly number[]): Figure {
   return { name, command, version, value: rounded(median(runs)), runs: runs.map(rounded) }
 }
 

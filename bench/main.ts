@@ -2,6 +2,7 @@ import { Command, CommanderError } from 'commander'
 import { isMusterError, MusterError } from '#shared/errors'
 import { crl } from './crl.ts'
 import { enrollscale } from './enrollscale.ts'
+import { connect, resume } from './handshakes.ts'
 import {
   type Bench,
   type BenchContext,
@@ -12,11 +13,12 @@ import {
   shown,
 } from './harness.ts'
 import { issue } from './issue.ts'
+import { memory } from './memory.ts'
 import { ocsp } from './ocsp.ts'
 import { pinLoad } from './processes.ts'
 import { publish } from './publish.ts'
 
-const BENCHES: readonly Bench[] = [issue, crl, ocsp, enrollscale, publish]
+const BENCHES: readonly Bench[] = [issue, crl, ocsp, enrollscale, connect, resume, memory, publish]
 
 /** Exit codes, as those of the operator's commands: usage, a peer is missing or a server does not start. */
 const USAGE = 2

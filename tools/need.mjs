@@ -24,7 +24,8 @@ if (missing.length > 0) {
 }
 
 function isInstalled(command) {
-  return (process.env.PATH ?? '').split(delimiter).some((directory) => {
+  const places = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin'] // where Debian puts servers
+  return places.some((directory) => {
     try {
       accessSync(join(directory, command), constants.X_OK)
       return true
