@@ -16,11 +16,14 @@ import { levelsOf } from './topic-syntax.ts'
 
 /** Most levels of a topic that Aedes' own matcher takes. */
 const LEVELS = 100
+interface Parser extends EventEmitter {
+  parse(octets: Buffer): void
+}
 /** The parts of Aedes that we use, private ones included. */
 interface AedesBroker extends EventEmitter {
   readonly clients: Readonly<Record<string, MqttClient>>
   readonly connectedClients: number
-  handle(socket: Duplex, link: Link): MqttClient & { readonly _parser: EventEmitter }
+  handle(socket: Duplex, link: Link): MqttClient & { readonly _parser: Parser }
   registerClient(client: MqttClient): void
   unregisterClient(client: MqttClient): void
   readonly id: string

@@ -3,7 +3,7 @@
  * in them denies.
  */
 import type { EventEmitter } from 'node:events'
-import { nameOfRule } from '#shared/policy/compile'
+import { nameOfRule, type Publication } from '#shared/policy/compile'
 import {
   type AuthorizationDeps,
   judgeConnect,
@@ -76,7 +76,8 @@ export function screen(
     const fault = packetFault(packet)
     if (fault !== null) return fail(fault)
     if (packet.cmd === 'disconnect') link.ending = 'client'
-    if (COUNTED.has(packet.cmd)) pace(deps, link, packet)
+    if (COUNTED.has(packet.cmd))
+      pace(deps, link, packet.cmd === 'publish' ? (packet as Parcel & ParsedPacket) : null) // a PUBLISH has a topic
     if (packet.cmd === 'subscribe') lowerQos(deps, link, packet)
     for (const listener of listeners) listener.call(parser, packet)
   })
@@ -87,13 +88,17 @@ export function screen(
 const COUNTED = new Set(['publish', 'subscribe', 'unsubscribe'])
 
 /** A client that asks for more than its rate, or than that of the rule which grants its message, is read more slowly. */
-function pace(deps: MqttDeps & { readonly rate: PublishRate }, link: Link, packet: ParsedPacket): void {
+export function pace(
+  deps: MqttDeps & { readonly rate: PublishRate },
+  link: Link,
+  message: Publication | null,
+): void {
   const { device, kind, socket, policy } = link.connection
+  if (deps.limits.publishPerSecond === 0 && !policy.hasRates) return
   const now = deps.now()
   const times = deps.store.timesOf(kind)
   const holdMs = deps.rate.take(device, { now, times })
-  const rule =
-    packet.cmd === 'publish' && policy.hasRates ? policy.publishRule(packet as ParsedPacket & Parcel) : null // a PUBLISH has them
+  const rule = message !== null && policy.hasRates ? policy.publishRule(message) : null
   const ruleHoldMs = rule === null ? 0 : deps.rate.takeOfRule(rule, now)
   if (holdMs === 0 && ruleHoldMs === 0) return
   holdReading(socket, Math.max(holdMs, ruleHoldMs))
@@ -214,6 +219,16 @@ function judgeMessage(deps: MqttDeps, client: MqttClient, packet: Parcel): Refus
   } catch (error) {
     failed(deps, 'publish', error)
     return DENIED
+  }
+}
+
+/** The same of a message that takes the short way, or the long one when it is not granted. */
+export function isGranted(deps: MqttDeps, { req }: MqttClient, message: Publication): boolean {
+  try {
+    return judgePublish(req, message) === null
+  } catch (error) {
+    failed(deps, 'publish', error)
+    return false
   }
 }
 

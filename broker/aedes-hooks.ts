@@ -4,13 +4,16 @@ import { Broker } from './aedes-broker.ts'
 import {
   connectHooks,
   forwarding,
+  isGranted,
   type MqttDeps,
   orDeny,
+  pace,
   screen,
   type Traffic,
   topicHooks,
 } from './aedes-callbacks.ts'
 import type { Inside } from './gate.ts'
+import { Ingest } from './ingest.ts'
 import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
 import { News } from './news.ts'
 import { PublishRate } from './publish-rate.ts'
@@ -85,7 +88,7 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
   observe(broker, { deps, store, news })
   await broker.listen()
   return {
-    handle: (connection) => take(broker, { ...deps, rate }, connection),
+    handle: (connection) => take(broker, { ...deps, rate, traffic }, connection),
     ...reviews({ ...deps, clients: broker.clients }),
     tell: (connection) => news.tell(connection),
     tellAll: () => news.tellAll(),
@@ -112,7 +115,12 @@ function reviews(deps: ReviewDeps): Pick<Mqtt, 'purge' | 'review' | 'reviewDevic
   }
 }
 
-function take(broker: Broker, deps: MqttDeps & { rate: PublishRate }, connection: Connection): void {
+interface TakeDeps extends MqttDeps {
+  readonly rate: PublishRate
+  readonly traffic: Traffic
+}
+
+function take(broker: Broker, deps: TakeDeps, connection: Connection): void {
   const link: Link = {
     connection,
     clientId: '',
@@ -126,12 +134,29 @@ function take(broker: Broker, deps: MqttDeps & { rate: PublishRate }, connection
   const client = broker.handle(connection.socket, link)
   broker.exchange.adopt(client)
   screen(client._parser, deps, link)
+  shorten(broker, deps, client)
   connection.socket.once('close', () => {
     if (!link.isAccepted) return
     const { fingerprint, device, id, refused, closedAt: at = deps.now() } = connection
     const reason = refused ?? link.ending
     deps.report({ type: 'disconnected', at, fingerprint, device, connection: id, reason })
   })
+}
+
+/** What the client sends goes through {@link Ingest} first. */
+function shorten(broker: Broker, deps: TakeDeps, client: ReturnType<Broker['handle']>): void {
+  const { exchange, route } = broker
+  const { _parser: parser, req: link } = client
+  const parse = parser.parse.bind(parser)
+  const ingest = new Ingest({
+    ...{ client, parse, exchange, route },
+    isGranted: (arrival) => isGranted(deps, client, arrival),
+    published(arrival) {
+      deps.traffic.published++
+      pace(deps, link, arrival)
+    },
+  })
+  parser.parse = (octets) => ingest.take(octets)
 }
 
 /** A client that has closed, or may not be here any more, is taken out of the register in the same tick. */

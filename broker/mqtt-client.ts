@@ -44,6 +44,10 @@ export interface MqttClient {
   /** What was given to `handle`. */
   readonly req: Link
   close(done?: () => void): void
+  /** CONNECT has been answered, and all that it asks for is done. */
+  readonly connected: boolean
+  /** Runs from the last packet; null while there is none. */
+  readonly _keepaliveTimer: NodeJS.Timeout | null
   /** By filter; what each was granted. */
   readonly subscriptions?: Readonly<Record<string, { readonly qos: number }>>
   /** Packet identifier of the next message that is sent to it and is in no queue. */

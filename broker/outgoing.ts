@@ -4,8 +4,9 @@ import type { Routed } from './route.ts'
 /** A PUBLISH as it came, whole. */
 export interface Wire {
   readonly octets: Buffer
-  /** Where its packet identifier is; 0 with QoS 0. */
+  /** Where its packet identifier is, with QoS 1. */
   readonly idAt: number
+  readonly payloadAt: number
 }
 
 /** Gives the message its place among all that are handed out. */
@@ -13,11 +14,14 @@ type Numbering = () => Pick<Routed, 'brokerId' | 'brokerCounter'>
 
 export interface OutgoingFields {
   readonly topic: string
-  readonly payload: Buffer | string
+  /** Left out when the message is there as it came. */
+  readonly payload?: Buffer | string
   readonly qos: number
   readonly retain: boolean
   readonly clientId: string | undefined
 }
+
+const EMPTY = Buffer.alloc(0)
 
 /**
  * A message that is handed out: its octets are made once, however many get it. What came as a PUBLISH with neither DUP
@@ -60,15 +64,22 @@ export class Outgoing {
   }
 
   #encode(qos: 0 | 1): Wire {
-    const { topic, payload: given } = this.#fields
-    const payload = typeof given === 'string' ? Buffer.from(given) : given
+    const { topic } = this.#fields
+    const payload = this.#payload()
     const head = publishHead({ topic, payload, qos, messageId: 0, dup: false })
-    return { octets: Buffer.concat([head, payload]), idAt: qos === 0 ? 0 : head.length - 2 }
+    return { octets: Buffer.concat([head, payload]), idAt: head.length - 2, payloadAt: head.length }
+  }
+
+  #payload(): Buffer {
+    const { payload = EMPTY } = this.#fields
+    if (this.#wire !== null) return this.#wire.octets.subarray(this.#wire.payloadAt)
+    return typeof payload === 'string' ? Buffer.from(payload) : payload
   }
 
   /** As Aedes' parts pass it on. */
   routed(): Routed {
-    this.#routed ??= { cmd: 'publish', dup: false, ...this.#fields, ...this.#number() }
+    const payload = this.#payload()
+    this.#routed ??= { cmd: 'publish', dup: false, ...this.#fields, payload, ...this.#number() }
     return this.#routed
   }
 }

@@ -8,6 +8,8 @@ export interface PublishFields {
 
 const PUBLISH = 0x30
 const DUP = 0x08
+/** PUBACK, its length, and room for a packet identifier (MQTT 3.1.1 section 3.4). */
+const PUBACK = 0x40_02_00_00
 /** PUBREL with its reserved flags (MQTT 3.1.1 section 3.6.1). */
 const PUBREL = 0x62
 
@@ -29,6 +31,13 @@ export function publishHead({ topic, payload, qos, messageId, dup }: PublishFiel
   at += head.write(topic, at)
   if (qos > 0) head.writeUInt16BE(messageId, at)
   return head
+}
+
+/** The answers to messages of QoS 1, in one piece. */
+export function puback(messageIds: readonly number[]): Buffer {
+  const octets = Buffer.allocUnsafe(messageIds.length * 4)
+  for (let at = 0; at < messageIds.length; at++) octets.writeUInt32BE(PUBACK + (messageIds[at] ?? 0), at * 4) // within its length
+  return octets
 }
 
 export function pubrel(messageId: number): Buffer {

@@ -82,6 +82,12 @@ export class Route {
     this.numbering = () => ({ brokerId, brokerCounter: nextCounter() })
   }
 
+  /** True when a message of QoS 0 or 1 that is not retained is kept for nobody and waits for nothing. */
+  isShort(topic: string, qos: 0 | 1): boolean {
+    const { group, sessions } = this.#deps.store
+    return group.isIdle && (qos === 0 || !sessions.subscriptions.isAnybodys(topic))
+  }
+
   /** True, while a message is handed to open connections, when this client gets it from its queue. */
   isQueuedFor(client: MqttClient): boolean {
     return !client.clean && this.#queuedFor?.has(client.id) === true

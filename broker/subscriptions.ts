@@ -63,6 +63,11 @@ export class Subscriptions {
     return found
   }
 
+  /** True when a session has subscribed to the topic with QoS 1 or 2. */
+  isAnybodys(topic: string): boolean {
+    return this.#matching.size > 0 && this.#matching.filtersFor(topic).length > 0
+  }
+
   /** Whom a message goes to, each once, with the highest QoS that it was granted, and no higher than the message's [MQTT-3.3.5-1]. */
   targets(topic: string, qos: number): Map<string, number> | null {
     const matching = this.#matching.size === 0 ? [] : this.#matching.filtersFor(topic)
