@@ -1,4 +1,5 @@
-import type { DeviceDetail, DevicePage } from '#shared/api'
+import { setImmediate } from 'node:timers/promises'
+import type { DeviceDetail, DevicePage, DeviceView } from '#shared/api'
 import { MusterError } from '#shared/errors'
 import { isAllowed } from '#shared/identity/device'
 import type { Sqlite } from '#shared/sqlite'
@@ -18,11 +19,16 @@ import {
 } from './rows.ts'
 import type { Store } from './store.ts'
 
+/** Comes after every id. */
+const END = '\u{10ffff}'
+
 interface Filter {
   readonly fleet: string | null
   readonly batch: string | null
   readonly state: string | null
   readonly after: string
+  /** The last id that is looked at. */
+  readonly until: string
   readonly limit: number
 }
 
@@ -30,13 +36,20 @@ type Statements = ReturnType<typeof prepare>
 
 function prepare(db: Sqlite) {
   /** `driver` is the condition whose index finds the page; the other filters only thin it out. */
-  const page = (driver: string) =>
-    db.prepare<[Filter], DeviceViewRow>(
-      `SELECT ${DEVICE_VIEW_COLUMNS} FROM devices d WHERE ${driver} AND d.id > @after
+  const page = (driver: string) => ({
+    rows: db.prepare<[Filter], DeviceViewRow>(
+      `SELECT ${DEVICE_VIEW_COLUMNS} FROM devices d WHERE ${driver} AND d.id > @after AND d.id <= @until
          AND (@fleet IS NULL OR d.fleet = @fleet) AND (@batch IS NULL OR d.batch = @batch)
          AND (@state IS NULL OR d.state = @state)
        ORDER BY d.id LIMIT @limit`,
-    )
+    ),
+    /** The id with which a turn ends, none when there are no more rows. */
+    until: db
+      .prepare<[Omit<Filter, 'until' | 'limit'> & { before: number }], string>(
+        `SELECT d.id FROM devices d WHERE ${driver} AND d.id > @after ORDER BY d.id LIMIT 1 OFFSET @before`,
+      )
+      .pluck(),
+  })
   return {
     page: page('TRUE'),
     pageOfFleet: page('d.fleet = @fleet'),
@@ -55,6 +68,7 @@ function prepare(db: Sqlite) {
 
 interface DeviceParts {
   readonly store: Store
+  readonly rowsInTurn: number
   readonly attributes: Attributes
   readonly certificates: Certificates
   readonly holds: Holds
@@ -66,7 +80,7 @@ type DeviceIntents = Pick<Registry, 'listDevices' | 'showDevice' | 'retireDevice
 export function openDevices(parts: DeviceParts): DeviceIntents {
   const statements = prepare(parts.store.db)
   return {
-    listDevices: (page) => parts.store.read(() => listDevices(parts, { statements, page })),
+    listDevices: (page) => listDevices(parts, { statements, page }),
     showDevice: (id) =>
       parts.store.read((): DeviceDetail => {
         const row = find(statements, id)
@@ -89,24 +103,29 @@ export function openDevices(parts: DeviceParts): DeviceIntents {
   }
 }
 
-function listDevices(
-  { holds }: DeviceParts,
+/** Each device as it is at one moment; a filter that few pass makes the page take several turns of the event loop. */
+async function listDevices(
+  parts: DeviceParts,
   { statements, page }: { statements: Statements; page: Parameters<Registry['listDevices']>[0] },
-): DevicePage {
-  const { fleet = null, batch = null, state = null, after = '', limit } = page
+): Promise<DevicePage> {
+  const { fleet = null, batch = null, state = null, limit } = page
   const whole = fleet === null ? statements.page : statements.pageOfFleet
-  const rows = (batch === null ? whole : statements.pageOfBatch).all({
-    fleet,
-    batch,
-    state,
-    after,
-    limit: limit + 1,
-  })
-  const shown = rows.slice(0, limit)
-  return {
-    devices: shown.map((row) => deviceView(row, holds.on(holdable(row)).length > 0)),
-    next: rows.length > limit ? (shown.at(-1)?.id ?? null) : null,
+  const { rows, until } = batch === null ? whole : statements.pageOfBatch
+  const isThinned = state !== null || (fleet !== null && batch !== null)
+  const devices: DeviceView[] = []
+  for (let after = page.after ?? ''; ; await setImmediate()) {
+    const filter = { fleet, batch, state, after }
+    const turn = await parts.store.read(() => {
+      const last = (isThinned ? until.get({ ...filter, before: parts.rowsInTurn - 1 }) : undefined) ?? END
+      const found = rows.all({ ...filter, until: last, limit: limit + 1 - devices.length })
+      return { last, found: found.map((row) => deviceView(row, parts.holds.on(holdable(row)).length > 0)) }
+    })
+    devices.push(...turn.found)
+    if (turn.last === END || devices.length > limit) break
+    after = turn.last
   }
+  const shown = devices.slice(0, limit)
+  return { devices: shown, next: devices.length > limit ? (shown.at(-1)?.id ?? null) : null }
 }
 
 /** @throws MusterError not_found */

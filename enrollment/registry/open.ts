@@ -7,6 +7,7 @@ import { DEFAULT_FLEET, SERVICES_POLICY } from './defaults.ts'
 import { openFleets } from './fleets.ts'
 import { Journal } from './journal.ts'
 import { segmentPaths } from './journal-lines.ts'
+import { ROWS_IN_TURN } from './long-reads.ts'
 import type { Registry } from './registry.ts'
 import { replayJournal } from './replay.ts'
 import { openReserve } from './reserve.ts'
@@ -28,6 +29,8 @@ export interface RegistryOptions {
   readonly now: number
   /** Directory of the journal, of which this instance must be the only writer; none without it. */
   readonly journal?: string
+  /** Rows that one turn of the event loop reads at most; a test takes few. */
+  readonly rowsInTurn?: number
 }
 
 /**
@@ -66,7 +69,8 @@ async function openWhole(path: string, options: RegistryOptions): Promise<Regist
         `Cannot open the registry "${path}": it belongs to the trust domain ${trustDomain}, not ${options.trustDomain}`,
       )
     }
-    return sqliteRegistry({ store, path, epoch, trustDomain })
+    const { rowsInTurn = ROWS_IN_TURN } = options
+    return sqliteRegistry({ store, path, rowsInTurn, epoch, trustDomain })
   } catch (error) {
     db.close()
     throw error

@@ -1,4 +1,3 @@
-import type { PlanView } from '#shared/api'
 import { MusterError } from '#shared/errors'
 import type { Scope } from '#shared/feed'
 import type { Sqlite } from '#shared/sqlite'
@@ -62,25 +61,10 @@ const EXISTS = {
   plan: 'SELECT 1 FROM plans WHERE id = @id',
 } as const satisfies Record<Scope['kind'], string>
 
-interface CountRow {
-  readonly batch: string | null
-  readonly devices: number
-  readonly online: number
-}
-
 function prepare(db: Sqlite, kind: Scope['kind']) {
   const slice = SLICES[kind]
   return {
     exists: db.prepare<[Of], unknown>(EXISTS[kind]),
-    count: db.prepare<[Of], CountRow>(
-      `SELECT d.batch, COUNT(*) AS devices,
-         SUM(EXISTS (SELECT 1 FROM connections n WHERE n.device = d.row)) AS online
-       FROM ${DEVICES[kind]} AND d.state <> 'retired' GROUP BY d.batch ORDER BY d.batch`,
-    ),
-    tokens: db.prepare<[Of & { now: number }], { tokens: number }>(
-      `SELECT COUNT(*) AS tokens FROM tokens WHERE ${TOKENS[kind]}
-         AND cancelled_at IS NULL AND used < uses AND (expires_at IS NULL OR expires_at > @now)`,
-    ),
     cancel: db.prepare<[Of & { now: number }]>(
       `UPDATE tokens SET cancelled_at = @now WHERE ${TOKENS[kind]} AND cancelled_at IS NULL AND used < uses`,
     ),
@@ -97,7 +81,7 @@ function prepare(db: Sqlite, kind: Scope['kind']) {
   }
 }
 
-/** What a plan covers, in numbers and in certificates. */
+/** What a plan covers. */
 export function openPlanScopes(db: Sqlite) {
   const statements = {
     device: prepare(db, 'device'),
@@ -113,18 +97,6 @@ export function openPlanScopes(db: Sqlite) {
     require({ kind, id }: Scope): void {
       if (statements[kind].exists.get({ id }) === undefined) {
         throw new MusterError('not_found', `Cannot plan for the ${kind} "${id}": it is not known`)
-      }
-    },
-    /** Every device that is not retired would be stopped: from connecting, or from enrolling. */
-    count({ kind, id }: Scope, now: number): PlanView['counts'] {
-      const rows = statements[kind].count.all({ id })
-      return {
-        devices: rows.reduce((sum, { devices }) => sum + devices, 0),
-        online: rows.reduce((sum, { online }) => sum + online, 0),
-        tokens: statements[kind].tokens.get({ id, now })?.tokens ?? 0,
-        byBatch: Object.fromEntries(
-          rows.flatMap(({ batch, devices }) => (batch === null ? [] : [[batch, devices]])),
-        ),
       }
     },
     /** Spent ones stay: whoever repeats a request with one learns that the device was revoked. */

@@ -2,6 +2,8 @@ import { MusterError } from '#shared/errors'
 import type { Scope } from '#shared/feed'
 import type { Sqlite } from '#shared/sqlite'
 import type { Intent } from './ledger.ts'
+import { type LongReadParts, readInSlices } from './long-reads.ts'
+import { countScope, type PlanCounts, prepareMemberCounts, together } from './plan-counts.ts'
 import { holdRecord, type PlanRow, planView, type StoredPlanState } from './plan-rows.ts'
 import type { PlanScopes } from './plan-scope.ts'
 import type { PlanParts } from './plans.ts'
@@ -33,6 +35,7 @@ function prepare(db: Sqlite) {
        VALUES (@id, @action, @scope_kind, @scope_id, @reason, @undo_ms, @purge_retained, @state, @counts, @by, @created_at, @expires_at)`,
     ),
     freeze: db.prepare<[string, string]>('INSERT INTO plan_members (plan, device) VALUES (?, ?)'),
+    count: prepareMemberCounts(db),
     isKnown: db.prepare<[string], unknown>('SELECT 1 FROM devices WHERE id = ?'),
     propose: db.prepare<[string, string]>(`UPDATE plans SET state = 'proposed', counts = ? WHERE id = ?`),
     outdated: db.prepare<[number], PlanRow>(
@@ -41,7 +44,7 @@ function prepare(db: Sqlite) {
   }
 }
 
-interface ProposalParts extends PlanParts {
+interface ProposalParts extends PlanParts, LongReadParts {
   readonly scopes: PlanScopes
 }
 
@@ -63,24 +66,24 @@ export function openProposals(parts: ProposalParts): Pick<Registry, 'proposePlan
           plan.target.devices,
         )
       } else {
-        await proposeForScope({
-          ...parts,
-          statements,
-          plan,
-          scope: { kind: plan.target.scope, id: plan.target.id },
-        })
+        const { scope: kind, id } = plan.target
+        const counts = await readInSlices(parts, (db, rows) =>
+          countScope(db, { scope: kind, id, now: plan.now, rows }),
+        )
+        await proposeForScope({ ...parts, statements, plan, scope: { kind, id } }, counts)
       }
       return parts.store.read(() => planView(parts.plans.require(plan.id), { now: plan.now, receipt: null }))
     },
   }
 }
 
-async function proposeForScope(proposing: Proposing): Promise<void> {
+/** Counted just before: whatever comes in between is in the scope, and stopped, all the same. */
+async function proposeForScope(proposing: Proposing, counts: PlanCounts): Promise<void> {
   const { store, scopes, statements, plan, scope } = proposing
   await store.write({ ...plan, cannotWait: true }, (log) => {
     scopes.require(scope)
     statements.insert.run(newRow(proposing))
-    propose(proposing, log)
+    propose(proposing, { counts, log })
   })
 }
 
@@ -93,13 +96,18 @@ async function proposeForDevices(proposing: Proposing, devices: readonly string[
   const { store, statements, plan } = proposing
   const members = [...new Set(devices)]
   for await (const { items } of slices(members)) await store.read(() => refuseUnknown(statements, items))
+  let counted: PlanCounts | null = null
   for await (const { items, isFirst, isLast } of slices(members)) {
-    await store.write({ ...plan, cannotWait: true }, (log) => {
+    const before: PlanCounts | null = counted
+    counted = await store.write({ ...plan, cannotWait: true }, (log): PlanCounts => {
+      const own = statements.count(items, plan.now)
+      const counts = before === null ? own : together(before, own)
       if (isFirst) statements.insert.run(newRow(proposing))
       for (const device of items) statements.freeze.run(plan.id, device)
       log.change({ kind: 'members', hold: plan.id, devices: [...items] })
-      if (isLast) propose(proposing, log)
+      if (isLast) propose(proposing, { counts, log })
       else log.audit({ action: 'plan.freeze', subject: `plan:${plan.id}` })
+      return counts
     })
   }
 }
@@ -111,8 +119,11 @@ function refuseUnknown(statements: Statements, devices: readonly string[]): void
   }
 }
 
-function propose({ scopes, statements, plan, scope }: Proposing, log: Intent): void {
-  statements.propose.run(JSON.stringify(scopes.count(scope, plan.now)), plan.id)
+function propose(
+  { statements, plan, scope }: Proposing,
+  { counts, log }: { counts: PlanCounts; log: Intent },
+): void {
+  statements.propose.run(JSON.stringify(counts), plan.id)
   log.audit({ action: `plan.propose.${plan.action}`, subject: `plan:${plan.id} ${scope.kind}:${scope.id}` })
 }
 

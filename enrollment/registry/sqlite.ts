@@ -56,12 +56,13 @@ import { openTokens } from './tokens.ts'
 export interface Opened {
   readonly store: Store
   readonly path: string
+  readonly rowsInTurn: number
   readonly epoch: string
   readonly trustDomain: string
 }
 
 /** The port on an SQLite file: each group of intents with the parts that it needs. */
-export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Registry {
+export function sqliteRegistry({ store, path, rowsInTurn, epoch, trustDomain }: Opened): Registry {
   const { db } = store
   const streams = new Streams()
   const profiles = openProfiles(db)
@@ -71,6 +72,7 @@ export function sqliteRegistry({ store, path, epoch, trustDomain }: Opened): Reg
   const parts = {
     store,
     path,
+    rowsInTurn,
     epoch,
     streams,
     snapshots: new Set<Sqlite>(),
