@@ -57,32 +57,7 @@ const CLIENT_ID_LENGTH = 129
 export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
   const { store } = deps
   const traffic: Traffic = { published: 0, delivered: 0 }
-  const mayForward = forwarding(deps, traffic)
-  const broker: Broker = new Broker(
-    {
-      concurrency: 0, // as many listeners to events of a socket as there are
-      heartbeatInterval: deps.heartbeatMs ?? HEARTBEAT_MS,
-      connectTimeout: deps.limits.connectMs,
-      maxInflightInbound: deps.limits.inflightInbound,
-      maxClientsIdLength: CLIENT_ID_LENGTH,
-      ...connectHooks(deps),
-      ...topicHooks(deps, {
-        acknowledge: (packet, client, done) => broker.acknowledge(packet, client, done),
-        isQueuedFor: (client) => broker.route.isQueuedFor(client),
-        voidWill: (will) => broker.voided.add(will),
-        mayForward,
-        traffic,
-      }),
-    },
-    {
-      store,
-      log: deps.log,
-      dropped: (clientId, evidence) => reportDropped(deps, clientId, evidence),
-      mayForward,
-      mayRegister: (client) => isLive(deps, client),
-      takenOver: openTakeovers(deps),
-    },
-  )
+  const broker = openBroker(deps, traffic)
   const rate = new PublishRate(deps.limits)
   const news = openNews(broker, deps)
   observe(broker, { deps, store, news })
@@ -105,6 +80,37 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
       await store.destroy()
     },
   }
+}
+
+/** Aedes with our callbacks. */
+function openBroker(deps: MqttDeps, traffic: Traffic): Broker {
+  const mayForward = forwarding(deps, traffic)
+  const broker: Broker = new Broker(
+    {
+      concurrency: 0, // as many listeners to events of a socket as there are
+      heartbeatInterval: deps.heartbeatMs ?? HEARTBEAT_MS,
+      connectTimeout: deps.limits.connectMs,
+      maxInflightInbound: deps.limits.inflightInbound,
+      maxClientsIdLength: CLIENT_ID_LENGTH,
+      ...connectHooks(deps),
+      ...topicHooks(deps, {
+        acknowledge: (packet, client, done) => broker.acknowledge(packet, client, done),
+        isQueuedFor: (client) => broker.route.isQueuedFor(client),
+        voidWill: (will) => broker.voided.add(will),
+        mayForward,
+        traffic,
+      }),
+    },
+    {
+      store: deps.store,
+      log: deps.log,
+      dropped: (clientId, evidence) => reportDropped(deps, clientId, evidence),
+      mayForward,
+      mayRegister: (client) => isLive(deps, client),
+      takenOver: openTakeovers(deps),
+    },
+  )
+  return broker
 }
 
 function reviews(deps: ReviewDeps): Pick<Mqtt, 'purge' | 'review' | 'reviewDevice'> {

@@ -141,7 +141,9 @@ export class Exchange {
 }
 
 function write(client: MqttClient, message: Outgoing, qos: number): void {
+  client.conn.cork()
   client.conn.write(qos === 0 ? message.unnumbered() : message.numbered(nextId(client)))
+  client.conn.uncork()
 }
 
 const LAST_ID = 65_535

@@ -160,7 +160,10 @@ export class Ingest {
 
   #acknowledge(): void {
     if (this.#acknowledged.length === 0) return
-    this.#deps.client.conn.write(puback(this.#acknowledged))
+    const { conn } = this.#deps.client
+    conn.cork()
+    conn.write(puback(this.#acknowledged))
+    conn.uncork()
     this.#acknowledged = []
   }
 }
