@@ -1,3 +1,4 @@
+import { copyFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import type { PlanRequest, Receipt } from '#shared/api'
@@ -118,7 +119,10 @@ t.test('a revocation, from the operator to the socket', async (t) => {
 
   const retained = () => {
     const store = openSqliteForReading(join(args[1] ?? '', 'broker', 'sessions.db'), 1_000)
-    const topics = store.prepare<[], string>('SELECT topic FROM retained WHERE owner IS NOT NULL ORDER BY topic').pluck().all()
+    const topics = store
+      .prepare<[], string>('SELECT topic FROM retained WHERE owner IS NOT NULL ORDER BY topic')
+      .pluck()
+      .all()
     store.close()
     return topics
   }
@@ -154,6 +158,8 @@ t.test('a revocation, from the operator to the socket', async (t) => {
     const { device: bell, client } = await retain('bell')
     await client.endAsync()
     await broker.stop()
+    const [store, before] = ['sessions.db', 'before.db'].map((name) => join(args[1] ?? '', 'broker', name))
+    copyFileSync(store ?? '', before ?? '')
     const { id, counts } = await admin.proposePlan({ action: 'hold', devices: ['bell'], purgeRetained: true })
     await admin.applyPlan(id, counts.devices)
     t.match(await admin.receipt(id, 0), { brokers: [{ broker: 'broker-1', state: 'down' }] })
@@ -162,5 +168,11 @@ t.test('a revocation, from the operator to the socket', async (t) => {
     await t.rejects(connectAs(service, back, bell), NOT_AUTHORIZED)
     t.match(await admin.receipt(id, 10_000), { brokers: [{ state: 'applied', sessionsClosed: 0 }] })
     t.notOk(retained().includes('devices/bell/state'), 'and forgets what it has retained, as the plan says')
+
+    await back.stop()
+    copyFileSync(before ?? '', store ?? '') // as it would be after a crash between the hold and the purge
+    t.ok(retained().includes('devices/bell/state'))
+    await runBroker(t, args)
+    t.notOk(retained().includes('devices/bell/state'), 'at the next start at the latest')
   })
 })
