@@ -26,8 +26,11 @@ function prepare(db: Sqlite) {
     ofRequest: db.prepare<[string, number], ApprovalRow>(
       'SELECT * FROM approvals WHERE spki = ? AND token = ?',
     ),
+    // not `IN (SELECT …)`, for which SQLite makes a table at every call
     ofKey: db.prepare<[string], { id: DeviceId; batch: string | null }>(
-      'SELECT id, batch FROM devices WHERE row IN (SELECT device FROM approvals WHERE spki = ?)',
+      `SELECT (SELECT d.id FROM devices d WHERE d.row = a.device) AS id,
+         (SELECT d.batch FROM devices d WHERE d.row = a.device) AS batch
+       FROM approvals a WHERE a.spki = ? AND a.device IS NOT NULL`,
     ),
     insert: db.prepare<[NewApproval]>(
       `INSERT INTO approvals (device, token, spki, state, made, created_at)

@@ -59,7 +59,7 @@ export function openBootstrapCredentials(db: Sqlite) {
        AND (certificate_serial IS NULL OR certificate_serial = @certificateSerial) LIMIT 2`,
   )
   const maker = db.prepare<[string], { id: string; cancelled_at: number | null }>(
-    'SELECT id, cancelled_at FROM tokens WHERE row IN (SELECT token FROM manufactured WHERE device = ?)',
+    'SELECT id, cancelled_at FROM tokens WHERE row = (SELECT token FROM manufactured WHERE device = ?)',
   )
 
   return {

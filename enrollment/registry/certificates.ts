@@ -12,7 +12,10 @@ function prepare(db: Sqlite) {
     ofToken: find<[string, number]>('c.spki = ? AND c.token = ?'),
     successor: find<[string, number]>('c.spki = ? AND c.predecessor = ?'),
     ofDevice: find<[number]>('c.device = ?'),
-    byKey: find<[string]>('c.spki = ?'),
+    ofAnother: db.prepare<[string, string], { one: 1 }>(
+      `SELECT 1 AS one FROM ${CERTIFICATES}
+       WHERE c.spki = ? AND (SELECT d.id FROM devices d WHERE d.row = c.device) <> ?`,
+    ),
     claim: db.prepare<[string], { one: 1 }>('SELECT 1 AS one FROM claims WHERE spki = ?'),
     compromised: db.prepare<[string], { one: 1 }>('SELECT 1 AS one FROM compromised_keys WHERE spki = ?'),
     der: db.prepare<[number], { der: Buffer | null }>('SELECT der FROM certificates WHERE row = ?'),
@@ -48,9 +51,8 @@ export function openCertificates(db: Sqlite) {
       refuseCompromised(spki, device)
       if (statements.claim.get(spki))
         throw keyRefused(spki, { device, why: 'it is the key of a claim certificate' })
-      for (const other of statements.byKey.iterate(spki)) {
-        if (other.device !== device) throw keyRefused(spki, { device, why: 'it belongs to another device' })
-      }
+      if (statements.ofAnother.get(spki, device))
+        throw keyRefused(spki, { device, why: 'it belongs to another device' })
     },
   }
 }

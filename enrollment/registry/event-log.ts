@@ -25,18 +25,27 @@ interface Oldest {
   readonly at: number
 }
 
+/** A device, and its events so far; null before the first. */
+interface Counted {
+  readonly row: number
+  readonly sequence: number | null
+  readonly refused_at: number | null
+}
+
 function prepare(db: Sqlite) {
   return {
     insert: db.prepare<[number, string, string, number | null, string]>(
       'INSERT INTO events (at, kind, scope, device_sequence, detail) VALUES (?, ?, ?, ?, ?)',
     ),
-    deviceRow: db.prepare<[string], { row: number }>('SELECT row FROM devices WHERE id = ?'),
-    count: db.prepare<[number], { sequence: number }>(
-      `INSERT INTO event_counts (device, sequence) VALUES (?, 1)
-       ON CONFLICT (device) DO UPDATE SET sequence = sequence + 1 RETURNING sequence`,
+    counted: db.prepare<[string], Counted>(
+      `SELECT d.row, (SELECT e.sequence FROM event_counts e WHERE e.device = d.row) AS sequence,
+         (SELECT e.refused_at FROM event_counts e WHERE e.device = d.row) AS refused_at
+       FROM devices d WHERE d.id = ?`,
     ),
-    refusedAt: db.prepare<[number], { refused_at: number | null }>(
-      'SELECT refused_at FROM event_counts WHERE device = ?',
+    // without RETURNING, for which SQLite makes a table at every call
+    count: db.prepare<[number]>(
+      `INSERT INTO event_counts (device, sequence) VALUES (?, 1)
+       ON CONFLICT (device) DO UPDATE SET sequence = sequence + 1`,
     ),
     refused: db.prepare<[number, number]>('UPDATE event_counts SET refused_at = ? WHERE device = ?'),
     predecessor: db.prepare<[string], { predecessor: number | null }>(
@@ -64,25 +73,30 @@ export function openEventLog(db: Sqlite, kept = EVENTS_KEPT) {
     const sequence = Number(lastInsertRowid)
     if (sequence % TRIM_EVERY === 0) trim(sequence, at)
   }
-  const ofDevice = (device: number, event: NewEvent) =>
-    insert(event, statements.count.get(device)?.sequence ?? null)
+  const ofDevice = ({ row, sequence }: Counted, event: NewEvent) => {
+    statements.count.run(row)
+    insert(event, (sequence ?? 0) + 1)
+  }
 
   const log = {
     /** Of a device that is not known nothing is told: a stranger cannot fill the log. */
     add(event: NewEvent): void {
       const [, device] = /^device:(.*)$/s.exec(event.scope) ?? []
-      const row = device === undefined ? undefined : statements.deviceRow.get(device)?.row
-      if (device === undefined) insert(event, null)
-      else if (row !== undefined) ofDevice(row, event)
+      if (device === undefined) {
+        insert(event, null)
+        return
+      }
+      const counted = statements.counted.get(device)
+      if (counted !== undefined) ofDevice(counted, event)
     },
     /** At most one a minute of a device. */
     addRefused(device: string | null, event: Omit<NewEvent, 'kind' | 'scope'>): void {
-      const row = device === null ? undefined : statements.deviceRow.get(device)?.row
-      if (row === undefined) return
-      const before = statements.refusedAt.get(row)?.refused_at ?? null
+      const counted = device === null ? undefined : statements.counted.get(device)
+      if (counted === undefined) return
+      const before = counted.refused_at
       if (before !== null && Math.abs(event.at - before) < REFUSED_EVERY_MS) return
-      ofDevice(row, { ...event, kind: 'refused', scope: `device:${device}` })
-      statements.refused.run(event.at, row)
+      ofDevice(counted, { ...event, kind: 'refused', scope: `device:${device}` })
+      statements.refused.run(event.at, counted.row)
     },
     /** What an intent's changes mean to devices; the action is that of its audit entry. */
     addChanges(action: string, changes: readonly Change[], at: number): void {
@@ -124,8 +138,11 @@ function eventOf(
   }
   if (state === 'superseded' && action === 'supersede') return { kind: 'superseded', ...event }
   if (state !== 'issued' || !ISSUED_BY.test(action)) return null
+  if (FIRST_BY.test(action)) return { kind: 'enrolled', ...event }
   return { kind: predecessorOf(serial) === null ? 'enrolled' : 'rotated', ...event }
 }
 
 /** Actions whose changes are certificates that were not there before. */
 const ISSUED_BY = /^(issue|enroll|enroll\.again|reenroll|service|(renew|rekey)(\.expired)?)$/
+/** Those of them whose certificates never have a predecessor. */
+const FIRST_BY = /^(enroll|enroll\.again|reenroll)$/

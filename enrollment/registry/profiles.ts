@@ -2,7 +2,7 @@ import type { FleetProfile, ProfileRequest } from '#shared/api'
 import type { Sqlite } from '#shared/sqlite'
 import { DEFAULT_FLEET, DEFAULT_LIFETIME_MS } from './defaults.ts'
 import type { Fleets } from './fleets.ts'
-import { datesOf, namesOf, refuseOutside, type Subject } from './profile-rules.ts'
+import { type Dates, datesOf, namesOf, refuseOutside, type Subject } from './profile-rules.ts'
 import type { DeviceWish, IssuedNames, IssuingCa, Registry } from './registry.ts'
 import type { Store } from './store.ts'
 
@@ -49,6 +49,16 @@ export function profileColumns(profile: ProfileRequest): ProfileColumns {
   return { lifetime_ms: lifetimeMs, profile: JSON.stringify(rest) }
 }
 
+/** What is about to be recorded, as far as a profile says what is in it. */
+interface Grant {
+  readonly device: Subject
+  /** Null for a service. */
+  readonly wish: DeviceWish | null
+  readonly now: number
+  readonly serial: string
+  readonly issuer: IssuingCa
+}
+
 /** Applies the profile of a fleet to what is about to be recorded. */
 export function openProfiles(db: Sqlite) {
   const find = db.prepare<[string], ProfileColumns>('SELECT lifetime_ms, profile FROM fleets WHERE id = ?')
@@ -58,13 +68,19 @@ export function openProfiles(db: Sqlite) {
     if (row === undefined) throw new Error(`no fleet ${fleet}`) // a foreign key keeps this from happening
     return profileIn(row)
   }
+  const granted = (profile: FleetProfile, { device, wish }: Pick<Grant, 'device' | 'wish'>): IssuedNames => {
+    const names = namesOf(profile, device)
+    if (wish !== null) refuseOutside(profile, { of: device, wish, granted: names })
+    return names
+  }
   return {
     /** @throws MusterError csr_key, csr_subject */
-    names(of: Subject, wish: DeviceWish | null): IssuedNames {
-      const profile = require(of.fleet)
-      const granted = namesOf(profile, of)
-      if (wish !== null) refuseOutside(profile, { of, wish, granted })
-      return granted
+    names: (device: Subject, wish: DeviceWish | null) => granted(require(device.fleet), { device, wish }),
+    /** Names and dates by one look at the profile. @throws as `names` */
+    grant(of: Grant): { names: IssuedNames; dates: Dates } {
+      const profile = require(of.device.fleet)
+      const names = granted(profile, of)
+      return { names, dates: datesOf(profile, { ...of, issuerNotAfter: of.issuer.notAfter }) }
     },
     graceMs: (fleet: string) => require(fleet).graceMs,
     dates(of: { fleet: string; now: number; serial: string; issuer: IssuingCa }) {

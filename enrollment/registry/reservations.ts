@@ -85,8 +85,7 @@ export function openReservations(db: Sqlite, { profiles, devices, finishing }: R
   return {
     /** @throws MusterError csr_key, csr_subject: what the profile of the fleet does not grant; what `signNow` throws */
     reserve(of: Reservation, { log, signNow }: Recording): Issuance {
-      const names = profiles.names(of.device, of.wish)
-      const dates = profiles.dates({ ...of, fleet: of.device.fleet })
+      const { names, dates } = profiles.grant(of)
       const { serial, issuer } = of
       const issuance = issuanceOf(of.device, {
         serial,
