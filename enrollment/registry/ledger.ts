@@ -1,4 +1,4 @@
-import { createHash, type Hash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import type { Change } from '#shared/feed'
 import type { Sqlite } from '#shared/sqlite'
 import { openEventLog } from './event-log.ts'
@@ -40,30 +40,16 @@ export interface AuditRow {
 export function auditHash(previous: string, row: Omit<AuditRow, 'hash'>): string {
   const entry = [row.sequence, row.at, row.by, row.action, row.subject]
   const covered = [row.first_position, row.last_position, row.changes_digest]
-  return createHash('sha256')
-    .update(`${previous}\n${JSON.stringify([...entry, ...covered])}`)
-    .digest('hex')
+  return hash('sha256', `${previous}\n${JSON.stringify([...entry, ...covered])}`)
 }
 
-/** What one intent has written to the logs so far. */
+/** What one intent is going to write to the logs. */
 class Draft implements Intent {
-  readonly #append: (text: string) => number
   readonly #changes: Change[] = []
-  #digest: Hash | null = null
-  #positions: readonly [number, number] | null = null
   #entry: AuditDraft | null = null
-
-  constructor(append: (text: string) => number) {
-    this.#append = append
-  }
 
   change(change: Change): void {
     this.#changes.push(change)
-    const text = JSON.stringify(change)
-    const position = this.#append(text)
-    this.#digest ??= createHash('sha256')
-    this.#digest.update(text).update('\n')
-    this.#positions = [this.#positions?.[0] ?? position, position]
   }
 
   audit(entry: AuditDraft): void {
@@ -73,47 +59,75 @@ class Draft implements Intent {
   }
 
   finish() {
-    if (this.#entry === null && this.#positions !== null)
+    if (this.#entry === null && this.#changes.length > 0)
       throw new Error('An intent made changes without an audit entry')
-    const digest = this.#digest?.digest('hex') ?? null
-    return { entry: this.#entry, positions: this.#positions, digest, changes: this.#changes }
+    return { entry: this.#entry, changes: this.#changes }
   }
 }
 
+/** Appends changes; returns the first and the last position. */
+function openChanges(db: Sqlite) {
+  const insert = db.prepare<[number, string]>('INSERT INTO changes (at, change) VALUES (?, ?)')
+  // what an enrollment has, a device and its certificate, at little more than the price of one
+  const insertTwo = db.prepare<[number, string, number, string]>(
+    'INSERT INTO changes (at, change) VALUES (?, ?), (?, ?)',
+  )
+  return function append(at: number, texts: readonly string[]): readonly [number, number] {
+    let last: number | bigint = 0
+    const [first = '', second = ''] = texts
+    if (texts.length === 2) last = insertTwo.run(at, first, at, second).lastInsertRowid
+    else for (const text of texts) last = insert.run(at, text).lastInsertRowid
+    return [Number(last) - texts.length + 1, Number(last)]
+  }
+}
+
+/** The end of the chain. */
+type Newest = Pick<AuditRow, 'sequence' | 'hash'>
+
 /**
- * Runs `work` as one intent inside the caller's transaction. Every intent that changes something leaves exactly one
- * audit entry, chained to the entry before it, which names the positions of its changes and carries their digest.
+ * Runs intents inside the caller's transaction. Every intent that changes something leaves exactly one audit entry,
+ * chained to the entry before it, which names the positions of its changes and carries their digest.
  */
 export function openLedger(db: Sqlite) {
   const events = openEventLog(db)
-  const insertChange = db.prepare<[number, string]>('INSERT INTO changes (at, change) VALUES (?, ?)')
-  const newest = db.prepare<[], { sequence: number; hash: string }>(
-    'SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1',
-  )
+  const appendChanges = openChanges(db)
+  const newest = db.prepare<[], Newest>('SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1')
   const insertEntry = db.prepare<[AuditRow]>(
     `INSERT INTO audit (sequence, at, by, action, subject, first_position, last_position, changes_digest, hash)
      VALUES (@sequence, @at, @by, @action, @subject, @first_position, @last_position, @changes_digest, @hash)`,
   )
+  /** As the transaction has it; null until it is read. Nobody else writes while the transaction is open. */
+  let end: Newest | null = null
 
-  return function record<T>(act: Act, work: (intent: Intent) => T): { result: T; position: number | null } {
-    const draft = new Draft((text) => Number(insertChange.run(act.now, text).lastInsertRowid))
-    const result = work(draft)
-    const { entry, positions, digest, changes } = draft.finish()
-    if (entry !== null) {
-      const last = newest.get() ?? { sequence: 0, hash: GENESIS_HASH }
+  return {
+    /** Called when a transaction begins, or an intent has failed: what was read before may be out of date. */
+    forget(): void {
+      end = null
+    },
+    /** The caller runs it in a savepoint, so that an intent that fails leaves nothing. */
+    record<T>(act: Act, work: (intent: Intent) => T): { result: T; position: number | null } {
+      const draft = new Draft()
+      const result = work(draft)
+      const { entry, changes } = draft.finish()
+      if (entry === null) return { result, position: null }
+      const texts = changes.map((change) => JSON.stringify(change))
+      const [first, last] = texts.length === 0 ? [null, null] : appendChanges(act.now, texts)
+      end ??= newest.get() ?? { sequence: 0, hash: GENESIS_HASH }
       const row = {
-        sequence: last.sequence + 1,
+        sequence: end.sequence + 1,
         at: act.now,
         by: entry.by ?? act.by,
         action: entry.action,
         subject: entry.subject,
-        first_position: positions?.[0] ?? null,
-        last_position: positions?.[1] ?? null,
-        changes_digest: digest,
+        first_position: first,
+        last_position: last,
+        changes_digest: last === null ? null : hash('sha256', `${texts.join('\n')}\n`),
       }
-      insertEntry.run({ ...row, hash: auditHash(last.hash, row) })
+      const own = auditHash(end.hash, row)
+      insertEntry.run({ ...row, hash: own })
       events.addChanges(entry.action, changes, act.now)
-    }
-    return { result, position: positions?.[1] ?? null }
+      end = { sequence: row.sequence, hash: own }
+      return { result, position: last }
+    },
   }
 }

@@ -56,7 +56,7 @@ export class Store {
   readonly db: Sqlite
   readonly #inImmediate: (work: () => unknown) => unknown
   readonly #inDeferred: (work: () => unknown) => unknown
-  readonly #record: ReturnType<typeof openLedger>
+  readonly #ledger: ReturnType<typeof openLedger>
   readonly #journal: Journal | null
   readonly #reserve: Reserve | null
   /** When the reserve was last asked for, ms. */
@@ -74,7 +74,7 @@ export class Store {
     const transaction = db.transaction((work: () => unknown) => work())
     this.#inImmediate = transaction.immediate
     this.#inDeferred = transaction.deferred
-    this.#record = openLedger(db)
+    this.#ledger = openLedger(db)
   }
 
   /**
@@ -86,11 +86,12 @@ export class Store {
     const run = (): Outcome => {
       const mark = this.#journal?.mark() ?? 0
       try {
-        const { result, position } = this.#savepoint(() => this.#record(act, work))
+        const { result, position } = this.#savepoint(() => this.#ledger.record(act, work))
         return { position, settle: () => resolve(result) }
       } catch (error) {
         if (!this.db.inTransaction) throw error // SQLite has given up the whole transaction (disk full, I/O error)
         this.#journal?.forget(mark)
+        this.#ledger.forget()
         return { position: null, settle: () => reject(meaning(error)) }
       }
     }
@@ -158,6 +159,7 @@ export class Store {
 
   #runGroup(group: readonly Waiting[]): Outcome[] {
     this.#journal?.begin()
+    this.#ledger.forget()
     const outcomes = group.map((intent) => intent.run())
     this.#journal?.append(group[0]?.at ?? 0)
     return outcomes
