@@ -37,6 +37,7 @@ t.test('what is asked about a whole fleet leaves room for other work', async (t)
   await expected(plane, 2_000)
   const { registry } = plane
   const questions = {
+    status: () => registry.counts(plane.now()),
     'batch report': () => registry.batchReport('lab', plane.now()),
     'plan for a fleet': () => plane.propose('p1', { scope: 'fleet', id: 'default' }),
     'plan for a batch': () => plane.propose('p2', { scope: 'batch', id: 'lab' }),
@@ -56,6 +57,7 @@ t.test('the usual number of rows in a turn bounds nothing that is counted', asyn
   const plane = await open(t)
   await expected(plane, 20_000)
   const { registry } = plane
+  t.match(await registry.counts(plane.now()), { expected: 20_000 })
   t.match(await registry.batchReport('lab', plane.now()), { devices: { total: 20_000, expected: 20_000 } })
   const { counts } = await plane.propose('p1', { scope: 'fleet', id: 'default' })
   t.match(counts, { devices: 20_000, byBatch: { lab: 20_000 } })
@@ -111,6 +113,11 @@ t.test('slices count what one statement counts, of every kind of scope', async (
         }
         const db = openSqliteForReading(plane.path, 1_000)
         t.teardown(() => db.close())
+        const states = db.prepare<[], { state: string; devices: number }>(
+          `SELECT state, COUNT(*) AS devices FROM devices WHERE kind = 'device' GROUP BY state`,
+        )
+        const inStates = Object.fromEntries(states.all().map(({ state, devices }) => [state, devices]))
+        t.match(await plane.registry.counts(plane.now()), inStates)
         const scopes = { fleet: 'default', batch: 'lab', device: 'd1', issuer: plane.issuer.id }
         for (const [scope, id] of Object.entries(scopes) as [keyof typeof ORACLE, string][]) {
           const wanted = db
