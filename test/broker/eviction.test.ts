@@ -140,7 +140,7 @@ t.test('what is written in the turn of the decision, or after it, does not reach
 })
 
 t.test('of many sessions every descriptor is closed before the rest of any, and nothing stays', async (t) => {
-  const broker = await open(t, { few: 1 })
+  const broker = await open(t, { few: 1, limits: { writeBufferBytes: 2 ** 26 } })
   const service = await enter(broker, await broker.enroll('backend', { kind: 'service' }))
   await subscribe(service, 'devices/#')
   const ids = ['M1', 'M2', 'M3', 'M4', 'M5', 'M6']
@@ -156,6 +156,8 @@ t.test('of many sessions every descriptor is closed before the rest of any, and 
     await raw.connect({ clientId: ids[n] ?? '', clean: n % 2 === 0, will })
   }
   const connections = broker.sessions.select({ kind: 'batch', id: 'lot' })
+  clients[0]?.socket.pause()
+  connections.find(({ device }) => device === 'M1')?.socket.write(Buffer.alloc(2 ** 24)) // waits for its reader
   const destroyed: string[] = []
   for (const { device, socket, wire } of connections) {
     if (wire === undefined) return t.fail('no wire')
@@ -168,6 +170,7 @@ t.test('of many sessions every descriptor is closed before the rest of any, and 
   )
   for (const [n, raw] of clients.entries()) raw.send(publish(`devices/${ids[n]}/x`, 'evil', 1, true))
   t.match(await closing, { closed: 6, survivors: [] })
+  clients[0]?.socket.resume()
   t.same(destroyed.slice(0, 6), Array(6).fill('wire'))
   t.equal(broker.sessions.count(), 1)
   t.notOk(broker.sessions.isClosing(), 'handshakes go on while the rest is cleaned up')
