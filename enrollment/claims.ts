@@ -2,7 +2,7 @@ import type { ClaimReply, ClaimRequest } from '#shared/api'
 import { MusterError } from '#shared/errors'
 import { sha256Hex } from '#shared/pki/keys'
 import { derToPem } from '#shared/pki/pem'
-import { checkCsr, decodeCsr } from './ca/check-csr.ts'
+import { type CheckedCsr, checkCsr, decodeCsr } from './ca/check-csr.ts'
 import { issueCertificate } from './ca/issue.ts'
 import type { Deps } from './deps.ts'
 import { newSerial } from './issuance.ts'
@@ -16,16 +16,12 @@ const BACKDATED_MS = 3_600_000
 
 /**
  * A certificate that the devices of a batch share to enroll with: a token whose secret is a key. It is recorded before
- * it is signed, and is good once its certificate is recorded too.
+ * it is signed, and is good once its certificate is recorded too. Cut off before that it is nobody's, and the next start
+ * cancels it; cut off afterwards nobody has heard of it, and an operator may.
  * @throws MusterError csr_*, invalid_request, conflict, clock_wrong
  */
 export async function createClaim(deps: Deps, request: ClaimRequest & { by: Actor }): Promise<ClaimReply> {
-  const csr = await checkCsr(decodeCsr(request.csr), deps.caKeys)
-  if (csr.commonName !== null || csr.uris.length > 0) {
-    throw new MusterError('csr_subject', 'Cannot make the claim: its request names somebody', {
-      evidence: { wish: csr.commonName ?? csr.uris[0] ?? '' },
-    })
-  }
+  const csr = await namelessCsr(deps, request)
   const now = deps.now()
   deps.signingClock.check(now)
   const issuer = deps.authority.device
@@ -44,6 +40,7 @@ export async function createClaim(deps: Deps, request: ClaimRequest & { by: Acto
     now,
     by: request.by,
   })
+  deps.reached('claim.1')
   const signed = await issueCertificate(issuer, {
     profile: 'claim',
     id,
@@ -52,10 +49,21 @@ export async function createClaim(deps: Deps, request: ClaimRequest & { by: Acto
     notBefore: from,
     notAfter: to - 1000, // the last second in which it is valid
   })
+  deps.reached('claim.2')
   const view = await deps.registry.finishClaim(id, signed, { now: deps.now(), by: request.by })
   deps.signingClock.issued(from)
+  deps.reached('claim.3')
   const certificate = derToPem(signed.der, 'CERTIFICATE')
   return { ...view, certificate, chain: deps.authority.deviceChain(issuer.id) }
+}
+
+/** @throws MusterError csr_* */
+async function namelessCsr({ caKeys }: Deps, request: Pick<ClaimRequest, 'csr'>): Promise<CheckedCsr> {
+  const csr = await checkCsr(decodeCsr(request.csr), caKeys)
+  if (csr.commonName === null && csr.uris.length === 0) return csr
+  throw new MusterError('csr_subject', 'Cannot make the claim: its request names somebody', {
+    evidence: { wish: csr.commonName ?? csr.uris[0] ?? '' },
+  })
 }
 
 /** Both in whole seconds; no claim outlives its issuer. `to` is the first moment at which it is over. @throws MusterError invalid_request */

@@ -10,6 +10,7 @@ import type { SigningClock } from './signing-clock.ts'
 /** A numbered step of a recipe, see docs/issuance-cycle.md. */
 export type Step =
   | `${'enroll' | 'renew' | 'service'}.${1 | 2 | 3 | 4}`
+  | `claim.${1 | 2 | 3}`
   | `rollover-${'start' | 'cut-over' | 'abort' | 'finish'}.${1 | 2}`
 
 /** What the use cases act with. Everything that is not a function of its arguments comes from here. */

@@ -188,6 +188,7 @@ async function openDeps(config: Config, runtime: Runtime & { meter: Meter }): Pr
   )
   signingClock.check(now()) // before anything is done because some time is over, a cut-over above all
   clock = signingClock
+  await registry.cancelUnfinishedClaims({ now: now(), by: 'plane' })
   const keys = openGenerationKeys(caDirectory(layout.ca), access)
   const authority = await openGenerations(registry, { base, keys, now: now() })
   const changed = new Bell()

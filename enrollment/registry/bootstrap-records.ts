@@ -85,6 +85,8 @@ export interface BootstrapIntents {
   importDevices(manifest: Manifest): Promise<ImportReply>
   /** The claim is good from here on. Idempotent. @throws MusterError not_found */
   finishClaim(id: string, signed: SignedCertificate, act: Act): Promise<TokenView>
+  /** Cancels claims without a certificate: nobody is at work on them when the plane starts. Returns how many. */
+  cancelUnfinishedClaims(act: Act): Promise<number>
   /** @throws MusterError not_found (the batch), conflict (the id is taken) */
   createManufacturer(manufacturer: NewManufacturer): Promise<ManufacturerView>
   /** `now` decides which have expired. */

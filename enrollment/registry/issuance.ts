@@ -179,7 +179,7 @@ function reserve(enrolling: Enrolling, device: DeviceRow | NewDeviceRow, log: In
   const spki = serverKey ?? intent.spkiHash
   const own = { device, token: token.row, predecessor: null, line: device.id, activates: true }
   const issuance = reservations.reserve({ now, serial, issuer, spki, wish, ...own }, { log, signNow })
-  if (serverKey !== undefined) serverKeys.mark(issuance.serial)
+  if (serverKey !== undefined) serverKeys.mark(issuance.serial, intent.spkiHash)
   return issuance
 }
 

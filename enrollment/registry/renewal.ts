@@ -130,7 +130,7 @@ function succeed(renewing: Renewing, log: Intent): Issuance {
   log.audit({ action, subject: `device:${device.id} certificate:${serial}`, by: `device:${device.id}` })
   const own = { device, token: null, predecessor: presented.row, line: presented.line, activates: false }
   const issuance = reservations.reserve({ now, serial, issuer, spki, wish, ...own }, { log, signNow })
-  if (wish.serverKey) serverKeys.mark(issuance.serial)
+  if (wish.serverKey) serverKeys.mark(issuance.serial, null)
   return issuance
 }
 

@@ -8,12 +8,14 @@ import { tombstone } from './tombstone.ts'
  * Makes room for another key of a device that this token got one for, as long as nobody has used that: its certificate
  * is revoked. Null when there is nothing to repeat; then the token counts like any other.
  *
- * The key in the request is not looked at, so the device is known by its id; where the plane gives the id, by being the
- * only one that the token is for. Who has the token can repeat the request until the device first connects.
+ * The key in the request is not certified (RFC 7030 section 4.4.1), and is no proof of anything. But what a batch shares
+ * could take the place of each of its devices that has not connected yet: so a credential that is good for several
+ * devices repeats only the request that it made, which is known by id and key. One for a single device is enough by
+ * itself; where the plane gives the id, too.
  * @throws MusterError token_tombstone, held, successors, csr_subject
  */
 export function replaceKey(
-  { statements, serverKeys, holds, intent, token }: Enrolling,
+  { statements, serverKeys, holds, intent, token, made }: Enrolling,
   { log, idOf }: { log: Intent; idOf(): DeviceId },
 ): DeviceRow | null {
   const isOnly = token.naming === 'assigned' && token.uses === 1
@@ -21,6 +23,8 @@ export function replaceKey(
   const device = statements.device.get(id)
   const found = device && serverKeys.newest({ device: device.row, token: token.row })
   if (device === undefined || !found) return null
+  const isSole = token.uses === 1 || token.device !== null || made !== null
+  if (!isSole && !serverKeys.isAskedWith(found, intent.spkiHash)) return null
   const returns = found.state === 'reserved' && found.activates === 1
   if (found.state === 'revoked' || (device.state === 'retired' && !returns)) throw tombstone(device)
   if (!serverKeys.isReplaceable(found, intent.now)) return null

@@ -6,6 +6,7 @@ import { INFRASTRUCTURE_ISSUERS } from './schema-infrastructure.ts'
 import { POLICIES } from './schema-policies.ts'
 import { PROFILES } from './schema-profiles.ts'
 import { PURGES } from './schema-purges.ts'
+import { REQUEST_KEYS } from './schema-request-keys.ts'
 import { SECOND_FACTORS } from './schema-second-factors.ts'
 import { SERVER_KEYS } from './schema-server-keys.ts'
 import { STRANGERS } from './schema-strangers.ts'
@@ -25,4 +26,5 @@ export const LATER: readonly string[] = [
   SECOND_FACTORS,
   STRANGERS,
   PURGES,
+  REQUEST_KEYS,
 ]

@@ -27,7 +27,12 @@ function prepare(db: Sqlite) {
       `SELECT (SELECT d.id FROM devices d WHERE d.row = c.device) AS device FROM certificates c
        WHERE c.server_key = 1 AND c.token = ? LIMIT 1`,
     ),
-    mark: db.prepare<[string]>('UPDATE certificates SET server_key = 1 WHERE serial = ?'),
+    mark: db.prepare<[string | null, string]>(
+      'UPDATE certificates SET server_key = 1, request_key = ? WHERE serial = ?',
+    ),
+    requestKey: db.prepare<[number], { request_key: string | null }>(
+      'SELECT request_key FROM certificates WHERE row = ?',
+    ),
     revoke: db.prepare<[number, number]>(
       `UPDATE certificates SET state = 'revoked', revoked_at = ?, reason = 'superseded' WHERE row = ?`,
     ),
@@ -64,8 +69,11 @@ export function openServerKeys(db: Sqlite, certificates: Certificates) {
       if (record !== null && found.fingerprint !== null)
         log.change({ kind: 'certificate', certificate: record })
     },
-    /** Says of a reservation that its key was made here. */
-    mark: (serial: string) => void statements.mark.run(serial),
+    /** True when the request that got it carried this key: whoever else may have the token does not know that. */
+    isAskedWith: (found: CertificateRow, requestKey: string): boolean =>
+      statements.requestKey.get(found.row)?.request_key === requestKey,
+    /** Says of a reservation that its key was made here, and which key the request carried that got it. */
+    mark: (serial: string, requestKey: string | null) => void statements.mark.run(requestKey, serial),
   }
 }
 export type ServerKeys = ReturnType<typeof openServerKeys>

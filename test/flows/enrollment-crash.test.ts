@@ -26,8 +26,12 @@ interface Cut {
 interface Service {
   readonly root: string
   send(request: Cut): Promise<{ status: number; text: string }>
-  /** EST `serverkeygen` with a token. */
-  askForKey(of: { token: string; csr: Buffer }): Promise<{ status: number; text: string }>
+  /** EST `serverkeygen` with a token, or the certificate of a pair. */
+  askForKey(of: {
+    token?: string
+    pair?: Pair
+    csr: Buffer
+  }): Promise<{ status: number; text: string; rawHeaders: Readonly<Record<string, string>> }>
   readonly ended: Promise<NodeJS.Signals | null>
   stop(): Promise<void>
 }
@@ -53,10 +57,11 @@ async function start(at: { data: string; portBase: number; crashAt?: string }): 
       })
       return client.send('POST', path, { json }).finally(() => client.close())
     },
-    async askForKey({ token, csr }) {
-      const client = openTestClient({ url: `https://localhost:${ports(at.portBase).enrollment}`, ca: root })
+    async askForKey({ token, pair, csr }) {
+      const url = `https://localhost:${ports(at.portBase).enrollment}`
+      const client = openTestClient({ url, ca: root, ...pair })
       const authorization = `Basic ${Buffer.from(`:${token}`).toString('base64')}`
-      const headers = { authorization, 'content-type': 'application/pkcs10' }
+      const headers = { 'content-type': 'application/pkcs10', ...(token ? { authorization } : {}) }
       const body = csr.toString('base64')
       const path = '/.well-known/est/serverkeygen'
       return client.send('POST', path, { headers, body }).finally(() => client.close())
@@ -77,6 +82,17 @@ function readyOf(child: ChildProcess): Promise<void> {
     child.once('message', () => resolve())
     child.once('exit', (code) => reject(new Error(`the service ended with ${code} before it was ready`)))
   })
+}
+
+/** Of a plane that has stopped. */
+async function registryIn(t: Test, data: string): Promise<Registry> {
+  const registry = await openRegistry(join(layout(data).enrollment, 'registry.db'), {
+    trustDomain: 'muster.local',
+    epoch: 'unused',
+    now: Date.now(),
+  })
+  t.teardown(() => registry.close())
+  return registry
 }
 
 /** What docs/architecture.md promises after any crash, read from the file by this process. */
@@ -152,12 +168,7 @@ t.test('a power cut between any two steps of an issuance loses nothing', async (
     await restarted.close()
     await service.stop()
     lockDirectory(join(layout(data).enrollment, 'lock.db')).release()
-    const registry = await openRegistry(join(layout(data).enrollment, 'registry.db'), {
-      trustDomain: 'muster.local',
-      epoch: 'unused',
-      now: Date.now(),
-    })
-    t.teardown(() => registry.close())
+    const registry = await registryIn(t, data)
     await checkInvariants(t, registry, held)
     t.match(await registry.listTokens({ now: Date.now() }), [{ uses: 4, used: 4, state: 'spent' }])
   })
@@ -173,25 +184,22 @@ t.test('a key that was lost with the reply is replaced, on the same use of the t
   const { token } = await admin.createToken({ batch: 'kiosks-1', uses: 3 })
   await admin.close()
 
+  const asked = new Map<number, Buffer>()
   for (const step of [2, 3, 4]) {
     const csr = (await newRequest(`kiosk-${step}`)).der
+    asked.set(step, csr)
     await t.rejects(service.askForKey({ token, csr }), `cut after step ${step}`)
     t.equal(await service.ended, 'SIGKILL')
     service = await start({ data, portBase, ...(step < 4 ? { crashAt: `enroll.${step + 1}` } : {}) })
     if (step < 4) continue
     for (const late of [2, 3, 4]) {
-      const again = (await newRequest(`kiosk-${late}`)).der
+      const again = asked.get(late) ?? Buffer.alloc(0)
       t.match(await service.askForKey({ token, csr: again }), { status: 200, text: /application\/pkcs8/ })
     }
   }
   await service.stop()
 
-  const registry = await openRegistry(join(layout(data).enrollment, 'registry.db'), {
-    trustDomain: 'muster.local',
-    epoch: 'unused',
-    now: Date.now(),
-  })
-  t.teardown(() => registry.close())
+  const registry = await registryIn(t, data)
   for (const step of [2, 3, 4]) {
     const { state, certificates } = await registry.showDevice(`kiosk-${step}`, Date.now())
     t.equal(state, 'active')
@@ -204,3 +212,85 @@ t.test('a key that was lost with the reply is replaced, on the same use of the t
   await checkInvariants(t, registry, [])
   t.match(await registry.listTokens({ now: Date.now() }), [{ uses: 3, used: 3 }])
 })
+
+t.test(
+  'a power cut while a claim is made leaves no claim that nobody has, and one that can be cancelled',
+  async (t) => {
+    const data = join(t.testdir(), 'plane')
+    const portBase = 12_000 + Math.floor(Math.random() * 9_000)
+    const operator = () => operatorPair({ whereabouts: layout(data) })
+    const admin = () => openAdminClient(readOperatorProfile(layout(data).operatorProfile))
+    let service = await start({ data, portBase, crashAt: 'claim.1' })
+    for (const step of [1, 2, 3]) {
+      const json = { batch: `line-${step}`, uses: 2, csr: (await newRequest()).csr }
+      const making = service.send({ listener: 'admin', path: '/v1/claims', json, pair: operator() })
+      await t.rejects(making, `cut after step ${step}`)
+      t.equal(await service.ended, 'SIGKILL')
+      service = await start({ data, portBase, ...(step < 3 ? { crashAt: `claim.${step + 1}` } : {}) })
+      const client = admin()
+      const [left] = await client.listTokens(`line-${step}`)
+      t.match(left, { kind: 'claim', used: 0, state: step < 3 ? 'cancelled' : 'open' })
+      if (step === 3) t.match(await client.cancelToken(left?.id ?? ''), { state: 'cancelled' })
+      await client.close()
+    }
+    await service.stop()
+    const registry = await registryIn(t, data)
+    await checkInvariants(t, registry, [])
+  },
+)
+
+t.test(
+  'a power cut while a device enrolls by a claim loses nothing, with a key of its own or of the plane',
+  async (t) => {
+    const data = join(t.testdir(), 'plane')
+    const portBase = 12_000 + Math.floor(Math.random() * 9_000)
+    let service = await start({ data, portBase, crashAt: 'enroll.1' })
+    const admin = openAdminClient(readOperatorProfile(layout(data).operatorProfile))
+    await admin.createFleet({ id: 'kiosks', profile: { serverKeys: true } })
+    await admin.createBatch({ id: 'kiosks-1', fleet: 'kiosks' })
+    const { key, csr: request } = await newRequest()
+    const { certificate } = await admin.createClaim({ batch: 'kiosks-1', uses: 8, csr: request })
+    await admin.close()
+    const pair = { key, certificate }
+    const held: X509Certificate[] = []
+    const requests = new Map<number, { csr: string; der: Buffer }>()
+    for (const step of [1, 2, 3, 4]) {
+      const [robot, kiosk] = [await newRequest(`robot-${step}`), await newRequest(`kiosk-${step}`)]
+      requests.set(step, { csr: robot.csr, der: kiosk.der })
+      await t.rejects(
+        service.send({ path: '/v1/enroll', json: { csr: robot.csr }, pair }),
+        `cut after step ${step}`,
+      )
+      t.equal(await service.ended, 'SIGKILL')
+      service = await start({ data, portBase, crashAt: `enroll.${step}` })
+      await t.rejects(
+        service.askForKey({ csr: kiosk.der, pair }),
+        `cut after step ${step}, with a key of the plane`,
+      )
+      t.equal(await service.ended, 'SIGKILL')
+      service = await start({ data, portBase, ...(step < 4 ? { crashAt: `enroll.${step + 1}` } : {}) })
+    }
+    for (const { csr, der } of requests.values()) {
+      const enroll = () => service.send({ path: '/v1/enroll', json: { csr }, pair })
+      const reply = await enroll()
+      t.equal(reply.status, 200, reply.text)
+      t.equal((await enroll()).text, reply.text, 'and once more, as after a lost reply')
+      held.push(new X509Certificate(JSON.parse(reply.text).certificate))
+      t.match(await service.askForKey({ csr: der, pair }), { status: 200, text: /application\/pkcs8/ })
+    }
+    await service.stop()
+    const registry = await registryIn(t, data)
+    await checkInvariants(t, registry, held)
+    t.match(await registry.listTokens({ now: Date.now() }), [
+      { kind: 'claim', uses: 8, used: 8, state: 'spent' },
+    ])
+    for (const step of [1, 2, 3, 4]) {
+      const { certificates } = await registry.showDevice(`kiosk-${step}`, Date.now())
+      const lost = step === 4 ? ['issued', 'revoked'] : ['issued']
+      t.strictSame(
+        certificates.map(({ state }) => state),
+        lost,
+      )
+    }
+  },
+)

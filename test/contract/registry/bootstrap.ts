@@ -71,6 +71,21 @@ export async function bootstrapContract(t: Test, fresh: Fresh): Promise<void> {
     await t.rejects(plane.begin('c1', 'd1', 'k1'), { code: 'token_cancelled' })
   })
 
+  await t.test('claims without a certificate are cancelled at once, and no others', async (t) => {
+    const plane = await fresh(t)
+    await claim(plane, 'c1')
+    await claim(plane, 'c2')
+    await finish(plane, 'c2')
+    await plane.token('t1')
+    t.equal(await plane.registry.cancelUnfinishedClaims(plane.act()), 1)
+    const states = (await plane.registry.listTokens({ now: plane.now() })).map(({ id, state }) => [id, state])
+    t.strictSame(Object.fromEntries(states), { c1: 'cancelled', c2: 'open', t1: 'open' })
+    await finish(plane, 'c1')
+    await t.rejects(plane.begin('c1', 'd1', 'k1'), { code: 'token_cancelled' }, 'however late it is signed')
+    t.equal(await plane.registry.cancelUnfinishedClaims(plane.act()), 0)
+    t.equal(await plane.registry.verifyAudit(), null)
+  })
+
   await t.test('a claim that is over is on the CRL, whoever ended it', async (t) => {
     const plane = await fresh(t)
     const { registry, issuer } = plane

@@ -83,6 +83,39 @@ export async function serverKeysContract(t: Test, fresh: Fresh): Promise<void> {
     t.equal((await plane.registry.showDevice('d1', plane.now())).certificates[0]?.state, 'issued')
   })
 
+  await t.test(
+    'a token of several devices repeats its own request, and makes nobody another device',
+    async (t) => {
+      const plane = await allowing(await fresh(t))
+      await plane.token('t1', { uses: 5 })
+      await plane.token('t2', { uses: 5 })
+      const first = await plane.finish(await begin(plane, asking(plane, 't1', { id: 'd1', key: 'k1' })))
+      for (const token of ['t1', 't2']) {
+        const thief = begin(plane, asking(plane, token, { id: 'd1', key: 'k2', asks: 'another request' }))
+        await t.rejects(thief, { code: 'id_taken' }, 'also before the device connects')
+      }
+      t.match(await plane.certificate(first.fingerprint), { state: 'issued' })
+      const second = await plane.finish(await begin(plane, asking(plane, 't1', { id: 'd1', key: 'k3' })))
+      t.match(await plane.certificate(first.fingerprint), { state: 'revoked', reason: 'superseded' })
+      t.match(await plane.certificate(second.fingerprint), { state: 'issued' })
+      const reserved = await begin(plane, asking(plane, 't1', { id: 'd2', key: 'k4' }))
+      const cutOff = begin(plane, asking(plane, 't1', { id: 'd2', key: 'k5', asks: 'another request' }))
+      await t.rejects(cutOff, { code: 'id_taken' }, 'nor after a crash before anything was signed')
+      await plane.finish(reserved)
+      t.equal(await used(plane, 't1'), 2)
+      t.equal(await used(plane, 't2'), 0)
+    },
+  )
+
+  await t.test('a token that takes one device back is enough by itself, as often as it is for', async (t) => {
+    const plane = await allowing(await fresh(t))
+    await plane.enroll('d1')
+    await plane.reissue('r1', 'd1')
+    const ask = async (key: string, asks: string) =>
+      plane.finish(await begin(plane, asking(plane, 'r1', { id: 'd1', key, asks })))
+    t.not((await ask('k1', 'a')).serial, (await ask('k2', 'b')).serial)
+  })
+
   await t.test('whoever else has the token gets nothing once the device has used its key', async (t) => {
     const plane = await allowing(await fresh(t))
     await plane.broker()
