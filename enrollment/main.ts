@@ -1,9 +1,9 @@
-import { randomBytes } from 'node:crypto'
 import { openLog } from '#shared/log'
 import { announceReady, Lifecycle, runUntilStopped } from '#shared/service'
 import { readConfig, SECRET_VARIABLES } from './config.ts'
 import type { Step } from './deps.ts'
 import { startPlane } from './plane.ts'
+import { randomPool } from './random-pool.ts'
 import { startFault } from './start-fault.ts'
 
 /**
@@ -21,7 +21,7 @@ export async function run(argv: string[]): Promise<void> {
       log,
       lifecycle,
       now: Date.now,
-      random: randomBytes,
+      random: randomPool(),
       reached: crashPoint(config.crashAt),
     })
     announceReady(log, { ...whereabouts })

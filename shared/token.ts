@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 
 /** A secret that is shown once; `hash` is what is stored, `id` names it in lists and in the audit log. */
 export interface NewSecret {
@@ -34,5 +34,5 @@ function checksum(body: string): string {
 }
 
 function sha256(text: string): string {
-  return createHash('sha256').update(text).digest('hex')
+  return hash('sha256', text)
 }

@@ -40,7 +40,8 @@ export function checkWishes(csr: Wishing): Pick<Wishes, 'commonName' | 'uris'> {
 
 /** The same without a word on names and attributes that a profile can grant. @throws MusterError csr_subject */
 export function wishesOf(csr: Wishing): Wishes {
-  const attribute = (type: string) => readable('subject', () => attributeOf(csr.subject, type))
+  const attributes = readable('subject', () => nameAttributes(csr.subject))
+  const attribute = (type: string) => readable('subject', () => attributeOf(attributes, type))
   return {
     ...wishesFor(csr),
     organization: attribute(OID.organization),
@@ -69,8 +70,8 @@ function wishesFor(csr: Wishing): Pick<Wishes, 'commonName' | 'uris' | 'names'> 
   }
 }
 
-function attributeOf(subject: DerNode, type: string): string | null {
-  const values = nameAttributes(subject).filter((attribute) => attribute.type === type)
+function attributeOf(attributes: ReturnType<typeof nameAttributes>, type: string): string | null {
+  const values = attributes.filter((attribute) => attribute.type === type)
   return values.length === 0 ? null : values.map(({ value }) => textOf(value)).join(', ')
 }
 

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { bitsOf, fields, readDer } from '#shared/pki/der'
 import { bitString, explicit, integer, sequence, unsigned } from '#shared/pki/der-write'
 import { encodeTime } from '#shared/pki/time'
@@ -42,5 +42,5 @@ export function assemble(signed: { tbs: Uint8Array; algorithm: Uint8Array; signa
 /** Key identifier: the first 160 bits of the SHA-256 of the key's bits (RFC 7093 section 2, method 1). */
 export function keyIdentifier(spki: Uint8Array): Buffer {
   const [, key] = fields(readDer(spki), 'public key', [2, 2])
-  return createHash('sha256').update(bitsOf(key)).digest().subarray(0, 20)
+  return hash('sha256', bitsOf(key), 'buffer').subarray(0, 20)
 }

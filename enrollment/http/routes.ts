@@ -120,18 +120,19 @@ export interface ServeOptions extends CallerDeps {
 /** Puts the routes on the listener. Who calls is settled before the body is read. */
 export function serveRoutes(app: FastifyInstance, options: ServeOptions): void {
   const callers = new WeakMap<FastifyRequest, Caller>()
+  const settle = async (one: Route, request: FastifyRequest): Promise<void> => {
+    if (one.greets) callers.set(request, await whoMayCall(options, request, options.identify))
+    if (one.role === 'anyone') return
+    const identify = (one.renews && options.identifyLate) || options.identify
+    const caller = await identify(options, request)
+    callers.set(request, caller)
+    demand(caller, one.role)
+  }
   for (const one of options.routes) {
     app.route({
       method: one.method,
       url: one.path,
-      onRequest: async (request) => {
-        if (one.greets) callers.set(request, await whoMayCall(options, request, options.identify))
-        if (one.role === 'anyone') return
-        const identify = (one.renews && options.identifyLate) || options.identify
-        const caller = await identify(options, request)
-        callers.set(request, caller)
-        demand(caller, one.role)
-      },
+      ...(one.role === 'anyone' && !one.greets ? {} : { onRequest: (request) => settle(one, request) }),
       onError: async (request, _reply, error) => {
         await options.onFailure?.(error, { request, caller: callers.get(request) ?? null })
       },

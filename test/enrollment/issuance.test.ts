@@ -1,6 +1,7 @@
 import t from 'tap'
 import type { CertificateReply } from '#shared/api'
 import type { Step } from '../../enrollment/deps.ts'
+import { randomPool } from '../../enrollment/random-pool.ts'
 import { newRequest, startEnrollment } from '../support/enrollment.ts'
 
 t.test('what an issuance that is cut short leaves depends on where the CA key is', async (t) => {
@@ -49,4 +50,27 @@ t.test('what an issuance that is cut short leaves depends on where the CA key is
       t.equal(before, serial, 'and the serial is that of the reservation')
     }
   })
+})
+
+t.test('random octets come out of a pool once each, and none stays in it', async (t) => {
+  const pools: Buffer[] = []
+  let next = 0
+  const random = randomPool((pool) => {
+    pools.push(pool)
+    for (let at = 0; at < pool.length; at += 4) pool.writeUInt32BE(++next, at)
+  })
+  const given = Array.from({ length: 3_000 }, (_, index) => random([16, 8, 4][index % 3] ?? 4))
+  const words = given.flatMap((octets) =>
+    Array.from({ length: octets.length / 4 }, (_, at) => octets.readUInt32BE(4 * at)),
+  )
+  t.equal(new Set(words).size, words.length, 'nothing comes twice')
+  t.equal(words.indexOf(0), -1, 'nothing comes from what was erased')
+  const left = new Set(Array.from({ length: 1_024 }, (_, at) => pools.at(-1)?.readUInt32BE(4 * at)))
+  t.notOk(
+    words.some((word) => left.has(word)),
+    'what was given out is gone from the pool',
+  )
+  t.equal(random(10_000).length, 10_000, 'more than a pool holds is drawn for itself')
+  const real = randomPool()
+  t.notSame(real(16), real(16))
 })
