@@ -13,7 +13,7 @@ export interface Side<Run = Measured> {
   /** What runs, so that a reader can repeat it. */
   readonly command: string
   readonly version: string
-  /** One run; the first is a rehearsal, whose figure is dropped. */
+  /** One run; 0 is a rehearsal, whose figure is dropped. */
   measure(run: number): Promise<Run>
 }
 
@@ -104,7 +104,8 @@ export function cpuMsEach(measured: Measured): number {
 
 /**
  * Runs the sides in turns (ours, first peer, second peer, ours …), so that what drifts on the machine drifts for all.
- * The first turn of each is a rehearsal: caches and compilers warm up, and its figure is dropped.
+ * The first turns are rehearsals: caches and compilers warm up, and their figures are dropped. Every side has as many as
+ * the one that needs most; one when nothing is said.
  */
 export async function compare<Run = Measured>(
   sides: { readonly ours: Side<Run>; readonly peers: readonly Side<Run>[] },
@@ -112,16 +113,17 @@ export async function compare<Run = Measured>(
     readonly context: BenchContext
     readonly unit: string
     readonly better: 'higher' | 'lower'
+    readonly rehearsals?: number
     figure(measured: Run): number
   },
 ): Promise<Comparison> {
   const all = [sides.ours, ...sides.peers]
   const values = all.map((): number[] => [])
-  for (let run = 0; run <= how.context.runs; run++) {
+  for (let run = 1 - (how.rehearsals ?? 1); run <= how.context.runs; run++) {
     for (const [index, side] of all.entries()) {
-      const value = how.figure(await side.measure(run))
+      const value = how.figure(await side.measure(Math.max(run, 0)))
       how.context.say(
-        `  ${run === 0 ? 'rehearsal' : `run ${run}`}  ${side.name.padEnd(40)} ${shown(value)} ${how.unit}`,
+        `  ${run <= 0 ? 'rehearsal' : `run ${run}`}  ${side.name.padEnd(40)} ${shown(value)} ${how.unit}`,
       )
       if (run > 0) values[index]?.push(value)
     }

@@ -72,6 +72,16 @@ t.test(
       ours: { value: 200, command: 'run ours' },
     })
 
+    const rehearsed: string[] = []
+    const warm = [
+      side('ours', { cpuS: [9], order: rehearsed }),
+      side('first', { cpuS: [9], order: rehearsed }),
+    ]
+    const [mine = ours, peer = ours] = warm
+    const { ours: last } = await compare({ ours: mine, peers: [peer] }, { ...how, rehearsals: 2 })
+    t.strictSame(rehearsed.slice(0, 6), ['ours0', 'first0', 'ours0', 'first0', 'ours1', 'first1'])
+    t.equal(last.runs.length, 5, 'each side rehearses as often, and nothing of it counts')
+
     const alone = await compare({ ours: side('ours', { cpuS: [], order }), peers: [] }, how)
     t.equal(alone.ratio, null)
     t.match(tableOf({ schemaVersion: 1, name: 'demo', ...result, also: { alone } }), /ours is 2x this/)
