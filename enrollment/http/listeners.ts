@@ -23,7 +23,7 @@ interface ListenersOptions {
   readonly config: Config
   readonly lifecycle: Lifecycle
   readonly pair: OwnPair
-  /** Told of every reply. */
+  /** Told of every reply; not given when nobody wants to know. */
   replied?(reply: Reply): void
 }
 
@@ -51,7 +51,7 @@ export async function startListeners(
     const listener = await openListener({
       ...options,
       name,
-      replied: (reply) => replied?.({ listener: name, ...reply }),
+      ...(replied && { replied: (reply) => replied({ listener: name, ...reply }) }),
       host: config.listen,
       port: config.ports[name],
       log: deps.log,
