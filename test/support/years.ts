@@ -51,8 +51,8 @@ export class Years {
     t.teardown(() => years.#end())
     years.#setClock()
     await years.#makeAuthority(of)
-    await years.#startProcess('enrollment', ['--port-base', String(years.#portBase)])
-    await years.#startBroker()
+    await years.startEnrollment()
+    await years.startBroker()
     await years.#startFleet(of)
     return years
   }
@@ -129,6 +129,20 @@ export class Years {
     if (started) this.#children.unshift(started)
   }
 
+  /** Ends every process at once. */
+  async stop(): Promise<void> {
+    for (const child of this.#children.splice(0).toReversed()) {
+      if (child.exitCode !== null || child.signalCode !== null) continue
+      const gone = once(child, 'exit')
+      child.kill('SIGKILL')
+      await gone
+    }
+  }
+
+  startEnrollment(...args: string[]): Promise<void> {
+    return this.#startProcess('enrollment', ['--port-base', String(this.#portBase), ...args])
+  }
+
   #setClock(): void {
     const path = join(this.#base, 'clock')
     writeFileSync(`${path}.new`, `+${Math.round((this.#days * DAY_MS) / 1000)}\n`)
@@ -169,7 +183,8 @@ export class Years {
     await this.#ready(child, name)
   }
 
-  async #startBroker(): Promise<void> {
+  /** With a new invitation. */
+  async startBroker(): Promise<void> {
     const path = join(this.#base, 'invitation.json')
     const { status: _, ...invitation } = await this.muster<Invitation>('broker', 'invite', '--id', 'north')
     writeFileSync(path, JSON.stringify(invitation))
@@ -184,9 +199,13 @@ export class Years {
     const { token } = await this.muster<{ token: string }>(
       ...['token', 'create', '--batch', 'yard-1', '--uses', String(count), '--expires', '24h'],
     )
+    await this.startDevices({ directory: 'devices', count, token })
+  }
+
+  async startDevices(of: { directory: string; count: number; token: string }): Promise<void> {
     const at = ports(this.#portBase)
     const order: FleetOrder = {
-      ...{ directory: join(this.#base, 'devices'), count, token },
+      ...{ ...of, directory: join(this.#base, of.directory) },
       broker: `mqtts://localhost:${at.broker}`,
       enrollment: `https://localhost:${at.enrollment}`,
       caFile: layout(this.data).rootCertificate,
@@ -204,24 +223,23 @@ export class Years {
     const log = createWriteStream(join(this.#base, `${name}.log`), { flags: 'a' })
     child.stdout?.pipe(log)
     child.stderr?.pipe(log)
+    let said = ''
+    child.stderr?.on('data', (text) => {
+      said = (said + text).slice(-16_000)
+    })
     this.#children.push(child)
     const signal = AbortSignal.timeout(PATIENCE_MS)
-    const ended = once(child, 'exit', { signal }).then(() => false)
-    const isReady = await Promise.race([
-      once(child, 'message', { signal }).then(([message]) => message.type === 'ready'),
-      ended,
+    const fault = await Promise.race([
+      once(child, 'message', { signal }).then(([message]) =>
+        message.type === 'ready' ? '' : message.message,
+      ),
+      once(child, 'close', { signal }).then(() => `it ended: ${said}`),
     ])
-    if (!isReady)
-      throw new Error(`the ${name} did not start: ${readFileSync(join(this.#base, `${name}.log`), 'utf8')}`)
+    if (fault !== '') throw new Error(`the ${name} did not start: ${fault}`)
   }
 
   async #end(): Promise<void> {
-    for (const child of this.#children.toReversed()) {
-      if (child.exitCode !== null || child.signalCode !== null) continue
-      const gone = once(child, 'exit')
-      child.kill('SIGKILL')
-      await gone
-    }
+    await this.stop()
     this.#test.comment(`${this.#days} days`)
   }
 }
