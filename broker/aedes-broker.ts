@@ -7,7 +7,7 @@ import type { Duplex } from 'node:stream'
 import { Aedes } from 'aedes'
 import type { Log } from '#shared/log'
 import { Delivery } from './delivery.ts'
-import { Exchange, type Handler } from './exchange.ts'
+import { Exchange, type ExchangeDeps, type Handler } from './exchange.ts'
 import type { Link, MqttClient } from './mqtt-client.ts'
 import type { Dropped } from './queues.ts'
 import { type Done, type Parcel, Route } from './route.ts'
@@ -35,13 +35,11 @@ interface AedesBroker extends EventEmitter {
 }
 const Base = Aedes as unknown as new (options: object) => AedesBroker // its declared types leave out what is private
 
-export interface Repairs {
+export interface Repairs extends ExchangeDeps {
   readonly store: SessionStore
   readonly log: Log
   /** The queue of a client was full. */
   readonly dropped: Dropped
-  /** May a message on the topic reach the client, here and now? */
-  mayForward(client: MqttClient, topic: string): boolean
   /** The last look at a client before it is registered. */
   mayRegister(client: MqttClient): boolean
   takenOver(previous: MqttClient, newcomer: MqttClient): void

@@ -192,18 +192,18 @@ export function topicHooks(deps: MqttDeps, inner: Inner) {
     },
     authorizeForward<P extends { readonly topic: string }>(client: MqttClient, packet: P): P | null {
       // From a queue nothing but by its delivery.
-      return inner.isQueuedFor(client) || !inner.mayForward(client, packet.topic) ? null : packet
+      if (inner.isQueuedFor(client) || !inner.mayForward(client, packet.topic)) return null
+      inner.traffic.delivered++
+      return packet
     },
   }
 }
 
-/** May a message on the topic reach the client? Counts it when it may. */
-export function forwarding(deps: MqttDeps, traffic: Traffic): Inner['mayForward'] {
+/** May a message on the topic reach the client? */
+export function forwarding(deps: MqttDeps): Inner['mayForward'] {
   return (client, topic) => {
     try {
-      const isPermitted = client.req.isAccepted && mayForward(client.req, topic) // nothing before CONNACK
-      if (isPermitted) traffic.delivered++
-      return isPermitted
+      return client.req.isAccepted && mayForward(client.req, topic) // nothing before CONNACK
     } catch (error) {
       failed(deps, 'forward', error)
       return false

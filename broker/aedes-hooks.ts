@@ -84,7 +84,7 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
 
 /** Aedes with our callbacks. */
 function openBroker(deps: MqttDeps, traffic: Traffic): Broker {
-  const mayForward = forwarding(deps, traffic)
+  const mayForward = forwarding(deps)
   const broker: Broker = new Broker(
     {
       concurrency: 0, // as many listeners to events of a socket as there are
@@ -106,6 +106,7 @@ function openBroker(deps: MqttDeps, traffic: Traffic): Broker {
       log: deps.log,
       dropped: (clientId, evidence) => reportDropped(deps, clientId, evidence),
       mayForward,
+      traffic,
       mayRegister: (client) => isLive(deps, client),
       takenOver: openTakeovers(deps),
     },

@@ -1,6 +1,7 @@
 import type { MqttClient } from './mqtt-client.ts'
 import type { Outgoing } from './outgoing.ts'
 import type { Done, Routed } from './route.ts'
+import { policyVersion } from './topic-policy.ts'
 import { TopicTree } from './topic-tree.ts'
 
 /** A subscription as Aedes makes it: a closure that hands a message to its client. */
@@ -15,12 +16,21 @@ interface Listener {
   readonly isPlain: boolean
 }
 
-/** Who gets a message on one topic, each client once. */
-export type Matches = readonly Listener[]
+/** Who gets a message on one topic. */
+interface Match {
+  readonly listener: Listener
+  /** Version of the policy by which its client may have messages on the topic; null when that has not been asked. */
+  permittedBy: object | null
+}
+
+/** Each client once. */
+export type Matches = readonly Match[]
 
 export interface ExchangeDeps {
-  /** May a message on the topic reach the client, here and now? Counts it when it may. */
+  /** May a message on the topic reach the client, here and now? What throws denies. */
   mayForward(client: MqttClient, topic: string): boolean
+  /** Plain counts of messages that were handed out. */
+  readonly traffic: { delivered: number }
 }
 
 /** What a client does when it is asked whose subscription a closure is. */
@@ -102,7 +112,7 @@ export class Exchange {
   /** Of a client with overlapping filters the one that was granted most. */
   matching(topic: string): Matches {
     const sets = this.#tree.filtersFor(topic)
-    const found: Listener[] = []
+    const found: Match[] = []
     const own = new Map<MqttClient, number>()
     for (const set of sets) {
       for (const listener of set.values()) {
@@ -110,8 +120,8 @@ export class Exchange {
         const at = client === null || sets.length === 1 ? undefined : own.get(client)
         if (at === undefined) {
           if (client !== null && sets.length > 1) own.set(client, found.length)
-          found.push(listener)
-        } else if (qos > (found[at]?.qos ?? 0)) found[at] = listener
+          found.push({ listener, permittedBy: null })
+        } else if (qos > (found[at]?.listener.qos ?? 0)) found[at] = { listener, permittedBy: null }
       }
     }
     return found
@@ -123,15 +133,31 @@ export class Exchange {
    */
   deliver(matches: Matches, message: Outgoing, queued: ReadonlyMap<string, number> | null): void {
     if (this.#isClosed) return
+    const { topic } = message
     for (let at = 0; at < matches.length; at++) {
-      const listener = matches[at] as Listener // within its length
+      const match = matches[at] as Match // within its length
+      const { listener } = match
       const { client } = listener
       if (queued !== null && client?.clean === false && queued.has(client.id)) continue
       const qos = Math.min(listener.qos, message.qos)
       const isOurs = listener.isPlain && qos < 2 && (qos === 0 || client?.clean === true)
       if (client === null || !isOurs) listener.handler(message.routed(), noop)
-      else if (!client.closed && this.#deps.mayForward(client, message.topic)) write(client, message, qos)
+      else if (this.#isPermitted(match, client, topic)) {
+        this.#deps.traffic.delivered++
+        write(client, message, qos)
+      }
     }
+  }
+
+  /** What a policy has said of a topic it says again, as long as it is the same policy. */
+  #isPermitted(match: Match, client: MqttClient, topic: string): boolean {
+    const { connection } = client.req
+    if (client.closed || connection.refused !== null) return false
+    const version = policyVersion(connection)
+    if (version !== null && match.permittedBy === version) return true
+    const isPermitted = this.#deps.mayForward(client, topic)
+    match.permittedBy = isPermitted ? version : null
+    return isPermitted
   }
 
   close(done: Done): void {

@@ -3,6 +3,7 @@ import type { MqttClient } from './mqtt-client.ts'
 import { Outgoing, type OutgoingFields } from './outgoing.ts'
 import { puback } from './packet-octets.ts'
 import type { Route } from './route.ts'
+import { policyVersion } from './topic-policy.ts'
 import { isTopicName, levelsOf } from './topic-syntax.ts'
 
 /** First octets: PUBLISH with neither DUP nor RETAIN, of QoS 0 and of QoS 1; PUBACK (MQTT 3.1.1 section 2.2). */
@@ -36,6 +37,10 @@ interface Known {
   readonly topic: string
   matches: Matches
   version: number
+  /** A message that was granted: its octets and its QoS, and the version of the policy by which it was. */
+  grantedBy: object | null
+  grantedBytes: number
+  grantedQos: number
 }
 
 /**
@@ -116,7 +121,7 @@ export class Ingest {
   }
 
   #publish(chunk: Buffer, { at, end, qos }: { at: number; end: number; qos: 0 | 1 }): boolean {
-    const { exchange, route, client, isGranted, published } = this.#deps
+    const { exchange, route, client, published } = this.#deps
     const topicAt = bodyAt(chunk, at) + 2
     const topicEnd = topicAt + (((chunk[topicAt - 2] ?? 0) << 8) | (chunk[topicAt - 1] ?? 0))
     const payloadAt = topicEnd + 2 * qos
@@ -128,12 +133,25 @@ export class Ingest {
     arrival.topic = known.topic
     arrival.qos = qos
     arrival.payload.length = end - payloadAt
-    if (!isGranted(arrival)) return false
+    if (!this.#isGranted(known, arrival)) return false
     published(arrival)
     const wire = { octets: chunk.subarray(at, end), idAt: topicEnd - at, payloadAt: payloadAt - at }
     const fields: OutgoingFields = { topic: known.topic, qos, retain: false, clientId: client.id }
     exchange.deliver(this.#matches(known), new Outgoing(fields, route.numbering, wire), null)
     if (qos === 1) this.#acknowledged.push(messageId)
+    return true
+  }
+
+  /** What a policy has granted, it grants again when it is no longer and of no higher QoS, as long as it is the same policy. */
+  #isGranted(known: Known, arrival: Arrival): boolean {
+    const version = policyVersion(this.#deps.client.req.connection)
+    const { payload, qos } = arrival
+    const isKnown = version !== null && known.grantedBy === version
+    if (isKnown && payload.length <= known.grantedBytes && qos <= known.grantedQos) return true
+    if (!this.#deps.isGranted(arrival)) return false
+    known.grantedBy = version
+    known.grantedBytes = payload.length
+    known.grantedQos = qos
     return true
   }
 
@@ -152,7 +170,7 @@ export class Ingest {
     const octets = Buffer.from(chunk.subarray(at, end))
     const topic = octets.toString()
     if (!isTopicName(topic) || levelsOf(topic) > LEVELS) return null
-    const known = { octets, topic, matches: [], version: -1 }
+    const known = { octets, topic, matches: [], version: -1, ...NOTHING_GRANTED }
     this.#topics[this.#nextTopic] = known
     this.#nextTopic = (this.#nextTopic + 1) % REMEMBERED
     return known
@@ -167,6 +185,8 @@ export class Ingest {
     this.#acknowledged = []
   }
 }
+
+const NOTHING_GRANTED = { grantedBy: null, grantedBytes: 0, grantedQos: 0 }
 
 /** From the end: topics of one client begin alike. */
 function isSame(chunk: Buffer, at: number, { end, octets }: { end: number; octets: Buffer }): boolean {

@@ -32,6 +32,9 @@ export function livePolicy(fleet: FleetPolicy, policies: Policies, client: Clien
     return compiled
   }
   return {
+    get version() {
+      return now().version
+    },
     publishRule: (message) => now().publishRule(message),
     mayPublish: (topic) => now().mayPublish(topic),
     publishQos: (filter) => now().publishQos(filter),
@@ -44,5 +47,14 @@ export function livePolicy(fleet: FleetPolicy, policies: Policies, client: Clien
     whyPublish: (message) => now().whyPublish(message),
     whySubscribe: (filter, qos) => now().whySubscribe(filter, qos),
     rules: (list) => now().rules(list),
+  }
+}
+
+/** The version of what counts for a client; null when it cannot be told, and then nothing is remembered. */
+export function policyVersion({ policy }: { readonly policy: CompiledPolicy }): object | null {
+  try {
+    return policy.version
+  } catch {
+    return null
   }
 }
