@@ -1,5 +1,6 @@
 import { Command, CommanderError } from 'commander'
 import { isMusterError, MusterError } from '#shared/errors'
+import { authz } from './authz.ts'
 import { crl } from './crl.ts'
 import { enrollscale } from './enrollscale.ts'
 import { connect, resume } from './handshakes.ts'
@@ -18,7 +19,7 @@ import { ocsp } from './ocsp.ts'
 import { pinLoad } from './processes.ts'
 import { publish } from './publish.ts'
 
-const BENCHES: readonly Bench[] = [issue, crl, ocsp, enrollscale, connect, resume, memory, publish]
+const BENCHES: readonly Bench[] = [issue, crl, ocsp, enrollscale, connect, resume, memory, publish, authz]
 
 /** Exit codes, as those of the operator's commands: usage, a peer is missing or a server does not start. */
 const USAGE = 2
