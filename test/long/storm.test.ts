@@ -27,11 +27,11 @@ t.test(`${DEVICES} live sessions are held in one plan, and come back, twice`, as
 })
 
 function summaryOf(storm: Storm) {
-  const { receipt, seenMs, endedMs, holdLag, lost, published, refusals } = storm
+  const { receipt, closedMs, seenMs, endedMs, holdLag, lost, published, refusals } = storm
   const at = (share: number) => Math.round(seenMs[Math.floor((seenMs.length - 1) * share)] ?? 0)
   const { releaseMs, reconnectMs, reconnectLag, reconnectCpuMs: cpuMs } = storm
   return {
-    closedMs: { closed: receipt.sessionsClosed, ...receipt.closeMs },
+    closedMs: { closed: receipt.sessionsClosed, ...receipt.closeMs, sinceRequest: closedMs },
     endedMs,
     seenMs: { p50: at(0.5), p99: at(0.99), max: at(1) },
     lagMs: { p99: holdLag.p99, max: holdLag.max },

@@ -1,6 +1,4 @@
 /** Revoked devices that come back as fast as they are let, while others publish and connect. */
-import { fork } from 'node:child_process'
-import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
 import { openSqliteForReading } from '#shared/sqlite'
@@ -10,7 +8,7 @@ import { enrollDevice, type RunningEnrollment, startEnrollment, type TestDevice 
 import type { HammerCount, HammerOrder } from './hammer-process.ts'
 import type { Lag } from './lag-probe.ts'
 import { connectAs, invitedBroker } from './running-broker.ts'
-import { ask, ensureBatch, heard, openBystanders, startBroker, until } from './storm-parts.ts'
+import { ask, ensureBatch, heard, openBystanders, startBroker, startProcess, until } from './storm-parts.ts'
 
 const HAMMER = fileURLToPath(new URL('./hammer-process.ts', import.meta.url))
 const AT_A_TIME = 8
@@ -49,13 +47,7 @@ export async function hammerBroker(t: Test, options: HammerOptions): Promise<Ham
   const newcomers = await enrolled(service, { prefix: 'new', count: NEWCOMERS, batch: 'good' })
   const hammers = await Promise.all(
     Array.from({ length: processes }, async (_, n) => {
-      const child = fork(HAMMER)
-      const gone = once(child, 'exit')
-      t.teardown(async () => {
-        child.kill('SIGKILL')
-        await gone
-      })
-      await heard(child, 'ready')
+      const child = await startProcess(t, { program: HAMMER })
       const own = revoked.filter((_, index) => index % processes === n)
       return { child, order: { ...broker, ca: service.root, attempts, network: n + 1, devices: own } }
     }),
@@ -107,7 +99,7 @@ async function revokedDevices(service: RunningEnrollment, count: number): Promis
   return made
 }
 
-async function enrolled(
+export async function enrolled(
   service: RunningEnrollment,
   { prefix, count, batch }: { prefix: string; count: number; batch: string },
 ): Promise<TestDevice[]> {

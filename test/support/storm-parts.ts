@@ -107,7 +107,15 @@ export async function startFleet(
     ...{ directory: join(service.data, of.prefix), prefix: of.prefix, count: of.count, token },
     ...{ broker: of.broker, enrollment: service.whereabouts.enrollment, caFile: service.whereabouts.caFile },
   }
-  const child = fork(FLEET, [JSON.stringify(order)])
+  return startProcess(t, { program: FLEET, args: [JSON.stringify(order)] })
+}
+
+/** A program that says "ready"; it ends with the test. */
+export async function startProcess(
+  t: Test,
+  { program, args = [] }: { program: string; args?: readonly string[] },
+): Promise<ChildProcess> {
+  const child = fork(program, [...args])
   const gone = once(child, 'exit')
   t.teardown(async () => {
     child.kill('SIGKILL')
