@@ -3,13 +3,14 @@ import type { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import { isMusterError } from '#shared/errors'
 import type { Report } from '#shared/feed'
-import { checkPeer, type Peer } from '#shared/identity/peer'
+import type { Peer } from '#shared/identity/peer'
 import type { Log } from '#shared/log'
 import { isRefusalErrorCode } from '#shared/refusals'
 import { admit } from './admission.ts'
 import { sendConnackRefused } from './connack-refused.ts'
 import type { Doorstep } from './doorstep.ts'
 import { type Guard, guardSocket } from './guarded-socket.ts'
+import { KnownPeers } from './known-peers.ts'
 import type { Limits } from './limits.ts'
 import { type Refusal, refusedReport } from './refusals.ts'
 import type { AdmissionRecord } from './replica.ts'
@@ -76,9 +77,10 @@ interface Visitor {
  */
 export function openGate(deps: GateDeps, { inside, issuers, doorstep }: GateWays): Gate {
   let opened = 0
+  const known = new KnownPeers(deps.trustDomain)
   return (tls, socket = tls) => {
     const visitor = meet(deps, { tls, socket, doorstep })
-    const identified = identify(visitor, issuers())
+    const identified = identify(visitor, { issuers: issuers(), known })
     if ('code' in identified) {
       turnAway(visitor, identified, null)
       return visitor.guard
@@ -132,7 +134,10 @@ function whoIs({ guard, address }: Visitor) {
  * The peer that the certificate stands for; resumed sessions are looked at in the same way as new ones. Nobody is
  * identified unless TLS has verified the chain; a fault that TLS found in a certificate of ours is named by our check.
  */
-function identify({ deps, tls }: Visitor, issuers: readonly X509Certificate[]): Peer | Refusal {
+function identify(
+  { deps, tls }: Visitor,
+  { issuers, known }: { issuers: readonly X509Certificate[]; known: KnownPeers },
+): Peer | Refusal {
   const certificate = tls.getPeerX509Certificate()
   // Node says UNABLE_TO_GET_ISSUER_CERT when there is none.
   if (certificate === undefined) return { code: 'nocert', evidence: {} }
@@ -145,8 +150,7 @@ function identify({ deps, tls }: Visitor, issuers: readonly X509Certificate[]): 
     return { code: 'unknown_ca', evidence: { issuer: certificate.issuer.replaceAll('\n', ', '), reason } }
   }
   try {
-    const { trustDomain } = deps
-    const peer = checkPeer(certificate, { trustDomain, kinds: ['device', 'service'], now: deps.now() })
+    const peer = known.of(certificate, deps.now())
     return isVerified ? peer : { code: 'profile', evidence: { violation: reason } }
   } catch (error) {
     if (isMusterError(error) && isRefusalErrorCode(error.code)) {

@@ -11,10 +11,12 @@ import { type Covers, prepareCoverage } from './hold-coverage.ts'
 import { HoldIndex } from './hold-index.ts'
 import type { PositionedChange } from './replica.ts'
 import {
+  type CredentialRow,
   prepareReader,
   prepareWriter,
   readMemory,
   type StateReader,
+  type TrustRow,
   upserting,
   type WriteChange,
 } from './replica-rows.ts'
@@ -24,6 +26,9 @@ import { STATE_INDEXES, STATE_MIGRATIONS } from './state-schema.ts'
 
 /** Pages that SQLite keeps in memory: with its default of 2 000 KiB a point read of a large fleet costs twice as much. */
 const CACHE_KIB = 16_384
+
+/** Most certificates whose rows are kept after they were read: one connection asks for its own six times. */
+const MOST_READ = 1_024
 
 /** What a state was made of, and when it was heard of last. */
 export interface StateMark {
@@ -64,6 +69,9 @@ export class ReplicaState {
   readonly #db: Sqlite
   readonly #write: WriteChange
   readonly #saveMark: (mark: StateMark) => void
+  /** Rows that were read since the last change; every change forgets all of them. */
+  readonly #known = new Map<string, CredentialRow>()
+  #trust: TrustRow | null | undefined
 
   constructor(db: Sqlite) {
     this.#db = db
@@ -86,6 +94,22 @@ export class ReplicaState {
     return epoch === null || position === null ? null : { epoch, position }
   }
 
+  /** Null when the certificate or its device is not known here; that is asked again every time. */
+  credential(fingerprint: string): CredentialRow | null {
+    const known = this.#known.get(fingerprint)
+    if (known !== undefined) return known
+    const row = this.read.credential(fingerprint)
+    if (row === null) return null
+    if (this.#known.size >= MOST_READ) this.#known.clear()
+    this.#known.set(fingerprint, row)
+    return row
+  }
+
+  trust(): TrustRow | null {
+    if (this.#trust === undefined) this.#trust = this.read.trust()
+    return this.#trust
+  }
+
   holdOn(device: DeviceRecord, certificate: CertificateRecord): HoldRecord | null {
     const hold = this.holds.covering(device, certificate)
     if (hold !== null || !this.holds.hasPlans()) return hold
@@ -99,12 +123,17 @@ export class ReplicaState {
   /** Stores changes and the position of the last, both or neither. @throws what SQLite throws */
   store(changes: readonly PositionedChange[], position: number): void {
     const next = { ...this.mark, position }
-    this.#db
-      .transaction(() => {
-        for (const { change } of changes) this.#write(change)
-        this.#saveMark(next)
-      })
-      .immediate()
+    try {
+      this.#db
+        .transaction(() => {
+          for (const { change } of changes) this.#write(change)
+          this.#saveMark(next)
+        })
+        .immediate()
+    } finally {
+      this.#known.clear()
+      this.#trust = undefined
+    }
     this.mark = next
     for (const { change } of changes) {
       if (change.kind === 'issuer') this.issuers.set(change.issuer.id, change.issuer)

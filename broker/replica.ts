@@ -123,7 +123,7 @@ export class Replica {
 
   /** Null when the registry has no such certificate, or its device, fleet or trusted issuer is not known here. */
   record(fingerprint: string): AdmissionRecord | null {
-    const row = this.#state.read.credential(fingerprint)
+    const row = this.#state.credential(fingerprint)
     if (row === null || !this.#state.issuers.get(row.certificate.issuer)?.trusted) return null
     const fleet = this.fleet(row.device.fleet)
     if (fleet === null) return null
@@ -172,7 +172,7 @@ export class Replica {
   }
 
   /** What devices are to trust; null before the first rollover. */
-  readonly trust = () => this.#state.read.trust()
+  readonly trust = () => this.#state.trust()
 
   /** What has been applied; null before the first snapshot is complete. */
   cursor(): Cursor | null {

@@ -72,16 +72,24 @@ interface Expected {
  * @throws MusterError profile (evidence: violation), claim (of a batch, where none is expected), expired, notyet
  */
 export function checkPeer(certificate: X509Certificate, expect: Expected): Peer {
-  const { raw } = certificate
-  const parsed = readOrRefuse(raw)
+  const peer = readPeer(certificate.raw, expect)
+  checkDates(peer, expect.now)
+  return peer
+}
+
+/**
+ * The same but for the dates: what it finds depends on nothing but the octets, the trust domain and the kinds.
+ * @throws MusterError profile (evidence: violation), claim (of a batch, where none is expected)
+ */
+export function readPeer(der: Buffer, expect: Pick<Expected, 'trustDomain' | 'kinds'>): Peer {
+  const parsed = readOrRefuse(der)
   const { tbs } = parsed
   try {
     checkForm(parsed)
     const { kind, id } = identityOf(tbs, expect)
     checkUsage(tbs, kind)
-    checkDates(tbs, expect.now)
     const { notBefore, notAfter } = tbs
-    return { kind, id, fingerprint: sha256Hex(raw), serial: serialHex(tbs.serial), notBefore, notAfter }
+    return { kind, id, fingerprint: sha256Hex(der), serial: serialHex(tbs.serial), notBefore, notAfter }
   } catch (cause) {
     if (cause instanceof SyntaxError) throw refusal(`not readable: ${cause.message}`)
     throw cause
@@ -136,7 +144,10 @@ function checkForm({ tbs, algorithm }: Certificate): void {
 }
 
 /** Exactly one URI, of our trust domain and an expected kind, and exactly one CN that equals its id. */
-function identityOf(tbs: Tbs, { trustDomain, kinds }: Expected): { kind: PeerKind; id: string } {
+function identityOf(
+  tbs: Tbs,
+  { trustDomain, kinds }: Pick<Expected, 'trustDomain' | 'kinds'>,
+): { kind: PeerKind; id: string } {
   const names = readSubjectAltName(required(tbs, OID.subjectAltName))
   const uris = names.filter((name) => name.type === 'uri' && /^spiffe:/i.test(name.text))
   const [uri] = uris
@@ -178,7 +189,8 @@ function required(tbs: Tbs, type: string): Extension {
   return extension
 }
 
-function checkDates({ notBefore, notAfter }: Tbs, now: number): void {
+/** @throws MusterError expired, notyet */
+export function checkDates({ notBefore, notAfter }: Pick<Peer, 'notBefore' | 'notAfter'>, now: number): void {
   const shown = (at: number) => new Date(at).toISOString()
   if (now < notBefore) {
     const evidence = { notBefore: shown(notBefore), now: shown(now) }

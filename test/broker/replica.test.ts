@@ -102,9 +102,27 @@ t.test('a certificate of an issuer that is not trusted, or of an unknown fleet, 
   t.equal(replica.record(lamp), null)
 })
 
+t.test('what was read before a change is read again after it', async (t) => {
+  const replica = replicaOf(t)
+  await load(replica, smallRegistry())
+  const read = () => [replica.record(lamp)?.device.fleet ?? null, replica.trust()?.version ?? null]
+  t.strictSame(read(), ['default', null])
+  const trustChange = (version: number): Change => ({
+    kind: 'trust',
+    trust: { version, roots: ['a root'], links: [] },
+  })
+  replica.apply(from(101, [fleetChange('other'), deviceChange('lamp', { fleet: 'other' }), trustChange(1)]))
+  t.strictSame(read(), ['other', 1])
+  replica.apply(from(104, [deviceChange('lamp'), trustChange(2)]))
+  t.strictSame(read(), ['default', 2])
+  await load(replica, smallRegistry(['door']), 200, 'e2')
+  t.strictSame(read(), [null, null], 'nor does it outlive its snapshot')
+})
+
 t.test('a forgotten device is forgotten with its certificates', async (t) => {
   const replica = replicaOf(t)
   await load(replica, smallRegistry(['lamp', 'door']))
+  t.ok(replica.record(lamp))
   replica.apply(from(101, [{ kind: 'forgotten', device: 'lamp' }, deviceChange('lamp')]))
   t.equal(replica.record(lamp), null)
   t.ok(replica.record(fingerprintOf('door')))
