@@ -15,3 +15,7 @@ export function judgeSubscribe(_: object, { filters }: Link, { topic }: { readon
 export function mayForward(): boolean {
   return true
 }
+
+export function isGrantedStill(): boolean {
+  return true
+}

@@ -79,6 +79,20 @@ export function judgeSubscribe(
   return null
 }
 
+/** Version of the policy of a client, to be remembered with what it has granted; null when it cannot be told. */
+export function policyVersion({ connection }: Link): object | null {
+  try {
+    return connection.policy.version
+  } catch {
+    return null
+  }
+}
+
+/** True while what the policy granted under that version is granted still. */
+export function isGrantedStill(link: Link, version: object | null): boolean {
+  return version !== null && version === policyVersion(link)
+}
+
 /** May a message on this topic reach the client: live, retained, or from its queue? */
 export function mayForward({ connection }: Link, topic: string): boolean {
   if (connection.refused !== null) return false

@@ -1,7 +1,7 @@
+import { isGrantedStill, policyVersion } from './authorization.ts'
 import type { MqttClient } from './mqtt-client.ts'
 import type { Outgoing } from './outgoing.ts'
 import type { Done, Routed } from './route.ts'
-import { policyVersion } from './topic-policy.ts'
 import { TopicTree } from './topic-tree.ts'
 
 /** A subscription as Aedes makes it: a closure that hands a message to its client. */
@@ -151,10 +151,9 @@ export class Exchange {
 
   /** What a policy has said of a topic it says again, as long as it is the same policy. */
   #isPermitted(match: Match, client: MqttClient, topic: string): boolean {
-    const { connection } = client.req
-    if (client.closed || connection.refused !== null) return false
-    const version = policyVersion(connection)
-    if (version !== null && match.permittedBy === version) return true
+    if (client.closed || client.req.connection.refused !== null) return false
+    if (isGrantedStill(client.req, match.permittedBy)) return true
+    const version = policyVersion(client.req)
     const isPermitted = this.#deps.mayForward(client, topic)
     match.permittedBy = isPermitted ? version : null
     return isPermitted

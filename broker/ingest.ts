@@ -1,9 +1,9 @@
+import { isGrantedStill, policyVersion } from './authorization.ts'
 import type { Exchange, Matches } from './exchange.ts'
 import type { MqttClient } from './mqtt-client.ts'
 import { Outgoing, type OutgoingFields } from './outgoing.ts'
 import { puback } from './packet-octets.ts'
 import type { Route } from './route.ts'
-import { policyVersion } from './topic-policy.ts'
 import { isTopicName, levelsOf } from './topic-syntax.ts'
 
 /** First octets: PUBLISH with neither DUP nor RETAIN, of QoS 0 and of QoS 1; PUBACK (MQTT 3.1.1 section 2.2). */
@@ -144,11 +144,12 @@ export class Ingest {
 
   /** What a policy has granted, it grants again when it is no longer and of no higher QoS, as long as it is the same policy. */
   #isGranted(known: Known, arrival: Arrival): boolean {
-    const version = policyVersion(this.#deps.client.req.connection)
+    const { client, isGranted } = this.#deps
     const { payload, qos } = arrival
-    const isKnown = version !== null && known.grantedBy === version
-    if (isKnown && payload.length <= known.grantedBytes && qos <= known.grantedQos) return true
-    if (!this.#deps.isGranted(arrival)) return false
+    const isWithin = payload.length <= known.grantedBytes && qos <= known.grantedQos
+    if (isWithin && isGrantedStill(client.req, known.grantedBy)) return true
+    const version = policyVersion(client.req)
+    if (!isGranted(arrival)) return false
     known.grantedBy = version
     known.grantedBytes = payload.length
     known.grantedQos = qos
@@ -186,7 +187,7 @@ export class Ingest {
   }
 }
 
-const NOTHING_GRANTED = { grantedBy: null, grantedBytes: 0, grantedQos: 0 }
+const NOTHING_GRANTED = { grantedBy: null, grantedBytes: -1, grantedQos: -1 }
 
 /** From the end: topics of one client begin alike. */
 function isSame(chunk: Buffer, at: number, { end, octets }: { end: number; octets: Buffer }): boolean {
@@ -197,7 +198,7 @@ function isSame(chunk: Buffer, at: number, { end, octets }: { end: number; octet
   return true
 }
 
-/** Where the packet that begins there ends; -1 when it is not whole, or its length is not. */
+/** Where the packet that begins there ends; -1 when it is not whole, or its length is not, or not as short as it can be. */
 function endOf(chunk: Buffer, at: number): number {
   let length = 0
   for (let octets = 0; octets < 4; octets++) {
@@ -205,6 +206,7 @@ function endOf(chunk: Buffer, at: number): number {
     if (octet === undefined) return -1
     length += (octet & 0x7f) << (7 * octets)
     if (octet >= 0x80) continue
+    if (octet === 0 && octets > 0) return -1 // longer than it has to be: not for other people's parsers
     const end = at + 2 + octets + length
     return end <= chunk.length ? end : -1
   }

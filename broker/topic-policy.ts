@@ -49,12 +49,3 @@ export function livePolicy(fleet: FleetPolicy, policies: Policies, client: Clien
     rules: (list) => now().rules(list),
   }
 }
-
-/** The version of what counts for a client; null when it cannot be told, and then nothing is remembered. */
-export function policyVersion({ policy }: { readonly policy: CompiledPolicy }): object | null {
-  try {
-    return policy.version
-  } catch {
-    return null
-  }
-}
