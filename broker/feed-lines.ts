@@ -1,6 +1,6 @@
 import { Compile } from 'typebox/compile'
-import { MusterError } from '#shared/errors'
-import { FeedMessage } from '#shared/feed'
+import { isMusterError, MusterError } from '#shared/errors'
+import { Change, FeedMessage } from '#shared/feed'
 import type { PositionedChange } from './replica.ts'
 
 /** Longest line that is accepted, bytes; the longest that is sent (1 000 members, a policy) is below 256 KiB. */
@@ -14,7 +14,7 @@ const schema = Compile(FeedMessage)
  * Reads NDJSON and yields the complete messages of each chunk.
  *
  * A line that is not a message of the schema ends the stream, unknown kinds of change included: a broker that skips
- * what it does not understand could skip a kind of hold.
+ * what it does not understand could skip a kind of hold. What came before it counts.
  * @throws MusterError invalid_request
  */
 export async function* readMessages(body: AsyncIterable<Uint8Array>): AsyncGenerator<FeedMessage[]> {
@@ -26,7 +26,9 @@ export async function* readMessages(body: AsyncIterable<Uint8Array>): AsyncGener
       const lines = decode(Buffer.concat([...rest, chunk.subarray(0, end)])).split('\n')
       rest = []
       restBytes = 0
-      yield lines.filter((line) => line.length > 0).map(parseMessage)
+      const { messages, fault } = parseMessages(lines.filter((line) => line.length > 0))
+      if (messages.length > 0) yield messages
+      if (fault !== null) throw fault
     }
     rest.push(Buffer.from(chunk.subarray(end)))
     restBytes += chunk.length - end
@@ -44,6 +46,19 @@ function decode(lines: Buffer): string {
   }
 }
 
+function parseMessages(lines: readonly string[]): { messages: FeedMessage[]; fault: MusterError | null } {
+  const messages: FeedMessage[] = []
+  for (const line of lines) {
+    try {
+      messages.push(parseMessage(line))
+    } catch (error) {
+      if (!isMusterError(error)) throw error
+      return { messages, fault: error }
+    }
+  }
+  return { messages, fault: null }
+}
+
 /** @throws MusterError invalid_request when the line is not a message that this broker knows */
 function parseMessage(line: string): FeedMessage {
   if (line.length > LINE_LIMIT_BYTES) throw refused(`a line is longer than ${LINE_LIMIT_BYTES} bytes`)
@@ -53,9 +68,21 @@ function parseMessage(line: string): FeedMessage {
   } catch (cause) {
     throw refused('a line is not JSON', cause)
   }
-  if (!schema.Check(message)) throw refused(`a message is not in the schema: ${line.slice(0, SHOWN)}`)
-  return message
+  if (schema.Check(message)) return message
+  const unknown = unknownKind(message)
+  if (unknown !== null) throw refused(`this version does not know ${unknown}; fix: update this broker`)
+  throw refused(`a message is not in the schema: ${line.slice(0, SHOWN)}`)
 }
+
+/** What a newer registry may say. */
+function unknownKind(message: unknown): string | null {
+  const { type, change } = Object(message) as { type?: unknown; change?: { kind?: unknown } | null } // each is looked at
+  if (typeof type !== 'string' || typeof change?.kind !== 'string' || KINDS.has(change.kind)) return null
+  return `changes of the kind "${change.kind.slice(0, SHOWN_KIND)}"`
+}
+
+const KINDS: ReadonlySet<string> = new Set(Change.anyOf.map(({ properties }) => properties.kind.const))
+const SHOWN_KIND = 40
 
 /** Enough of the line to name the fault; the stream carries no secrets. */
 const SHOWN = 200

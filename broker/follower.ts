@@ -1,6 +1,6 @@
 import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises'
 import { isMusterError, MusterError } from '#shared/errors'
-import type { Cursor } from '#shared/feed'
+import { type Cursor, FAULT_LENGTH } from '#shared/feed'
 import { Enforcement, type EnforcementDeps } from './enforcement.ts'
 import { readMessages, type Turn, turns } from './feed-lines.ts'
 import { Hearing } from './hearing.ts'
@@ -56,6 +56,8 @@ export class Follower {
   readonly #attempted = Promise.withResolvers<void>()
   #stream = new AbortController()
   #failures = 0
+  /** Why the stream cannot be followed, as long as asking again would not help; the registry is told. */
+  #fault: string | null = null
   /** What the snapshot that is being received will be; null outside of one. */
   #snapshot: Cursor | null = null
   /** While a whole snapshot is made ready nothing is read, so the stream's silence means nothing. */
@@ -73,7 +75,7 @@ export class Follower {
       capacity: WAITING_CAPACITY,
     })
     const { alarmMs, heardEveryMs: storeEveryMs } = this.#limits
-    this.#hearing = new Hearing({ ...deps, alarmMs, storeEveryMs })
+    this.#hearing = new Hearing({ ...deps, alarmMs, storeEveryMs, fault: () => this.#fault })
   }
 
   start(): void {
@@ -137,8 +139,11 @@ export class Follower {
 
   #failed(error: unknown): void {
     const why = isMusterError(error) ? { code: error.code, reason: error.message } : { err: error }
-    const level = this.#failures === 0 ? 'warn' : 'debug' // once an outage; the alarm follows if it lasts
+    const fault = isMusterError(error, 'invalid_request') ? error.message : this.#fault
+    const isNews = this.#failures === 0 && (fault === null || fault !== this.#fault)
+    const level = isNews ? (fault === null ? 'warn' : 'error') : 'debug' // once an outage; the alarm follows if it lasts
     this.#deps.log[level](why, 'change stream failed')
+    this.#fault = fault
     // A message that cannot be understood will not be understood sooner by asking fast.
     if (isMusterError(error, 'invalid_request', 'forbidden')) this.#failures = 16
   }
@@ -157,7 +162,7 @@ export class Follower {
       else stream.abort(silent())
     }, this.#limits.silenceMs).unref()
     try {
-      const body = await this.#deps.open(feedPath(this.#deps.replica.cursor()), stream.signal)
+      const body = await this.#deps.open(feedPath(this.#deps.replica.cursor(), this.#fault), stream.signal)
       for await (const messages of readMessages(body)) {
         silence.refresh()
         for (const turn of turns(messages)) {
@@ -211,6 +216,7 @@ export class Follower {
     if (this.#snapshot !== null) return
     if (cursor?.epoch !== epoch) throw outOfOrder(`it is of epoch "${epoch}"`)
     if (cursor.position < position) return
+    this.#fault = null
     this.#hearing.heard()
     this.#attempted.resolve()
   }
@@ -265,10 +271,10 @@ export class Follower {
   }
 }
 
-function feedPath(cursor: Cursor | null): string {
-  return cursor === null
-    ? '/v1/feed'
-    : `/v1/feed?${new URLSearchParams({ ...cursor, position: `${cursor.position}` })}`
+function feedPath(cursor: Cursor | null, fault: string | null): string {
+  const told = fault === null ? {} : { fault: fault.replaceAll(/[^ -~]/g, '?').slice(0, FAULT_LENGTH) }
+  const query = new URLSearchParams(cursor ? { ...cursor, position: `${cursor.position}`, ...told } : told)
+  return query.size === 0 ? '/v1/feed' : `/v1/feed?${query}`
 }
 
 function silent(): MusterError {

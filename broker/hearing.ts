@@ -5,6 +5,8 @@ export interface HearingDeps {
   readonly replica: Pick<Replica, 'heard' | 'lastHeardAt'>
   now(): number
   readonly log: Log
+  /** Why what the registry says cannot be followed; null when it says nothing. */
+  fault(): string | null
   /** Silence after which the log says so, once, ms. */
   readonly alarmMs: number
   /** Least time between two writes to the disk, ms: after a crash `lastHeardAt` is at most this much behind. */
@@ -44,6 +46,13 @@ export class Hearing {
   #sound(): void {
     this.#isSilent = true
     const lastHeardAt = this.#deps.replica.lastHeardAt()
-    this.#deps.log.error({ lastHeardAt }, 'the registry is silent; known devices are still admitted')
+    const fault = this.#deps.fault()
+    if (fault === null)
+      this.#deps.log.error({ lastHeardAt }, 'the registry is silent; known devices are still admitted')
+    else
+      this.#deps.log.error(
+        { lastHeardAt, fault },
+        'the registry cannot be followed; known devices are still admitted',
+      )
   }
 }

@@ -1,5 +1,6 @@
 import type { Log } from '#shared/log'
 import type { Bell } from './bell.ts'
+import type { BrokerFaults } from './broker-faults.ts'
 import type { Generations } from './generations.ts'
 import type { ManufacturerTrust } from './manufacturer-trust.ts'
 import type { OcspService } from './ocsp.ts'
@@ -24,6 +25,7 @@ export interface Deps {
   readonly revocationLists: RevocationLists
   readonly ocsp: OcspService
   readonly manufacturers: ManufacturerTrust
+  readonly brokerFaults: BrokerFaults
   readonly log: Log
   /** File with the newest audit entry, signed. */
   readonly auditHead: string

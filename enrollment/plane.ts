@@ -9,6 +9,7 @@ import { serveMetrics } from '#shared/metrics-listener'
 import type { Lifecycle } from '#shared/service'
 import { type DirectoryLock, lockDirectory } from '#shared/sqlite'
 import { Bell } from './bell.ts'
+import { BrokerFaults } from './broker-faults.ts'
 import { caDirectory } from './ca/ca-directory.ts'
 import { type Authority, openAuthority } from './ca/create-ca.ts'
 import { proveKey } from './ca/key-access.ts'
@@ -212,6 +213,7 @@ async function openDeps(config: Config, runtime: Runtime & { meter: Meter }): Pr
     revocationLists: new RevocationLists({ registry, authority, directory: join(layout.ca, 'crl') }),
     ocsp: new OcspService({ registry, responders, signingClock, now }),
     manufacturers: await openManufacturerTrust({ registry, now }),
+    brokerFaults: new BrokerFaults(log),
     log,
     auditHead: layout.auditHead,
     adminUrl: urls.admin,

@@ -21,7 +21,7 @@ export async function status(deps: Deps): Promise<StatusView> {
     devices,
     holds,
     refusedLastHour,
-    brokers: await registry.listBrokers(now),
+    brokers: deps.brokerFaults.in(await registry.listBrokers(now)),
     crl: {
       number: crl?.number ?? 0,
       nextUpdate: crl?.nextUpdate ?? 0,

@@ -2,7 +2,8 @@
  * What crosses between enrollment and a broker, over one mTLS connection each way:
  *
  * - `GET /v1/feed?epoch=E&position=N` answers with NDJSON, one {@link FeedMessage} a line, and stays open.
- *   A broker without a cursor, or with another epoch, gets a snapshot first.
+ *   A broker without a cursor, or with another epoch, gets a snapshot first. One that could not make sense of what it
+ *   got before says so: `&fault=...`.
  * - `POST /v1/feed/reports` takes one {@link ReportBatch}; a batch that was taken before (same broker, boot
  *   and sequence) is answered and changes nothing.
  *
@@ -135,6 +136,9 @@ export const FeedMessage = Type.Union([
   Type.Object({ type: Type.Literal('alive'), epoch: Id, position: Type.Integer({ minimum: 0 }), at: Time }),
 ])
 export type FeedMessage = Static<typeof FeedMessage>
+
+/** Most characters of the `fault` with which a broker that cannot follow asks again: printable ASCII. */
+export const FAULT_LENGTH = 200
 
 /** The feed says it is alive at least this often, in ms. */
 export const ALIVE_EVERY_MS = 5_000

@@ -11,7 +11,7 @@ export const BROKER_ROUTES: readonly Route[] = [
     method: 'GET',
     path: '/v1/brokers',
     role: 'operator',
-    handle: async ({ deps }) => deps.registry.listBrokers(deps.now()),
+    handle: async ({ deps }) => deps.brokerFaults.in(await deps.registry.listBrokers(deps.now())),
   }),
   route({
     method: 'POST',

@@ -1,6 +1,13 @@
 import { Readable } from 'node:stream'
 import { Type } from 'typebox'
-import { ALIVE_EVERY_MS, type Cursor, type FeedMessage, ReportBatch, type ReportReply } from '#shared/feed'
+import {
+  ALIVE_EVERY_MS,
+  type Cursor,
+  FAULT_LENGTH,
+  type FeedMessage,
+  ReportBatch,
+  type ReportReply,
+} from '#shared/feed'
 import { attendClones } from '../clones.ts'
 import type { Deps } from '../deps.ts'
 import { brokerOf } from './brokers.ts'
@@ -14,6 +21,7 @@ const SLICE = 500
 const FeedQuery = Type.Object({
   epoch: Type.Optional(Type.String({ maxLength: 64 })),
   position: Type.Optional(Type.Integer({ minimum: 0 })),
+  fault: Type.Optional(Type.String({ pattern: '^[ -~]+$', maxLength: FAULT_LENGTH })),
 })
 
 /** The change stream and the reports, for brokers. */
@@ -24,7 +32,8 @@ export const FEED_ROUTES: readonly Route[] = [
     role: 'broker',
     query: FeedQuery,
     handle: async ({ deps, caller, query, signal }) => {
-      const { epoch, position } = query
+      const { epoch, position, fault } = query
+      deps.brokerFaults.heard(brokerOf(caller).id, fault)
       const from = epoch !== undefined && position !== undefined ? { epoch, position } : null
       // Readable.from asks for the next slice only when the socket has taken the last one.
       return Readable.from(lines(deps, { broker: brokerOf(caller), from, signal: signal() }), {

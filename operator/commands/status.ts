@@ -74,6 +74,9 @@ export function statusText(view: StatusView, now: number): string {
     ]),
   )
   const alarms = [
+    ...view.brokers.flatMap(({ id, fault }) =>
+      fault === undefined ? [] : [`ALARM  broker ${id}: ${fault}`],
+    ),
     ...view.alarms.map((alarm) => alarmLine(alarm, now)),
     ...view.bootstrapAlarms.map((alarm) => bootstrapAlarmLine(alarm, now)),
     ...view.cloneAlarms.map((alarm) => cloneAlarmLine(alarm, now)),

@@ -62,6 +62,8 @@ export const BrokerView = Type.Object({
   /** Changes that it has not applied yet. */
   behind: orNull(Type.Integer()),
   lastHeardAt: orNull(Time),
+  /** Why it cannot follow the change stream, in its own words; left out while it can. */
+  fault: Type.Optional(Type.String()),
 })
 export type BrokerView = Static<typeof BrokerView>
 

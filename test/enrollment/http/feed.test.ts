@@ -7,6 +7,7 @@ import t from 'tap'
 import type { Change, FeedMessage, Report } from '#shared/feed'
 import { openLog } from '#shared/log'
 import { Bell } from '../../../enrollment/bell.ts'
+import { BrokerFaults } from '../../../enrollment/broker-faults.ts'
 import { FEED_ROUTES } from '../../../enrollment/http/feed.ts'
 import type { Call } from '../../../enrollment/http/routes.ts'
 import {
@@ -232,7 +233,8 @@ async function endlessFeed(infrastructure: { revokedAt: number | null }) {
     findInfrastructure: async () => Object.assign(infrastructure, { notAfter: Number.POSITIVE_INFINITY }),
   }
   const { signal } = new AbortController()
-  const deps = { registry, changed: new Bell(), now: Date.now, log: openLog('test', 'silent') }
+  const log = openLog('test', 'silent')
+  const deps = { registry, changed: new Bell(), now: Date.now, log, brokerFaults: new BrokerFaults(log) }
   const caller = { kind: 'broker', id: 'edge-1', fingerprint: 'f' }
   const query = { epoch: 'e', position: '0' }
   const call = { deps, caller, query, signal: () => signal } as unknown as Call // only what the route uses
