@@ -4,9 +4,9 @@ import { publishPacket, type Qos } from './mqtt-octets.ts'
 
 /** Packet identifiers of a publisher, in turns: many more than are under way. */
 const IDENTIFIERS = 512
-/** A flow that stands still for so long has lost what has not come, ms. */
 const STANDSTILL_MS = 3_000
-const LOOK_MS = 250
+/** How often it is looked at in that time. */
+const LOOKS = 12
 
 /** Publishers that take turns, and subscribers each of whom gets every message. */
 export interface Flow {
@@ -23,6 +23,8 @@ export interface Load {
   readonly payload: Buffer
   /** Messages in one write of a publisher, and so in one record of TLS. */
   readonly batch: number
+  /** A flow that stands still for so long has lost what has not come, ms. */
+  readonly standstillMs?: number
 }
 
 export interface Carried {
@@ -65,7 +67,8 @@ async function carryFlow(flow: Flow, load: Load): Promise<Carried> {
   }
   for (const client of clients) Object.assign(client, { tally, heard: pump } satisfies Partial<LoadClient>)
   pump()
-  await orStandstill(finished.promise, () => tally.received + tally.acknowledged)
+  const { standstillMs: ms = STANDSTILL_MS } = load
+  await orStandstill(finished.promise, { ms, progress: () => tally.received + tally.acknowledged })
   const delivered = tally.received
   const lost = sent * subscribers.length - delivered
   const unacknowledged = qos === 0 ? 0 : sent - tally.acknowledged
@@ -90,14 +93,16 @@ function writesOf(topic: string, { qos, payload, batch }: Load): () => Buffer {
 }
 
 /** Resolves with the work, or when nothing has moved for a while. */
-async function orStandstill(work: Promise<void>, progress: () => number): Promise<void> {
+async function orStandstill(
+  work: Promise<void>,
+  { ms, progress }: { ms: number; progress: () => number },
+): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>()
-  let [seen, since] = [progress(), performance.now()]
+  let [seen, looks] = [progress(), 0]
   const timer = setInterval(() => {
-    const now = performance.now()
-    if (progress() !== seen) [seen, since] = [progress(), now]
-    else if (now - since > STANDSTILL_MS) resolve()
-  }, LOOK_MS)
+    if (progress() !== seen) [seen, looks] = [progress(), 0]
+    else if (++looks === LOOKS) resolve()
+  }, ms / LOOKS)
   await Promise.race([work, promise])
   clearInterval(timer)
 }

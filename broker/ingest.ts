@@ -24,8 +24,8 @@ export interface IngestDeps {
   readonly client: MqttClient
   /** Aedes' parser; it gets whatever does not take the short way, in order. */
   parse(octets: Buffer): void
-  readonly exchange: Exchange
-  readonly route: Route
+  readonly exchange: Pick<Exchange, 'version' | 'matching' | 'deliver'>
+  readonly route: Pick<Route, 'isShort' | 'numbering'>
   /** Nothing is against the message; what is against it, the long way says. */
   isGranted(arrival: Arrival): boolean
   /** Counts it, and holds the client to its rates. */
