@@ -163,7 +163,11 @@ function shorten(broker: Broker, deps: TakeDeps, client: ReturnType<Broker['hand
       pace(deps, link, arrival)
     },
   })
-  parser.parse = (octets) => ingest.take(octets)
+  parser.parse = (octets) => {
+    // A stream says that it is readable once more only when somebody has read to its end: with packets of its own Aedes does.
+    let next: Buffer | null = octets
+    for (; next !== null; next = client._parsingBatch === 0 ? client.conn.read() : null) ingest.take(next)
+  }
 }
 
 /** A client that has closed, or may not be here any more, is taken out of the register in the same tick. */

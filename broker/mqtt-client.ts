@@ -48,6 +48,8 @@ export interface MqttClient {
   readonly connected: boolean
   /** Runs from the last packet; null while there is none. */
   readonly _keepaliveTimer: NodeJS.Timeout | null
+  /** Packets that Aedes has not done with; it reads on with each of them. */
+  readonly _parsingBatch: number
   /** By filter; what each was granted. */
   readonly subscriptions?: Readonly<Record<string, { readonly qos: number }>>
   /** Packet identifier of the next message that is sent to it and is in no queue. */

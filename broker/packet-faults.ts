@@ -16,6 +16,7 @@ export interface ParsedPacket {
  */
 export function packetFault(packet: ParsedPacket): string | null {
   if (packet.messageId === 0) return 'packet identifier 0' // [MQTT-2.3.1-1]
+  if (packet.messageId === -1) return 'no packet identifier' // so the parser says that the packet ends before it
   switch (packet.cmd) {
     case 'connect':
       return isCleanText(packet.username ?? '') ? null : 'malformed user name'

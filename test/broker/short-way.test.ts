@@ -1,0 +1,419 @@
+/** What takes the short way ends as it would through the parser: who gets what, and who is told or closed, and why. */
+import { type Duplex, duplexPair } from 'node:stream'
+import fc from 'fast-check'
+import mqttPacket, { type Packet } from 'mqtt-packet'
+import t, { type Test } from 'tap'
+import { guardSocket } from '../../broker/guarded-socket.ts'
+import { LIMITS } from '../../broker/limits.ts'
+import { Route } from '../../broker/route.ts'
+import type { Connection } from '../../broker/sessions.ts'
+import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
+import { connectPacket } from '../support/mqtt-clients.ts'
+import { testAuthority } from '../support/pki.ts'
+
+const authority = await testAuthority()
+t.teardown(() => authority.remove())
+
+/** Everything takes the long way while it is set. */
+let isLong = false
+const { isShort } = Route.prototype
+Route.prototype.isShort = function (topic, qos) {
+  return !isLong && isShort.call(this, topic, qos)
+}
+
+const POLICY = {
+  publish: [
+    'devices/A/#',
+    '$SYS/#',
+    'muster/#',
+    { topic: 'devices/A/low', effect: 'deny' as const },
+    { topic: 'limits/qos', maxQos: 0 as const },
+    { topic: 'limits/small', maxPayloadBytes: 3 },
+    { topic: 'limits/rated', perSecond: 500, burst: 2 },
+    'plain/#',
+    'kept/#',
+  ],
+  subscribe: ['#', '$SYS/#', 'devices/A/#'],
+}
+
+async function open(t: Test, options: Omit<TestBrokerOptions, 'authority'> = {}): Promise<TestBroker> {
+  const limits = { publishPerSecond: 0, ...options.limits }
+  const broker = await openTestBroker({ authority, ...options, limits })
+  t.teardown(() => broker.close())
+  return broker
+}
+
+let connections = 0
+/** Stands still while a script is played: as many tokens come back each time. */
+let clock = Date.now()
+
+/** A client on a pipe instead of TLS: what it writes arrives as it was cut. */
+class Piped {
+  readonly connection: Connection
+  readonly received: Packet[] = []
+  octets = Buffer.alloc(0)
+  /** What no client could read. */
+  readonly faults: string[] = []
+  readonly #wire: Duplex
+
+  constructor(broker: TestBroker, id: string) {
+    const record = [...broker.replica.records.values()].find(({ device }) => device.id === id)
+    if (record === undefined) throw new TypeError('not enrolled')
+    const [ours, theirs] = duplexPair()
+    this.#wire = ours
+    const { fingerprint, serial, issuer } = record.certificate
+    const { batch, kind } = record.device
+    this.connection = {
+      ...{ id: `p${++connections}`, socket: theirs, fingerprint, serial, issuer, device: id, kind, batch },
+      ...{ fleet: record.fleet.id, address: '127.0.0.1', openedAt: Date.now(), refused: null },
+      policy: broker.sessions.policyFor(record, '127.0.0.1'),
+    }
+    const guard = guardSocket(theirs, { limits: LIMITS, onViolation() {}, onSlow() {} })
+    guard.connection = this.connection
+    broker.sessions.add(this.connection)
+    theirs.on('error', () => {})
+    theirs.once('close', () => broker.sessions.remove(this.connection))
+    ours.on('error', () => {})
+    const parser = mqttPacket.parser()
+    parser.on('packet', (packet) => this.received.push(packet))
+    parser.on('error', (error) => this.faults.push(error.message))
+    ours.on('data', (chunk: Buffer) => {
+      this.octets = Buffer.concat([this.octets, chunk])
+      parser.parse(chunk)
+    })
+    broker.mqtt.handle(this.connection)
+  }
+
+  get isClosed(): boolean {
+    return this.connection.socket.destroyed
+  }
+
+  /** Each piece is read before the next one is written. */
+  async write(...pieces: Buffer[]): Promise<void> {
+    for (const piece of pieces) {
+      if (this.isClosed) return
+      this.#wire.write(piece)
+      await turns(2)
+    }
+  }
+
+  send(...packets: Packet[]): Promise<void> {
+    return this.write(Buffer.concat(packets.map((packet) => mqttPacket.generate(packet))))
+  }
+
+  async has(cmd: Packet['cmd']): Promise<void> {
+    await until(() => this.isClosed || this.received.some((packet) => packet.cmd === cmd))
+  }
+
+  async enter(options: Parameters<typeof connectPacket>[0] = {}): Promise<this> {
+    await this.send(connectPacket({ clientId: this.connection.device, ...options }))
+    await this.has('connack')
+    await turns(5)
+    return this
+  }
+
+  async subscribe(...subscriptions: { topic: string; qos: 0 | 1 | 2 }[]): Promise<this> {
+    this.received.length = 0
+    await this.send({ cmd: 'subscribe', messageId: 9, subscriptions })
+    await this.has('suback')
+    await turns(5)
+    return this
+  }
+
+  messages(): string[] {
+    return this.received.flatMap((packet) =>
+      packet.cmd === 'publish'
+        ? [
+            `${packet.topic} q${packet.qos} r${packet.retain} d${packet.dup} ${packet.payload.toString('hex')}`,
+          ]
+        : [],
+    )
+  }
+
+  close(): void {
+    this.#wire.destroy()
+    this.connection.socket.destroy()
+  }
+}
+
+async function turns(count: number): Promise<void> {
+  for (let left = count; left > 0; left--) await new Promise(setImmediate)
+}
+
+function publish(topic: string | Buffer, payload: Buffer, of: Partial<Shape> = {}): Buffer {
+  const { qos = 0, dup = false, retain = false, id = 1, lengthOctets = 0, cutBody = 0 } = of
+  const name = Buffer.from(topic)
+  const body = Buffer.concat([
+    Buffer.of(name.length >> 8, name.length & 0xff),
+    name,
+    ...(qos === 0 ? [] : [Buffer.of(id >> 8, id & 0xff)]),
+    payload,
+  ])
+  const cut = body.subarray(0, Math.max(0, body.length - cutBody))
+  const head = 0x30 | (dup ? 8 : 0) | (qos << 1) | (retain ? 1 : 0)
+  return Buffer.concat([Buffer.of(head), remainingLength(cut.length, lengthOctets), cut])
+}
+
+interface Shape {
+  qos: number
+  dup: boolean
+  retain: boolean
+  id: number
+  /** At least as many for the remaining length. */
+  lengthOctets: number
+  /** Octets that are left out at the end of the body. */
+  cutBody: number
+}
+
+function remainingLength(length: number, least: number): Buffer {
+  const octets: number[] = []
+  let left = length
+  do {
+    octets.push((left & 0x7f) | 0x80)
+    left >>>= 7
+  } while (left > 0 || octets.length < least)
+  octets.push((octets.pop() ?? 0) & 0x7f)
+  return Buffer.from(octets)
+}
+
+const topics = fc.oneof(
+  { weight: 8, arbitrary: fc.constantFrom('devices/A/x', 'devices/A/y', 'plain/x', 'plain/x/y', 'kept/x') },
+  {
+    weight: 3,
+    arbitrary: fc.constantFrom('limits/qos', 'limits/small', 'limits/rated', 'devices/A/low', 'other/x'),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.constantFrom<string | Buffer>(
+      ...['', 'plain/+', 'plain/#', 'plain/\0', 'plain/\uffff', 'plain/\ufdd0', '$SYS/x', 'muster/x', '$x'],
+      ...['devices/A/muster/x', 'devices/A/muster', 'devices/B/x', `plain/${'/'.repeat(98)}`, 'plain/\ufeff'],
+      `plain/${'/'.repeat(99)}`,
+      Buffer.from('plain/\xff', 'latin1'),
+      Buffer.from([0x70, 0xed, 0xa0, 0x80]),
+      Buffer.from([0x70, 0xc0, 0xaf]),
+    ),
+  },
+)
+const shapes = fc.record({
+  qos: fc.oneof({ weight: 12, arbitrary: fc.constantFrom(0, 1) }, { weight: 2, arbitrary: fc.constant(2) }),
+  dup: fc.oneof({ weight: 9, arbitrary: fc.constant(false) }, fc.constant(true)),
+  retain: fc.oneof({ weight: 9, arbitrary: fc.constant(false) }, fc.constant(true)),
+  id: fc.oneof({ weight: 20, arbitrary: fc.integer({ min: 1, max: 0xffff }) }, fc.constant(0)),
+  lengthOctets: fc.oneof({ weight: 20, arbitrary: fc.constant(0) }, fc.constantFrom(2, 3, 4, 5)),
+  cutBody: fc.oneof({ weight: 30, arbitrary: fc.constant(0) }, fc.constantFrom(1, 2, 3, 20)),
+})
+const publishes = fc
+  .tuple(topics, fc.uint8Array({ maxLength: 200 }), shapes)
+  .map(([topic, payload, shape]) => publish(topic, Buffer.from(payload.subarray(0, payload[0] ?? 0)), shape))
+const others = fc.oneof(
+  fc.integer({ min: 0, max: 0xffff }).map((id) => Buffer.of(0x40, 2, id >> 8, id & 0xff)),
+  fc.constant(Buffer.of(0xc0, 0)),
+  fc
+    .tuple(fc.constantFrom('devices/A/x', 'plain/#', 'plain/+', 'limits/small'), fc.constantFrom(0, 1, 2))
+    .map(([topic, qos]) =>
+      mqttPacket.generate({
+        ...{ cmd: 'subscribe', messageId: 7 },
+        subscriptions: [{ topic, qos: qos as 0 | 1 | 2 }],
+      }),
+    ),
+  fc
+    .constantFrom('devices/A/x', 'plain/#')
+    .map((topic) => mqttPacket.generate({ cmd: 'unsubscribe', messageId: 8, unsubscriptions: [topic] })),
+  fc.integer({ min: 1, max: 0xffff }).map((id) => Buffer.of(0x62, 2, id >> 8, id & 0xff)),
+)
+const rare = fc.oneof(
+  fc.uint8Array({ minLength: 1, maxLength: 6 }).map((octets) => Buffer.from(octets)),
+  fc.constantFrom(
+    ...[Buffer.of(0x40, 0), Buffer.of(0x40, 1, 1), Buffer.of(0x41, 2, 0, 1), Buffer.of(0x40, 0x82, 0, 0, 1)],
+    ...[Buffer.of(0x30, 0), Buffer.of(0x32, 1, 0), Buffer.of(0x32, 2, 0, 0), Buffer.of(0xe0, 0)],
+    ...[Buffer.of(0x36, 5, 0, 1, 65, 0, 1), Buffer.of(0x30, 0xff, 0xff, 0xff, 0xff, 1)],
+  ),
+)
+const granted = fc
+  .tuple(
+    fc.constantFrom('devices/A/x', 'devices/A/y', 'plain/x', 'plain/x/y', 'kept/x', 'limits/rated'),
+    fc.uint8Array({ maxLength: 200 }),
+    fc.integer({ min: 1, max: 0xffff }),
+    fc.constantFrom(0, 0, 1, 1, 1, 2),
+  )
+  .map(([topic, payload, id, qos]) => publish(topic, Buffer.from(payload), { qos, id }))
+const packets = fc.oneof(
+  { weight: 200, arbitrary: granted },
+  { weight: 20, arbitrary: publishes },
+  { weight: 40, arbitrary: others },
+  { weight: 2, arbitrary: rare },
+)
+const scripts = fc.record({
+  packets: fc.array(packets, { minLength: 1, maxLength: 14 }),
+  /** Lengths of the pieces; what is left comes in one. */
+  cuts: fc.oneof(fc.constant<number[]>([]), fc.array(fc.integer({ min: 1, max: 60 }), { maxLength: 30 })),
+})
+
+function pieces(octets: Buffer, cuts: readonly number[]): Buffer[] {
+  const found: Buffer[] = []
+  let at = 0
+  for (const cut of cuts) {
+    if (at + cut >= octets.length) break
+    found.push(octets.subarray(at, at + cut))
+    at += cut
+  }
+  return [...found, octets.subarray(at)]
+}
+
+interface Outcome {
+  readonly readers: string[][]
+  readonly author: string[]
+  readonly isClosed: boolean
+  readonly refusals: string[]
+  readonly published: number
+  /** That went to each reader. */
+  readonly octets: readonly number[]
+}
+
+async function play(broker: TestBroker, readers: Piped[], chunks: readonly Buffer[]): Promise<Outcome> {
+  clock += 10_000
+  for (const topic of RETAINED) broker.mqtt.publish({ topic, payload: '', retain: true })
+  await turns(6)
+  await acknowledgeAll(readers)
+  for (const reader of readers) {
+    reader.received.length = 0
+    reader.octets = Buffer.alloc(0)
+  }
+  const [before, seen] = [broker.mqtt.traffic().published, broker.reports.length]
+  const author = await new Piped(broker, 'A').enter()
+  author.received.length = 0
+  // A copy: whoever writes into what it was handed spoils what is compared.
+  await author.write(...chunks.map((chunk) => Buffer.from(chunk)))
+  await turns(12)
+  await until(
+    () => broker.store.group.isIdle && (author.isClosed || author.connection.socket.readableLength === 0),
+  )
+  await turns(12)
+  const { isClosed } = author
+  const faults = [author, ...readers].map(({ faults }) => faults.join())
+  if (faults.some((fault) => fault !== ''))
+    throw new Error(`faults: ${JSON.stringify(faults)} ${author.octets.toString('hex')}`)
+  const outcome = {
+    readers: readers.map((reader) => reader.messages()),
+    author: [
+      ...author.messages(),
+      ...author.received.flatMap(({ cmd, messageId }) =>
+        cmd === 'publish' ? [] : [`${cmd} ${messageId ?? ''}`],
+      ),
+    ],
+    isClosed,
+    refusals: broker.reports
+      .slice(seen)
+      .flatMap((report) =>
+        report.type === 'refused' ? [`${report.code} ${JSON.stringify(report.evidence)}`] : [],
+      ),
+    octets: readers.map((reader) => reader.octets.length),
+    published: broker.mqtt.traffic().published - before,
+  }
+  author.close()
+  await until(() => broker.mqtt.registered().ids.every((id) => id !== 'A'))
+  return outcome
+}
+
+/** Empties the queues of the readers, and what is retained. */
+async function acknowledgeAll(readers: readonly Piped[]): Promise<void> {
+  for (const reader of readers) {
+    for (const packet of reader.received) {
+      if (packet.cmd === 'publish' && packet.qos === 1)
+        await reader.send({ cmd: 'puback', messageId: packet.messageId ?? 0 })
+      if (packet.cmd === 'publish' && packet.qos === 2)
+        await reader.send(
+          { cmd: 'pubrec', messageId: packet.messageId ?? 0 },
+          { cmd: 'pubcomp', messageId: packet.messageId ?? 0 },
+        )
+    }
+  }
+}
+
+const RUNS = 40
+const message = publish('plain/x', Buffer.from('1'), { qos: 1 })
+const rated = Array.from({ length: 5 }, () => publish('limits/rated', Buffer.from('1'), { qos: 1 }))
+const EXAMPLES = [
+  { packets: [message, publish('plain/y', Buffer.from('2'), { lengthOctets: 4 }), message], cuts: [] },
+  { packets: [publish('plain/x', Buffer.alloc(0), { qos: 1, cutBody: 2 }), message], cuts: [] },
+  { packets: [...rated, message, ...rated], cuts: [11, 19, 19, 22, 7, 25, 5, 17, 28] },
+]
+/** Topics that are published to with the retain flag. */
+const RETAINED = [
+  'devices/A/x',
+  'devices/A/y',
+  'plain/x',
+  'plain/x/y',
+  'kept/x',
+  'limits/qos',
+  'limits/small',
+  'limits/rated',
+  'plain/\ufeff',
+  `plain/${'/'.repeat(98)}`,
+]
+
+t.test('the short way and the long way end alike', async (t) => {
+  const broker = await open(t, {
+    now: () => clock,
+    limits: { inflightOutbound: 1_000, queueMessages: 10_000, retainedMessages: 10_000 },
+  })
+  await broker.enroll('A', { policy: POLICY })
+  const readers: Piped[] = []
+  for (const id of ['R0', 'R1', 'R2', 'S1', 'M1']) await broker.enroll(id, { policy: POLICY })
+  readers.push(await (await new Piped(broker, 'R0').enter()).subscribe({ topic: '#', qos: 0 }))
+  readers.push(
+    await (await new Piped(broker, 'R1').enter()).subscribe(
+      { topic: 'devices/A/#', qos: 1 },
+      { topic: 'devices/+/x', qos: 0 },
+      { topic: 'plain/#', qos: 1 },
+    ),
+  )
+  readers.push(
+    await (await new Piped(broker, 'R2').enter()).subscribe(
+      { topic: '#', qos: 2 },
+      { topic: '$SYS/x', qos: 0 },
+    ),
+  )
+  readers.push(
+    await (await new Piped(broker, 'S1').enter({ clean: false })).subscribe(
+      { topic: 'plain/x/#', qos: 1 },
+      { topic: 'devices/A/y', qos: 0 },
+    ),
+  )
+  readers.push(
+    await (await new Piped(broker, 'M1').enter({ clean: false })).subscribe({ topic: 'devices/A/#', qos: 0 }),
+  )
+  await fc.assert(
+    fc.asyncProperty(scripts, async ({ packets, cuts }) => {
+      const chunks = pieces(Buffer.concat(packets), cuts)
+      isLong = true
+      const long = await play(broker, readers, chunks).finally(() => {
+        isLong = false
+      })
+      const short = await play(broker, readers, chunks)
+      const found = difference(short, long)
+      if (found !== '') throw new Error(found)
+    }),
+    { numRuns: RUNS, examples: EXAMPLES.map((example) => [example] as const) },
+  )
+})
+
+function difference(short: Outcome, long: Outcome): string {
+  const [one, other] = [sorted(short), sorted(long)]
+  return Object.keys(one)
+    .flatMap((key) => {
+      const [a, b] = [JSON.stringify(one[key as keyof Outcome]), JSON.stringify(other[key as keyof Outcome])]
+      return a === b ? [] : [`${key}: short ${a}, long ${b}`]
+    })
+    .join('; ')
+}
+
+/** Messages of QoS 2 are handed out a turn later than others: order is by QoS. */
+function sorted(outcome: Outcome): Outcome {
+  const byQos = (messages: string[]) =>
+    [0, 1, 2].flatMap((qos) => messages.filter((m) => m.includes(` q${qos} `)))
+  const answers = outcome.author.filter((line) => !line.includes(' d'))
+  const kinds = [...new Set(answers.map((line) => line.split(' ')[0] ?? ''))].sort()
+  const byKind = kinds.flatMap((kind) => answers.filter((line) => line.startsWith(kind)))
+  return { ...outcome, readers: outcome.readers.map(byQos), author: [...byQos(outcome.author), ...byKind] }
+}
