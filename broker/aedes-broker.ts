@@ -12,6 +12,7 @@ import type { Link, MqttClient } from './mqtt-client.ts'
 import type { Dropped } from './queues.ts'
 import { type Done, type Parcel, Route } from './route.ts'
 import type { SessionStore } from './session-store.ts'
+import type { ShortConnectDeps } from './short-connect.ts'
 import { levelsOf } from './topic-syntax.ts'
 
 /** Most levels of a topic that Aedes' own matcher takes. */
@@ -26,6 +27,9 @@ interface AedesBroker extends EventEmitter {
   handle(socket: Duplex, link: Link): MqttClient & { readonly _parser: Parser }
   registerClient(client: MqttClient): void
   unregisterClient(client: MqttClient): void
+  /** Ours, as they were handed over. */
+  readonly preConnect: ShortConnectDeps['broker']['preConnect']
+  readonly authenticate: ShortConnectDeps['broker']['authenticate']
   readonly id: string
   counter: number
   publish(packet: Parcel, client: MqttClient | null | Done, done?: Done): void

@@ -59,7 +59,7 @@ export interface Traffic {
 /** Puts ourselves between the parser and Aedes: packets that break a rule, or come after the end, go no further. */
 export function screen(
   parser: EventEmitter,
-  deps: MqttDeps & { readonly rate: PublishRate },
+  deps: MqttDeps & { readonly rate: PublishRate; connect(packet: ParsedPacket): boolean },
   link: Link,
 ): void {
   const { socket } = link.connection
@@ -75,6 +75,7 @@ export function screen(
     if (socket.destroyed || link.connection.refused !== null) return
     const fault = packetFault(packet)
     if (fault !== null) return fail(fault)
+    if (packet.cmd === 'connect' && deps.connect(packet)) return
     if (packet.cmd === 'disconnect') link.ending = 'client'
     if (COUNTED.has(packet.cmd))
       pace(deps, link, packet.cmd === 'publish' ? (packet as Parcel & ParsedPacket) : null) // a PUBLISH has a topic

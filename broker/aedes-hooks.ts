@@ -12,6 +12,7 @@ import {
   type Traffic,
   topicHooks,
 } from './aedes-callbacks.ts'
+import { asksForFactor } from './factor-at-connect.ts'
 import type { Inside } from './gate.ts'
 import { Ingest } from './ingest.ts'
 import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
@@ -22,6 +23,7 @@ import type { Dropped } from './queues.ts'
 import { refusedReport } from './refusals.ts'
 import type { SessionStore } from './session-store.ts'
 import type { Connection } from './sessions.ts'
+import { connectShort } from './short-connect.ts'
 import { openTakeovers } from './takeover.ts'
 
 export interface Mqtt extends Inside {
@@ -140,7 +142,13 @@ function take(broker: Broker, deps: TakeDeps, connection: Connection): void {
   }
   const client = broker.handle(connection.socket, link)
   broker.exchange.adopt(client)
-  screen(client._parser, deps, link)
+  const { store } = deps
+  const short = {
+    ...{ client, broker },
+    isUnknown: (id: string) => !store.sessions.hasAnythingOf(id) && store.wills.get(id) === undefined,
+    isDecidedAtOnce: () => !orDeny(deps, 'factor', () => asksForFactor(deps, link), true),
+  }
+  screen(client._parser, { ...deps, connect: (packet) => connectShort(short, packet) }, link)
   shorten(broker, deps, client)
   connection.socket.once('close', () => {
     if (!link.isAccepted) return

@@ -51,7 +51,7 @@ export class SessionStore {
   /** Told when a client has answered for a message of its queue. */
   answered: (clientId: string) => void = () => {}
   readonly #parts: StoreParts
-  readonly #wills: Wills
+  readonly wills: Wills
   readonly #granted = new WeakSet<Subscription>()
   #broker: Clients = { id: '', clients: {} }
   #subscriber: MqttClient | null = null
@@ -64,10 +64,10 @@ export class SessionStore {
     const queues = new Queues(queueRows, { limits, allowance: (clientId) => this.allowance(clientId) })
     this.sessions = new StoredSessions({ rows, group, queues })
     this.retained = new Retained(rows, limits)
-    this.#wills = new Wills(rows, group)
+    this.wills = new Wills(rows, group)
     this.sessions.load()
     this.retained.load()
-    this.#wills.load()
+    this.wills.load()
   }
 
   async setup(broker: Clients): Promise<void> {
@@ -255,27 +255,27 @@ export class SessionStore {
       const { fingerprint, id } = client.req.connection
       Object.assign(will, { fingerprint, connection: id } satisfies Partial<Will>)
     }
-    await this.#wills.put(client.id, will, this.#broker.id)
+    await this.wills.put(client.id, will, this.#broker.id)
   }
 
   async getWill(client: Owner): Promise<Will | undefined> {
-    return this.#wills.get(client.id)
+    return this.wills.get(client.id)
   }
 
   /** A client that was taken over deletes "its" will when it has closed; the newcomer's, which is stored by then, stays. */
   async delWill(client: Owner): Promise<Will | undefined> {
-    const will = this.#wills.get(client.id)
+    const will = this.wills.get(client.id)
     const holder = this.#broker.clients?.[client.id]
     const isLeftover = client !== holder && holder !== undefined && !isGone(holder)
     if (isLeftover && will?.connection === holder.req.connection.id) return undefined
-    return this.#wills.delete(client.id)
+    return this.wills.delete(client.id)
   }
 
   /** Wills that no broker of `brokers` has; this one lives, however long it has not heard itself. */
   streamWill(brokers?: Readonly<Record<string, unknown>>): Readable {
     const own = brokers === undefined ? null : this.#broker.id
     const isOrphan = ({ brokerId = '' }: Will) => brokerId !== own && brokers?.[brokerId] === undefined
-    return Readable.from([...this.#wills.all()].filter(isOrphan))
+    return Readable.from([...this.wills.all()].filter(isOrphan))
   }
 
   /** Writes what is pending and closes. */
@@ -290,7 +290,7 @@ export class SessionStore {
 
   /** Client ids under which something of an identity is kept: a service may have several, `<id>:<name>`. */
   clientsOf(identity: string): string[] {
-    return [...this.sessions.clientsOf(identity), ...this.#wills.clientsOf(identity)]
+    return [...this.sessions.clientsOf(identity), ...this.wills.clientsOf(identity)]
   }
 }
 

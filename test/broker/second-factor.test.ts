@@ -140,8 +140,9 @@ t.test('what is asked for may change while it is being proved: the old answer is
   const { broker, device } = await open(t, passwordFactor())
   let reads = 0
   broker.replica.onRead = () => {
-    // Admission, the judgement of CONNECT, what is asked for, what is proved: the next one comes after the proof.
-    if (++reads === 5) void ask(broker, device, passwordFactor('f-9', 'another'))
+    // Admission, whether a proof is asked for, the judgement of CONNECT, what is asked for, what is proved: the next one
+    // comes after the proof.
+    if (++reads === 6) void ask(broker, device, passwordFactor('f-9', 'another'))
   }
   const { raw, returnCode } = await come(broker, device, PASSWORD)
   broker.replica.onRead = () => {}
@@ -154,7 +155,7 @@ t.test('a device that is revoked while its password is looked at does not come i
   const { broker, device } = await open(t, passwordFactor())
   let reads = 0
   broker.replica.onRead = () => {
-    if (++reads === 4) void broker.revoke(device)
+    if (++reads === 5) void broker.revoke(device)
   }
   const raw = await openRaw(broker, device)
   raw.send({
