@@ -41,6 +41,7 @@ function recording() {
   const dealt: Carried[] = []
   const acknowledged: number[] = []
   const ways = { short: 0, long: 0 }
+  const asked = { times: 0, isDenied: false }
   const parser = mqttPacket.parser()
   parser.on('packet', (packet) => {
     ways.long++
@@ -64,10 +65,13 @@ function recording() {
       },
     },
     route: { isShort: () => true, numbering: () => ({ brokerId: 'b', brokerCounter: 1 }) },
-    isGranted: ({ topic }) => topic !== 'devices/denied',
+    isGranted({ topic }) {
+      asked.times++
+      return topic !== 'devices/denied' && !asked.isDenied
+    },
     published: () => {},
   })
-  return { ingest, dealt, acknowledged, ways, connection }
+  return { ingest, dealt, acknowledged, ways, connection, asked }
 }
 
 const message = fc.record({
@@ -192,7 +196,7 @@ function fakeClient(exchange: Exchange, got: (qos: number) => void) {
   const handlers = new Map<string, (packet: Routed, done: () => void) => void>()
   const subscriptions: Record<string, { qos: number }> = Object.create(null)
   const conn = { cork() {}, uncork() {}, write: (octets: Buffer) => got(((octets[0] ?? 0) >> 1) & 3) }
-  const connection = { refused: null, policy: { version: {} } }
+  const connection = { refused: null as string | null, policy: { version: {} } }
   const deliver = (_: Routed, done: () => void) => done()
   const client = {
     ...{ id: 'x', clean: true, closed: false, conn, req: { connection }, subscriptions, _nextId: 1 },
@@ -200,6 +204,7 @@ function fakeClient(exchange: Exchange, got: (qos: number) => void) {
   }
   exchange.adopt(client as unknown as MqttClient) // the parts of it that are asked
   return {
+    connection,
     subscribe(filter: string, qos: 0 | 1) {
       const before = handlers.get(filter)
       if (before !== undefined) exchange.removeListener(filter, before)
@@ -211,6 +216,63 @@ function fakeClient(exchange: Exchange, got: (qos: number) => void) {
     },
   }
 }
+
+t.test('a verdict is remembered for one policy, and for no message that asks for more', async (t) => {
+  const { ingest, ways, connection, asked } = recording()
+  const send = (octets: number, qos: 0 | 1) =>
+    ingest.take(
+      mqttPacket.generate({
+        ...{ cmd: 'publish', topic: 'devices/A/x', payload: Buffer.alloc(octets) },
+        ...{ qos, messageId: 5, retain: false, dup: false },
+      }),
+    )
+  for (const [octets, qos] of [
+    [10, 0],
+    [10, 0],
+    [9, 0],
+    [11, 0],
+    [1, 1],
+    [1, 0],
+  ] as const)
+    send(octets, qos)
+  t.strictSame([asked.times, ways], [3, { short: 6, long: 0 }])
+  asked.isDenied = true
+  connection.policy = { version: {} }
+  send(1, 0)
+  t.strictSame([asked.times, ways], [4, { short: 6, long: 1 }], 'under another policy it is asked again')
+})
+
+t.test('a reader gets what its policy permits now, and nothing after the decision against it', async (t) => {
+  const got: number[] = []
+  const permitted = { isIt: true, asked: 0 }
+  const mayForward = () => {
+    permitted.asked++
+    return permitted.isIt
+  }
+  const exchange = new Exchange({ mayForward, traffic: { delivered: 0 } })
+  const reader = fakeClient(exchange, (qos) => got.push(qos))
+  reader.subscribe('a/+', 1)
+  const matches = exchange.matching('a/b')
+  const send = () => {
+    const fields = { topic: 'a/b', payload: 'x', qos: 0, retain: false, clientId: undefined }
+    const outgoing = new Outgoing(fields, () => ({ brokerId: 'b', brokerCounter: 1 }))
+    exchange.deliver(matches, outgoing, null)
+  }
+  send()
+  send()
+  t.strictSame([got.length, permitted.asked], [2, 1])
+  permitted.isIt = false
+  reader.connection.policy = { version: {} }
+  send()
+  send()
+  t.strictSame([got.length, permitted.asked], [2, 3], 'a refusal is not remembered')
+  permitted.isIt = true
+  send()
+  t.equal(got.length, 3)
+  reader.connection.refused = 'R-HELD'
+  send()
+  t.equal(got.length, 3)
+})
 
 async function subscribe(raw: RawClient, topic: string, qos: 0 | 1 | 2): Promise<void> {
   raw.send({ cmd: 'subscribe', messageId: 1, subscriptions: [{ topic, qos }] })
