@@ -103,10 +103,14 @@ export class Exchange {
 
   removeListener(filter: string, handler: Handler, done?: Done): void {
     const known = this.#tree.get(filter)
+    const client = known?.get(handler)?.client
     known?.delete(handler)
     if (known?.size === 0) this.#tree.delete(filter)
     this.#version++
-    if (done !== undefined) setImmediate(done)
+    if (done === undefined) return
+    // Only now Aedes forgets that the client had the filter, which its next packet may ask for again.
+    if (client?.closed === false) done()
+    else setImmediate(done)
   }
 
   /** Of a client with overlapping filters the one that was granted most. */

@@ -25,6 +25,8 @@ export interface Guard {
   isCorked: boolean
   /** Set while nothing is read, so that the client's own buffers fill and it has to wait. */
   holding: NodeJS.Timeout | null
+  /** It has been held at least once. */
+  hasHeld: boolean
   /** Said goodbye to: whoever destroys it now does not mean it, but for a decision against the client. */
   isLeaving: boolean
   /** Its descriptor is closed, and what is left of it waits for {@link bury}. */
@@ -114,6 +116,7 @@ export function guardSocket(socket: Duplex, options: GuardOptions): Guard {
     connection: null,
     isCorked: false,
     holding: null,
+    hasHeld: false,
     isLeaving: false,
     isCut: false,
   }
@@ -146,8 +149,9 @@ export function bury(socket: Duplex): void {
 export function holdReading(socket: Duplex, ms: number): void {
   if (!(GUARD in socket)) return
   const guard = (socket as Guarded)[GUARD] // by the line above
-  if (guard.holding === null) socket.once('close', () => clearTimeout(guard.holding ?? undefined))
-  else clearTimeout(guard.holding)
+  if (guard.holding !== null) clearTimeout(guard.holding)
+  else if (!guard.hasHeld) socket.once('close', () => clearTimeout(guard.holding ?? undefined))
+  guard.hasHeld = true
   guard.holding = setTimeout(() => {
     guard.holding = null
     socket.emit('readable')

@@ -107,8 +107,9 @@ export class SessionStore {
     if (added.length > 0) await this.sessions.subscribe(client.id, added)
   }
 
-  removeSubscriptions(client: Owner, filters: readonly string[]): Promise<void> {
-    return this.sessions.unsubscribe(client.id, filters)
+  /** Resolves behind an addition that was asked for before: as many promises follow the commit of both. */
+  async removeSubscriptions(client: Owner, filters: readonly string[]): Promise<void> {
+    await this.sessions.unsubscribe(client.id, filters)
   }
 
   async subscriptionsByClient(client: Owner): Promise<Subscription[]> {

@@ -97,6 +97,10 @@ class Piped {
     }
   }
 
+  writeAtOnce(...pieces: Buffer[]): void {
+    for (const piece of pieces) this.#wire.write(piece)
+  }
+
   send(...packets: Packet[]): Promise<void> {
     return this.write(Buffer.concat(packets.map((packet) => mqttPacket.generate(packet))))
   }
@@ -417,3 +421,79 @@ function sorted(outcome: Outcome): Outcome {
   const byKind = kinds.flatMap((kind) => answers.filter((line) => line.startsWith(kind)))
   return { ...outcome, readers: outcome.readers.map(byQos), author: [...byQos(outcome.author), ...byKind] }
 }
+
+t.test('a client that is held again and again leaves nothing behind', async (t) => {
+  const broker = await open(t)
+  await broker.enroll('A', { policy: POLICY })
+  const author = await new Piped(broker, 'A').enter()
+  const { socket } = author.connection
+  const listeners: number[] = []
+  for (let times = 0; times < 12; times++) {
+    author.received.length = 0
+    await author.write(publish('limits/rated', Buffer.alloc(0), { qos: 1 }))
+    await author.has('puback')
+    listeners.push(socket.listenerCount('close'))
+  }
+  t.ok(Math.max(...listeners) - (listeners[0] ?? 0) <= 1, `${listeners}`)
+  author.close()
+})
+
+t.test(
+  'a filter that is given up and wanted again in one piece is subscribed to, and the other way round not',
+  async (t) => {
+    const broker = await open(t)
+    for (const id of ['A', 'R']) await broker.enroll(id, { policy: POLICY })
+    const author = await new Piped(broker, 'A').enter()
+    for (const clean of [true, false]) {
+      for (const qos of [0, 1] as const) {
+        const reader = await (await new Piped(broker, 'R').enter({ clean })).subscribe({
+          topic: 'plain/#',
+          qos: 0,
+        })
+        await reader.send(
+          { cmd: 'unsubscribe', messageId: 2, unsubscriptions: ['plain/#'] },
+          { cmd: 'subscribe', messageId: 3, subscriptions: [{ topic: 'plain/#', qos }] },
+        )
+        await until(() => reader.received.some(({ messageId }) => messageId === 3))
+        await turns(10)
+        reader.received.length = 0
+        await author.write(publish('plain/x', Buffer.from('1'), { qos: 1 }))
+        await turns(10)
+        t.strictSame(reader.messages(), [`plain/x q${qos} rfalse dfalse 31`], `clean ${clean}, QoS ${qos}`)
+        await reader.send(
+          { cmd: 'subscribe', messageId: 4, subscriptions: [{ topic: 'plain/+', qos: 0 }] },
+          { cmd: 'unsubscribe', messageId: 5, unsubscriptions: ['plain/+', 'plain/#'] },
+        )
+        await until(() => reader.received.some(({ messageId }) => messageId === 5))
+        await turns(10)
+        reader.received.length = 0
+        await author.write(publish('plain/x', Buffer.from('1')))
+        await turns(10)
+        t.strictSame(reader.messages(), [], `given up, clean ${clean}, QoS ${qos}`)
+        reader.close()
+        await until(() => !broker.mqtt.registered().ids.includes('R'))
+      }
+    }
+    author.close()
+  },
+)
+
+t.test('messages behind CONNECT in one piece and in the next keep their order', async (t) => {
+  const broker = await open(t)
+  for (const id of ['A', 'R']) await broker.enroll(id, { policy: POLICY })
+  const reader = await (await new Piped(broker, 'R').enter()).subscribe({ topic: 'plain/#', qos: 1 })
+  for (const clean of [true, false]) {
+    for (const qos of [0, 1]) {
+      reader.received.length = 0
+      const author = new Piped(broker, 'A')
+      const connect = mqttPacket.generate(connectPacket({ clientId: 'A', clean }))
+      const [first, ...rest] = [1, 2, 3, 4].map((n) => publish('plain/x', Buffer.of(n), { qos, id: n }))
+      author.writeAtOnce(Buffer.concat([connect, first ?? connect]), ...rest)
+      await until(() => reader.messages().length === 4)
+      const order = reader.messages().map((line) => line.slice(-2))
+      t.strictSame(order, ['01', '02', '03', '04'], `clean ${clean}, QoS ${qos}`)
+      author.close()
+      await until(() => !broker.mqtt.registered().ids.includes('A'))
+    }
+  }
+})
