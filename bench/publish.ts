@@ -42,7 +42,7 @@ const KINDS: readonly Kind[] = [
     name: 'QoS 1, durable sessions',
     qos: 1,
     isDurable: true,
-    deliveries: { 'fan-in': 60_000, 'fan-out': 100_000, pairs: 60_000 },
+    deliveries: { 'fan-in': 60_000, 'fan-out': 200_000, pairs: 60_000 },
     goals: null,
   },
 ]
