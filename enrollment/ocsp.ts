@@ -31,6 +31,8 @@ interface PassingReply {
   /** DER of the OCSPResponse. */
   readonly der: Buffer
   readonly freshness: null
+  /** False for one that says only that there is no answer. */
+  readonly isAuthoritative: boolean
 }
 
 /** The same for everybody who asks the same. */
@@ -197,7 +199,7 @@ export class OcspService {
         certId: id,
         status: statuses[index] ?? ({ state: 'unknown' } as const),
       }))
-      return { der: await this.#sign(request, answers), freshness: null }
+      return { der: await this.#sign(request, answers), freshness: null, isAuthoritative: true }
     }
     return this.#common(request, { certId, status })
   }
@@ -241,7 +243,7 @@ function nextUpdateOf({ responder }: IssuerResponder, thisUpdate: number): numbe
 }
 
 export function ocspFailure(failure: OcspFailure): OcspReply {
-  return { der: encodeOcspFailure(failure), freshness: null }
+  return { der: encodeOcspFailure(failure), freshness: null, isAuthoritative: false }
 }
 
 /** The octets of a request, as a text that a map can hold. */

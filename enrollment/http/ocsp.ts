@@ -86,10 +86,17 @@ function respond(deps: Deps, asked: Asked): void {
   else sendAnew(deps, asked).catch((error: unknown) => reply.send(error))
 }
 
+/** RFC 9919 section 7.2: an authoritative answer never says no-cache or no-store, any other one should. */
+const ONCE = 'max-age=0, no-transform, must-revalidate'
+
 async function sendAnew(deps: Deps, asked: Asked): Promise<void> {
   const said = await answer(deps, asked)
   if (said.freshness !== null) sendKept(asked, said)
-  else asked.reply.header('cache-control', 'no-store').type(TYPE).send(said.der)
+  else
+    asked.reply
+      .header('cache-control', said.isAuthoritative ? ONCE : 'no-store')
+      .type(TYPE)
+      .send(said.der)
 }
 
 async function answer({ ocsp, log }: Deps, { request, readings }: Asked): Promise<OcspReply> {

@@ -25,8 +25,9 @@ export interface CsrAttributes {
 /**
  * DER of a CsrAttrs: what a server wants to see in a request (RFC 8951 section 4). The key is exactly one attribute:
  * its type is the algorithm, its values are one parameter, or none where the algorithm says it all; the signature is
- * a bare identifier (RFC 9908 section 3.2, as its last draft, draft-ietf-lamps-rfc7030-csrattrs-23, has it). So one
- * type of key can be asked for, also where others are granted.
+ * a bare identifier (RFC 9908 section 3.2, and its examples in section 5). So one type of key can be asked for, also
+ * where others are granted. Templates (section 3.4) are an alternative that a server may offer, and would name nothing
+ * more: the names in a certificate come from the profile.
  */
 export function encodeCsrAttributes({ key, challengePassword }: CsrAttributes): Buffer {
   const { algorithm, parameter, signature } = KEYS[key]

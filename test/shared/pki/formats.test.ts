@@ -10,6 +10,7 @@ import * as x509 from '@peculiar/x509'
 import fc from 'fast-check'
 import t from 'tap'
 import { readCertificate } from '#shared/pki/certificate'
+import { encodeCsrAttributes } from '#shared/pki/csr-attributes'
 import { readDer } from '#shared/pki/der'
 import { addressOctets } from '#shared/pki/extensions'
 import { generateKey, privateKeyPem, readPrivateKey, sha256Hex, spkiDer } from '#shared/pki/keys'
@@ -175,5 +176,25 @@ t.test('IP addresses in every way of writing become their octets', (t) => {
     t.equal(addressOctets(text).toString('hex'), octets, text)
   }
   t.ok(new X509Certificate(authority.rootPem).ca)
+  t.end()
+})
+
+t.test('what csrattrs asks for is written as in the examples of RFC 9908', (t) => {
+  const partsOf = (der: Uint8Array) => readDer(der).children.map(({ raw }) => raw.toString('hex'))
+  /** Section 5.2: challengePassword, a key on P-384, a MAC address, ECDSA with SHA-384. */
+  const ec = Buffer.from('MDIGCSqGSIb3DQEJBzASBgcqhkjOPQIBMQcGBSuBBAAiBgcrBgEBAQEWBggqhkjOPQQDAw==', 'base64')
+  const [challengePassword, ecKey, , ecSignature] = partsOf(ec)
+  t.strictSame(partsOf(encodeCsrAttributes({ key: 'P-384', challengePassword: true })), [
+    challengePassword,
+    ecKey,
+    ecSignature,
+  ])
+  /** Section 5.4: challengePassword, an RSA key of 4096 bits, RSA with SHA-256. */
+  const rsa = Buffer.from('MCkGCSqGSIb3DQEJBzARBgkqhkiG9w0BAQExBAICEAAGCSqGSIb3DQEBCw==', 'base64')
+  const [, rsaKey, rsaSignature] = partsOf(rsa)
+  t.strictSame(partsOf(encodeCsrAttributes({ key: 'RSA', challengePassword: false })), [
+    rsaKey?.replace('02021000', '02020c00'), // we ask for 3072
+    rsaSignature,
+  ])
   t.end()
 })
