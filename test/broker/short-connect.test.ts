@@ -50,10 +50,10 @@ t.test('what comes in the same octets as CONNECT is taken after it, in order', a
     { cmd: 'publish', topic: 'devices/dev-1/a', payload: 'x', qos: 0, dup: false, retain: false },
     { cmd: 'pingreq' },
   )
-  await raw.next('pingresp')
-  await raw.next('publish')
-  t.strictSame(raw.received.map(({ cmd }) => cmd).toSorted(), ['connack', 'pingresp', 'publish', 'suback'])
-  t.equal(raw.received[0]?.cmd, 'connack')
+  await until(() => raw.received.length === 4)
+  const kinds = raw.received.map(({ cmd }) => cmd)
+  t.equal(kinds[0], 'connack')
+  t.strictSame(kinds.toSorted(), ['connack', 'pingresp', 'publish', 'suback'])
   raw.socket.destroy()
 })
 
