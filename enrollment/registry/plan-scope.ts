@@ -8,14 +8,14 @@ interface Of {
   readonly id: string
 }
 
-/** The devices `d` of each kind of scope, as FROM and WHERE. */
-const DEVICES = {
-  device: 'devices d WHERE d.id = @id',
-  batch: 'devices d WHERE d.batch = @id',
-  fleet: 'devices d WHERE d.fleet = @id',
-  issuer: `devices d WHERE d.row IN
-    (SELECT x.device FROM certificates x WHERE x.issuer = @id AND x.state IN ('issued', 'active'))`,
-  plan: 'plan_members m CROSS JOIN devices d ON d.id = m.device WHERE m.plan = @id',
+/** Which devices `d` are in each kind of scope: asked of one at a time. */
+const IS_IN = {
+  device: 'd.id = @id',
+  batch: 'd.batch = @id',
+  fleet: 'd.fleet = @id',
+  issuer: `EXISTS (SELECT 1 FROM certificates x
+    WHERE x.device = d.row AND +x.issuer = @id AND x.state IN ('issued', 'active'))`,
+  plan: 'EXISTS (SELECT 1 FROM plan_members m WHERE m.plan = @id AND m.device = d.id)',
 } as const satisfies Record<Scope['kind'], string>
 
 /**
@@ -69,10 +69,13 @@ function prepare(db: Sqlite, kind: Scope['kind']) {
       `UPDATE tokens SET cancelled_at = @now WHERE ${TOKENS[kind]} AND cancelled_at IS NULL AND used < uses`,
     ),
     withdraw: db.prepare<[Of]>(
-      `UPDATE approvals SET state = 'rejected', device = NULL WHERE device IN (SELECT d.row FROM ${DEVICES[kind]})`,
+      `UPDATE approvals SET state = 'rejected', device = NULL WHERE device IS NOT NULL
+         AND EXISTS (SELECT 1 FROM devices d WHERE d.row = approvals.device AND ${IS_IN[kind]})`,
     ),
     unsettle: db.prepare<[Of]>(
-      `UPDATE devices SET state = 'expected' WHERE state = 'pending' AND row IN (SELECT d.row FROM ${DEVICES[kind]})`,
+      `UPDATE devices AS d SET state = 'expected'
+         WHERE row IN (SELECT a.device FROM approvals a WHERE a.device IS NOT NULL)
+         AND state = 'pending' AND ${IS_IN[kind]}`,
     ),
     slice: db.prepare<[Of & { from: string; limit: number }], CertificateRow & { key: string | number }>(
       `SELECT ${CERTIFICATE_COLUMNS}, ${slice.key} AS key FROM ${slice.from}
@@ -104,10 +107,10 @@ export function openPlanScopes(db: Sqlite) {
       statements[kind].cancel.run({ id, now })
       revokeClaims()
     },
-    /** Nobody in the scope gets a certificate by what was asked or approved before. */
+    /** Nobody in the scope gets a certificate by what was asked or approved before. Looks through what was asked, not through the fleet. */
     withdrawApprovals({ kind, id }: Scope): void {
-      statements[kind].withdraw.run({ id })
       statements[kind].unsettle.run({ id })
+      statements[kind].withdraw.run({ id })
     },
     /** Up to `limit` certificates that are not revoked, from where the slice before ended (`key` of its last one). */
     slice: ({ kind, id }: Scope, at: { from: string; limit: number }) =>

@@ -207,6 +207,28 @@ export async function approvalContract(t: Test, fresh: Fresh): Promise<void> {
     },
   )
 
+  await t.test('a final revocation withdraws what its scope has asked for, and nothing else', async (t) => {
+    for (const kind of ['batch', 'fleet'] as const) {
+      const plane = await fresh(t)
+      await plane.registry.createFleet({ id: 'pumps' }, plane.act())
+      await plane.registry.createBatch({ id: 'other', fleet: 'pumps' }, plane.act())
+      await plane.token('t1', { approval: true, uses: 2 })
+      await plane.token('t2', { approval: true, batch: 'other' })
+      for (const id of ['d1', 'd2']) await plane.apply('t1', id, `key of ${id}`)
+      await plane.apply('t2', 'd3', 'key of d3')
+      await approve(plane, 'd2', 'key of d2')
+      await plane.revoke('p1', { scope: kind, id: kind === 'batch' ? 'lab' : 'default' })
+      for (const id of ['d1', 'd2']) {
+        await t.rejects(plane.begin('t1', id, `key of ${id}`), { code: 'rejected' }, id)
+        t.equal(await stateOf(plane, id), 'expected')
+      }
+      t.equal(await stateOf(plane, 'd3'), 'pending')
+      await approve(plane, 'd3', 'key of d3')
+      await plane.enrollWith('t2', 'd3', 'key of d3')
+      t.equal(await stateOf(plane, 'd3'), 'active')
+    }
+  })
+
   await t.test(
     'whoever is first: two approvers, an approval and its repeat, a rejection and its repeat',
     async (t) => {
