@@ -31,7 +31,7 @@ const PATIENCE_MS = 20_000
 process.once('message', ({ port, ca, attempts, network, devices }: HammerOrder) => {
   const count = { accepted: 0, refused: 0, busy: 0, dropped: 0 }
   const hammer = async (device: HammerOrder['devices'][number], n: number) => {
-    const localAddress = `127.${network}.${n >> 8}.${(n & 255) + 1}`
+    const localAddress = `127.${network}.${n >> 7}.${(n & 127) + 1}`
     for (let attempt = 0; attempt < attempts; attempt++) {
       count[await tryOnce({ port, ca, localAddress, ...device })]++
     }
