@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { readConfig, VERSION } from '../../enrollment/config.ts'
 import { readPassphrase, readPin } from '../../enrollment/passphrase.ts'
+import { keepingArguments } from '../../operator/commands/programs.ts'
 
 t.test('the defaults serve this machine', async (t) => {
   const config = readConfig([], {})
@@ -46,6 +47,14 @@ t.test('every fault is named in one message', async (t) => {
   for (const base of ['0', '-1', '1.5', 'x', '64653']) {
     t.throws(() => readConfig([`--port-base=${base}`], {}), { code: 'config_invalid' }, base)
   }
+})
+
+t.test('that the clock is right is said for one start, and is said without a value', async (t) => {
+  t.equal(readConfig([], {}).clockIsRight, false)
+  t.equal(readConfig(['--clock-is-right', '--port-base', '9000'], {}).clockIsRight, true)
+  t.throws(() => readConfig(['--clock-is-right=yes'], {}), { message: /--clock-is-right takes no value/ })
+  t.strictSame(keepingArguments({ clockIsRight: true }), ['--clock-is-right'], '`muster up` passes it on')
+  t.strictSame(keepingArguments({}), [])
 })
 
 t.test('passphrase and PIN come from a file, the environment, or a systemd credential', async (t) => {

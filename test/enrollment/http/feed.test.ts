@@ -132,7 +132,8 @@ t.test('the change stream', async (t) => {
   })
 
   t.test('a cursor that is no cursor is refused', async (t) => {
-    for (const query of ['?position=-1&epoch=x', '?position=x&epoch=x', '?position=1.5&epoch=x']) {
+    const faults = ['?fault=%1b%5b2J', '?fault=', `?fault=${'x'.repeat(201)}`]
+    for (const query of ['?position=-1&epoch=x', '?position=x&epoch=x', '?position=1.5&epoch=x', ...faults]) {
       const reply = await service.adminClient(broker).send('GET', `/v1/feed${query}`)
       t.match(reply, { status: 400, text: /invalid_request/ }, query)
     }
