@@ -8,9 +8,9 @@ import { TopicTree } from './topic-tree.ts'
 export type Handler = (packet: Routed, done: Done) => void
 
 interface Listener {
-  readonly handler: Handler
-  /** Null for what Aedes hears itself. */
-  readonly client: MqttClient | null
+  handler: Handler
+  /** Null for what Aedes hears itself, and when the subscription has ended: whoever remembers it holds nobody by that. */
+  client: MqttClient | null
   readonly qos: number
   /** It wants the retain flag as it was published, or not what it has published itself: Aedes hands it out. */
   readonly isPlain: boolean
@@ -104,6 +104,8 @@ export class Exchange {
   removeListener(filter: string, handler: Handler, done?: Done): void {
     const known = this.#tree.get(filter)
     const client = known?.get(handler)?.client
+    const ended = known?.get(handler)
+    if (ended !== undefined) Object.assign(ended, { handler: noop, client: null } satisfies Partial<Listener>)
     known?.delete(handler)
     if (known?.size === 0) this.#tree.delete(filter)
     this.#version++

@@ -205,6 +205,10 @@ function fakeClient(exchange: Exchange, got: (qos: number) => void) {
   exchange.adopt(client as unknown as MqttClient) // the parts of it that are asked
   return {
     connection,
+    leave(filter: string) {
+      const handler = handlers.get(filter)
+      if (handler !== undefined) exchange.removeListener(filter, handler)
+    },
     subscribe(filter: string, qos: 0 | 1) {
       const before = handlers.get(filter)
       if (before !== undefined) exchange.removeListener(filter, before)
@@ -272,6 +276,11 @@ t.test('a reader gets what its policy permits now, and nothing after the decisio
   reader.connection.refused = 'R-HELD'
   send()
   t.equal(got.length, 3)
+  reader.connection.refused = null
+  reader.leave('a/+')
+  send()
+  t.equal(got.length, 3, 'nor after its subscription has ended, whoever remembers it')
+  t.notOk(JSON.stringify(matches).includes('client":{'), 'and nobody is held by that')
 })
 
 async function subscribe(raw: RawClient, topic: string, qos: 0 | 1 | 2): Promise<void> {
