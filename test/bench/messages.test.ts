@@ -1,3 +1,5 @@
+import { execFileSync } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
 import mqttPacket, { type Packet } from 'mqtt-packet'
 import t from 'tap'
@@ -115,4 +117,20 @@ t.test('a pattern says who publishes what, and nobody hears of a message twice',
       t.equal(new Set(publishers.map(({ topic }) => topic)).size, publishers.length)
     }
   }
+})
+
+t.test('the broker that grants everything is ours, but for its verdicts about messages', async (t) => {
+  const file = (path: string) => fileURLToPath(new URL(`../../${path}`, import.meta.url))
+  const program = `
+    import * as judge from ${JSON.stringify(file('broker/authorization.ts'))}
+    import { Exchange } from ${JSON.stringify(file('broker/exchange.ts'))}
+    const link = { connection: { refused: 'R-HELD' }, filters: new Set() }
+    const verdicts = ['judgePublish', 'judgeSubscribe', 'mayForward', 'isGrantedStill']
+      .map((name) => name === 'judgeSubscribe' ? judge[name]({}, link, { topic: '#' }) : judge[name](link, 'a'))
+    console.log(JSON.stringify([verdicts, typeof judge.judgeConnect, typeof judge.mayFire, typeof Exchange]))`
+  const evaluate = ['--input-type=module', '--disable-warning=ExperimentalWarning', '-e', program]
+  const said = execFileSync(process.execPath, ['--import', file('bench/granting.ts'), ...evaluate], {
+    encoding: 'utf8',
+  })
+  t.strictSame(JSON.parse(said), [[null, null, true, true], 'function', 'function', 'function'])
 })
