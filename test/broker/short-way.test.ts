@@ -1,5 +1,5 @@
 /** What takes the short way ends as it would through the parser: who gets what, and who is told or closed, and why. */
-import { type Duplex, duplexPair } from 'node:stream'
+import { type Duplex, duplexPair, PassThrough } from 'node:stream'
 import fc from 'fast-check'
 import mqttPacket, { type Packet } from 'mqtt-packet'
 import t, { type Test } from 'tap'
@@ -56,7 +56,7 @@ class Piped {
   readonly faults: string[] = []
   readonly #wire: Duplex
 
-  constructor(broker: TestBroker, id: string) {
+  constructor(broker: TestBroker, id: string, wire?: Duplex) {
     const record = [...broker.replica.records.values()].find(({ device }) => device.id === id)
     if (record === undefined) throw new TypeError('not enrolled')
     const [ours, theirs] = duplexPair()
@@ -67,6 +67,7 @@ class Piped {
       ...{ id: `p${++connections}`, socket: theirs, fingerprint, serial, issuer, device: id, kind, batch },
       ...{ fleet: record.fleet.id, address: '127.0.0.1', openedAt: Date.now(), refused: null },
       policy: broker.sessions.policyFor(record, '127.0.0.1'),
+      wire,
     }
     const guard = guardSocket(theirs, { limits: LIMITS, onViolation() {}, onSlow() {} })
     guard.connection = this.connection
@@ -248,9 +249,22 @@ const packets = fc.oneof(
   { weight: 2, arbitrary: rare },
 )
 const scripts = fc.record({
-  packets: fc.array(packets, { minLength: 1, maxLength: 14 }),
-  /** Lengths of the pieces; what is left comes in one. */
-  cuts: fc.oneof(fc.constant<number[]>([]), fc.array(fc.integer({ min: 1, max: 60 }), { maxLength: 30 })),
+  /** Changes behind that piece, before or after it has been read. */
+  change: fc.option(
+    fc.record({
+      kind: fc.constantFrom('hold' as const, 'narrow' as const, 'widen' as const),
+      behind: fc.nat(12),
+      isRead: fc.boolean(),
+    }),
+    { nil: null },
+  ),
+  packets: fc.array(packets, { minLength: 1, maxLength: 16, size: 'max' }),
+  /** Lengths of the pieces, what is left comes in one; null when each packet is a piece. */
+  cuts: fc.oneof(
+    fc.constant(null),
+    fc.constant<number[]>([]),
+    fc.array(fc.integer({ min: 1, max: 60 }), { maxLength: 30 }),
+  ),
 })
 
 function pieces(octets: Buffer, cuts: readonly number[]): Buffer[] {
@@ -264,7 +278,10 @@ function pieces(octets: Buffer, cuts: readonly number[]): Buffer[] {
   return [...found, octets.subarray(at)]
 }
 
+type Script = typeof scripts extends fc.Arbitrary<infer T> ? T : never
+
 interface Outcome {
+  readonly delivered: number
   readonly readers: string[][]
   readonly author: string[]
   readonly isClosed: boolean
@@ -274,7 +291,12 @@ interface Outcome {
   readonly octets: readonly number[]
 }
 
-async function play(broker: TestBroker, readers: Piped[], chunks: readonly Buffer[]): Promise<Outcome> {
+async function play(
+  broker: TestBroker,
+  readers: Piped[],
+  { chunks, change }: { chunks: readonly Buffer[]; change: Script['change'] },
+): Promise<Outcome> {
+  broker.sessions.setPolicy({ id: 'default', policy: POLICY, policyEpoch: 1 })
   clock += 10_000
   for (const topic of RETAINED) broker.mqtt.publish({ topic, payload: '', retain: true })
   await turns(6)
@@ -283,11 +305,18 @@ async function play(broker: TestBroker, readers: Piped[], chunks: readonly Buffe
     reader.received.length = 0
     reader.octets = Buffer.alloc(0)
   }
-  const [before, seen] = [broker.mqtt.traffic().published, broker.reports.length]
+  const [before, seen] = [broker.mqtt.traffic(), broker.reports.length]
+  const record = [...broker.replica.records.values()].find(({ device }) => device.id === 'A')
   const author = await new Piped(broker, 'A').enter()
   author.received.length = 0
   // A copy: whoever writes into what it was handed spoils what is compared.
-  await author.write(...chunks.map((chunk) => Buffer.from(chunk)))
+  const last = Math.min(change?.behind ?? 0, chunks.length - 1)
+  for (const [at, chunk] of chunks.entries()) {
+    author.writeAtOnce(Buffer.from(chunk))
+    if (at === last && change?.isRead === false) apply(broker, change.kind)
+    await turns(at === last ? 6 : 2)
+    if (at === last && change?.isRead === true) apply(broker, change.kind)
+  }
   await turns(12)
   await until(
     () => broker.store.group.isIdle && (author.isClosed || author.connection.socket.readableLength === 0),
@@ -309,14 +338,33 @@ async function play(broker: TestBroker, readers: Piped[], chunks: readonly Buffe
     refusals: broker.reports
       .slice(seen)
       .flatMap((report) =>
-        report.type === 'refused' ? [`${report.code} ${JSON.stringify(report.evidence)}`] : [],
+        report.type === 'refused'
+          ? [`${report.code} ${JSON.stringify(report.evidence)}`]
+          : report.type === 'disconnected'
+            ? [report.reason]
+            : [],
       ),
     octets: readers.map((reader) => reader.octets.length),
-    published: broker.mqtt.traffic().published - before,
+    published: broker.mqtt.traffic().published - before.published,
+    delivered: broker.mqtt.traffic().delivered - before.delivered,
   }
   author.close()
   await until(() => broker.mqtt.registered().ids.every((id) => id !== 'A'))
+  if (record !== undefined) broker.replica.put(record)
   return outcome
+}
+
+function apply(broker: TestBroker, kind: 'hold' | 'narrow' | 'widen'): void {
+  const [record] = [...broker.replica.records.values()].filter(({ device }) => device.id === 'A')
+  if (kind === 'hold' && record !== undefined) void broker.hold(record.certificate)
+  const policy =
+    kind === 'narrow'
+      ? {
+          publish: ['devices/A/x', 'kept/#', { topic: 'plain/x', maxQos: 0 as const }],
+          subscribe: ['devices/A/#', 'plain/x'],
+        }
+      : { publish: ['#'], subscribe: ['#', '$SYS/#'] }
+  if (kind !== 'hold') broker.sessions.setPolicy({ id: 'default', policy, policyEpoch: 2 })
 }
 
 /** Empties the queues of the readers, and what is retained. */
@@ -334,7 +382,7 @@ async function acknowledgeAll(readers: readonly Piped[]): Promise<void> {
   }
 }
 
-const RUNS = 40
+const RUNS = 60
 const message = publish('plain/x', Buffer.from('1'), { qos: 1 })
 const rated = Array.from({ length: 5 }, () => publish('limits/rated', Buffer.from('1'), { qos: 1 }))
 const EXAMPLES = [
@@ -388,17 +436,22 @@ t.test('the short way and the long way end alike', async (t) => {
     await (await new Piped(broker, 'M1').enter({ clean: false })).subscribe({ topic: 'devices/A/#', qos: 0 }),
   )
   await fc.assert(
-    fc.asyncProperty(scripts, async ({ packets, cuts }) => {
-      const chunks = pieces(Buffer.concat(packets), cuts)
+    fc.asyncProperty(scripts, async ({ packets: all, cuts, change }) => {
+      // How long a client is held is a matter of time.
+      const packets = change === null ? all : all.filter((packet) => !packet.includes('limits/rated'))
+      const script = { chunks: cuts === null ? packets : pieces(Buffer.concat(packets), cuts), change }
       isLong = true
-      const long = await play(broker, readers, chunks).finally(() => {
+      const long = await play(broker, readers, script).finally(() => {
         isLong = false
       })
-      const short = await play(broker, readers, chunks)
+      const short = await play(broker, readers, script)
       const found = difference(short, long)
       if (found !== '') throw new Error(found)
     }),
-    { numRuns: RUNS, examples: EXAMPLES.map((example) => [example] as const) },
+    {
+      numRuns: RUNS,
+      examples: EXAMPLES.map((example): [Script] => [{ change: null, ...example }]),
+    },
   )
 })
 
@@ -497,3 +550,26 @@ t.test('messages behind CONNECT in one piece and in the next keep their order', 
     }
   }
 })
+
+t.test(
+  'nothing is routed of a client that has been decided against and is cleaned up after later',
+  async (t) => {
+    const broker = await open(t, { few: 0 })
+    const identity = await broker.enroll('A', { policy: POLICY })
+    await broker.enroll('R', { policy: POLICY })
+    const reader = await (await new Piped(broker, 'R').enter()).subscribe({ topic: 'plain/#', qos: 1 })
+    const author = await new Piped(broker, 'A', new PassThrough()).enter()
+    await author.write(publish('plain/x', Buffer.of(1), { qos: 1 }), publish('plain/x', Buffer.of(2)))
+    const before = author.octets.length
+    const held = broker.hold(identity)
+    t.notOk(author.isClosed, 'its socket is left for later')
+    const { connection } = author
+    connection.socket.push(publish('plain/x', Buffer.of(3), { qos: 1 }))
+    connection.socket.push(publish('plain/x', Buffer.of(4)))
+    await held
+    await broker.sessions.cleaned()
+    t.ok(author.isClosed)
+    t.strictSame(reader.messages().length, 2)
+    t.equal(author.octets.length, before, 'no acknowledgement')
+  },
+)
