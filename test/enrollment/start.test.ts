@@ -224,6 +224,11 @@ t.test('a clock that leaps ahead while the service runs signs, finalises and pru
     expiresAt: Date.now() + 900 * DAY_MS,
   })
   const { csr } = await newRequest('press-3')
+  await enrollDevice(service, { id: 'press-4' })
+  const scope = { kind: 'device', id: 'press-4' } as const
+  const revoking = { action: 'revoke', scope, reason: 'cessationOfOperation', undoMs: 900_000 } as const
+  const plan = await service.admin.proposePlan(revoking)
+  await service.admin.applyPlan(plan.id, plan.counts.devices)
   const entries = async () => (await service.deps.registry.listAudit(0, 1_000)).length
   const before = await entries()
   clock.offsetMs = 365 * DAY_MS
@@ -233,6 +238,7 @@ t.test('a clock that leaps ahead while the service runs signs, finalises and pru
   await untilLogged(service, 'nothing is signed, finalised or pruned under this clock')
   t.equal(await entries(), before)
   clock.offsetMs = 0
+  t.match(await service.admin.showPlan(plan.id), { state: 'applied' }, 'a revocation can still be undone')
   t.equal((await service.client().send('POST', '/v1/enroll', { json: { token, csr } })).status, 200)
 })
 
