@@ -48,10 +48,12 @@ export async function forgetRetained(
 ): Promise<void> {
   const purging = holds.filter(({ purgeRetained }) => purgeRetained === true)
   if (purging.length === 0) return
-  const owners = store.retained.owners().filter((owner) => purging.some((hold) => covers(hold, owner)))
-  const topics = store.retained.topicsOf(new Set(owners))
+  const { retained } = store
+  const owners = new Set(retained.owners().filter((owner) => purging.some((hold) => covers(hold, owner))))
+  const topics = retained.topicsOf(owners)
   for (let at = 0; at < topics.length; at += FORGOTTEN) {
-    const some = topics.slice(at, at + FORGOTTEN)
+    // Somebody else may have come to a topic in the turns before.
+    const some = topics.slice(at, at + FORGOTTEN).filter((topic) => retained.isOf(topic, owners))
     const empty = { cmd: 'publish', payload: '', qos: 0, retain: true } as const // MQTT 3.1.1 section 3.3.1.3
     await Promise.all(some.map((topic) => store.storeRetained({ ...empty, topic })))
   }

@@ -122,6 +122,12 @@ export class Retained {
       .map(([topic]) => topic)
   }
 
+  /** True while it is one of these identities who has published what the topic retains. */
+  isOf(topic: string, identities: ReadonlySet<string>): boolean {
+    const owner = this.#accounts.get(topic)?.owner ?? null
+    return owner !== null && identities.has(owner)
+  }
+
   *matching(filters: readonly string[]): Generator<RetainedPacket> {
     for (const filter of filters) yield* this.#messages.topicsUnder(filter)
   }

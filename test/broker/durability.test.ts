@@ -409,6 +409,31 @@ t.test(
 )
 
 t.test(
+  'what somebody else has retained on the topic of a held device meanwhile is theirs, and stays',
+  async (t) => {
+    const { broker } = await away(t)
+    const { retained, group } = broker.store
+    const retain = (index: number, owner: string) => {
+      const [topic, payload] = [`shared/${index}`, Buffer.from(owner)]
+      const { write, done } = retained.plan({ cmd: 'publish', topic, payload, qos: 0, retain: true }, owner)
+      return group.commit(write, done)
+    }
+    await Promise.all(Array.from({ length: 401 }, (_, index) => retain(index, 'A')))
+    const hold = {
+      id: 'p',
+      scope: { kind: 'device', id: 'A' },
+      state: 'active',
+      purgeRetained: true,
+    } as const
+    const forgotten = forgetRetained(broker.store, [hold], (_, identity) => identity === 'A')
+    await retain(400, 'B')
+    await forgotten
+    t.ok(retained.isKept('shared/400', 'B'))
+    t.equal(retained.totals().messages, 1)
+  },
+)
+
+t.test(
   'a message whose author is refused before it is stored is neither stored, routed nor acknowledged',
   async (t) => {
     const { broker, a, service } = await away(t)
