@@ -37,6 +37,9 @@ type AppliedReport = Extract<Report, { type: 'applied' }>
 /** Most survivors that a report names; there must be none. */
 const NAMED_SURVIVORS = 500
 
+/** Devices that are purged before it is looked again who is back. */
+const PURGED = 20
+
 type Judge = (connection: Connection) => RefusalErrorCode | null
 
 /** What a stop did: who was told to go, and what became of the sockets. */
@@ -243,8 +246,10 @@ export class Enforcement {
     if (devices.length === 0) return
     await sessions.cleaned()
     const isGone = (id: string) => sessions.select({ kind: 'device', id }).every((c) => c.refused !== null)
-    const gone = devices.filter((id) => isGone(id))
-    if (gone.length > 0) await purge(gone)
+    for (let at = 0; at < devices.length; at += PURGED) {
+      const gone = devices.slice(at, at + PURGED).filter(isGone)
+      if (gone.length > 0) await purge(gone)
+    }
   }
 
   #track(work: Promise<unknown>): void {
