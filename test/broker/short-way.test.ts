@@ -573,3 +573,27 @@ t.test(
     t.equal(author.octets.length, before, 'no acknowledgement')
   },
 )
+
+t.test('a client that sends whole packets the short way is alive, one that drips is not', async (t) => {
+  const broker = await open(t)
+  await broker.enroll('A', { policy: POLICY })
+  const author = await new Piped(broker, 'A').enter()
+  const { client } = author.connection.socket as unknown as { client: { _keepaliveTimer: NodeJS.Timeout } } // Aedes sets it
+  const timer = client._keepaliveTimer
+  let refreshed = 0
+  const refresh = timer.refresh.bind(timer)
+  timer.refresh = () => {
+    refreshed++
+    return refresh()
+  }
+  const packet = publish('plain/x', Buffer.alloc(100))
+  await author.write(packet)
+  t.equal(refreshed, 1)
+  await author.write(Buffer.of(0x40, 2, 0, 1))
+  t.equal(refreshed, 2)
+  for (const octet of packet.subarray(0, -1)) await author.write(Buffer.of(octet))
+  t.equal(refreshed, 2)
+  await author.write(packet.subarray(-1))
+  t.equal(refreshed, 3)
+  author.close()
+})
