@@ -107,9 +107,8 @@ export class SessionStore {
     if (added.length > 0) await this.sessions.subscribe(client.id, added)
   }
 
-  /** Resolves behind an addition that was asked for before: as many promises follow the commit of both. */
   async removeSubscriptions(client: Owner, filters: readonly string[]): Promise<void> {
-    await this.sessions.unsubscribe(client.id, filters)
+    await this.sessions.unsubscribe(client.id, filters) // as many promises as an addition: behind one that came before
   }
 
   async subscriptionsByClient(client: Owner): Promise<Subscription[]> {

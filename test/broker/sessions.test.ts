@@ -1,5 +1,8 @@
 import { PassThrough } from 'node:stream'
 import t from 'tap'
+import { openLog } from '#shared/log'
+import { Enforcement } from '../../broker/enforcement.ts'
+import type { Replica } from '../../broker/replica.ts'
 import { type Connection, Sessions } from '../../broker/sessions.ts'
 import { compilePolicy } from '../../broker/topic-policy.ts'
 import { DEVICE_POLICY } from '../support/broker.ts'
@@ -133,4 +136,26 @@ t.test('a new policy of the fleet reaches every session of it at once', async (t
   sessions.setPolicy({ id: 'default', policy: { publish: [], subscribe: [] }, policyEpoch: 2 })
   t.notOk(a.policy.mayReceive('devices/a/x'))
   t.ok(other.policy.mayReceive('devices/b/x'))
+})
+
+t.test('a device that is back while others are purged keeps what it has now', async (t) => {
+  const sessions = new Sessions({ now: () => 0 })
+  const purged: string[] = []
+  const enforcement = new Enforcement({
+    ...{ replica: {} as Replica, sessions, report() {}, trustChanged() {}, now: () => 0 }, // it is not asked about devices that are away
+    async purge(devices) {
+      if (purged.length === 0) sessions.add(connection('d59'))
+      purged.push(...devices)
+    },
+    log: openLog('test', 'silent', new PassThrough().resume()),
+  })
+  const devices = Array.from({ length: 60 }, (_, index) => `d${index}`)
+  enforcement.changed(
+    devices.map((device, at) => ({
+      ...{ type: 'change', position: at + 1, at: 0 },
+      change: { kind: 'forgotten', device },
+    })),
+  )
+  await enforcement.settled()
+  t.same(purged, devices.slice(0, -1))
 })
