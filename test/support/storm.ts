@@ -1,25 +1,12 @@
 /** Fleets that are held in one plan, and come back all at once: `muster broker` and its devices in processes. */
 import { execFileSync } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
 import type { Receipt } from '#shared/api'
 import { startEnrollment } from './enrollment.ts'
 import type { Lag } from './lag-probe.ts'
 import { invitedBroker } from './running-broker.ts'
-import {
-  ask,
-  ensureBatch,
-  heard,
-  openBystanders,
-  startBroker,
-  startFleet,
-  startProcess,
-  until,
-} from './storm-parts.ts'
+import { ask, ensureBatch, openBystanders, startBroker, startFleet, until } from './storm-parts.ts'
 import type { StormClosings, StormCount } from './storm-process.ts'
-import type { WatchAsk, WatchSaid } from './tcp-watch.ts'
-
-const WATCH = fileURLToPath(new URL('./tcp-watch.ts', import.meta.url))
 
 /** The broker has a core to itself, everybody else the other one. */
 const BROKER_CORE = 0
@@ -33,8 +20,6 @@ export interface Storm {
   readonly seenMs: readonly number[]
   /** From the request until the broker had closed the last socket, ms: the receipt counts from the hold's commit. */
   readonly closedMs: number
-  /** From the request until the kernel had told the last socket of a held device of its end, ms. */
-  readonly endedMs: number
   /** Of the broker, from the request until everything that follows from the hold was done. */
   readonly holdLag: Lag
   /** Messages of the good devices that were acknowledged and did not arrive. */
@@ -87,14 +72,10 @@ export async function holdAndRestart(
   const said = (what: string) => t.comment(`${((Date.now() - began) / 1_000).toFixed(1)} s: ${what}`)
   await until(async () => (await count()).connected === all)
   await until(async () => ((await service.admin.status()).brokers[0]?.sessions ?? 0) === all)
-  const watch = await startProcess(t, { program: WATCH })
-  const noted = heard(watch, 'noted')
-  watch.send({ note: first.port } satisfies WatchAsk)
-  await noted // none of the others is there yet
   const good = await openBystanders(t, service, first)
   if (isPinned) {
     pin(first.process.pid, BROKER_CORE)
-    for (const { pid } of [...storms, good.process, watch, process]) pin(pid, LOAD_CORE)
+    for (const { pid } of [...storms, good.process, process]) pin(pid, LOAD_CORE)
   }
 
   await ask<Lag>(first.process, 'lag')
@@ -103,12 +84,9 @@ export async function holdAndRestart(
     scope: { kind: 'batch', id: 'storm' },
   })
   const requestedAt = Date.now()
-  const ended = heard<Extract<WatchSaid, { type: 'ended' }>>(watch, 'ended')
-  watch.send('watch' satisfies WatchAsk)
   const plan = await service.admin.applyPlan(id, counts.devices)
   const receipt = await service.admin.receipt(id, 30_000)
   const closedMs = (plan.appliedAt ?? requestedAt) + receipt.closeMs.max - requestedAt
-  const endedMs = (await ended).at - requestedAt
   await until(async () => (await count()).connected === 0)
   await until(async () => (await count()).refusals >= Math.min(all, REFUSALS))
   said('every session is closed, and refused when it comes back')
@@ -134,7 +112,7 @@ export async function holdAndRestart(
   const reconnectLag = await ask<Lag>(second.process, 'lag')
   const reconnectCpuMs = reconnectLag.cpuMs
   return {
-    ...{ receipt, closedMs, seenMs, endedMs, holdLag, lost, published, refusals },
+    ...{ receipt, closedMs, seenMs, holdLag, lost, published, refusals },
     ...{ releaseMs, reconnectMs, reconnectLag, reconnectCpuMs },
   }
 }
