@@ -145,7 +145,11 @@ function take(broker: Broker, deps: TakeDeps, connection: Connection): void {
   const { store } = deps
   const short = {
     ...{ client, broker },
-    isUnknown: (id: string) => !store.sessions.hasAnythingOf(id) && store.wills.get(id) === undefined,
+    // Another connection of the same device may have come before, and be on the long way still: it must not end this one.
+    isUnknown: (id: string) =>
+      !store.sessions.hasAnythingOf(id) &&
+      store.wills.get(id) === undefined &&
+      deps.sessions.select({ kind: 'device', id: connection.device }).length < 2,
     isDecidedAtOnce: () => !orDeny(deps, 'factor', () => asksForFactor(deps, link), true),
   }
   screen(client._parser, { ...deps, connect: (packet) => connectShort(short, packet) }, link)

@@ -1,14 +1,12 @@
 /** What takes the short way ends as it would through the parser: who gets what, and who is told or closed, and why. */
-import { type Duplex, duplexPair, PassThrough } from 'node:stream'
+import { PassThrough } from 'node:stream'
 import fc from 'fast-check'
-import mqttPacket, { type Packet } from 'mqtt-packet'
+import mqttPacket from 'mqtt-packet'
 import t, { type Test } from 'tap'
-import { guardSocket } from '../../broker/guarded-socket.ts'
-import { LIMITS } from '../../broker/limits.ts'
 import { Route } from '../../broker/route.ts'
-import type { Connection } from '../../broker/sessions.ts'
 import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
 import { connectPacket } from '../support/mqtt-clients.ts'
+import { Piped, turns } from '../support/piped.ts'
 import { testAuthority } from '../support/pki.ts'
 
 const authority = await testAuthority()
@@ -43,107 +41,8 @@ async function open(t: Test, options: Omit<TestBrokerOptions, 'authority'> = {})
   return broker
 }
 
-let connections = 0
 /** Stands still while a script is played: as many tokens come back each time. */
 let clock = Date.now()
-
-/** A client on a pipe instead of TLS: what it writes arrives as it was cut. */
-class Piped {
-  readonly connection: Connection
-  readonly received: Packet[] = []
-  octets = Buffer.alloc(0)
-  /** What no client could read. */
-  readonly faults: string[] = []
-  readonly #wire: Duplex
-
-  constructor(broker: TestBroker, id: string, wire?: Duplex) {
-    const record = [...broker.replica.records.values()].find(({ device }) => device.id === id)
-    if (record === undefined) throw new TypeError('not enrolled')
-    const [ours, theirs] = duplexPair()
-    this.#wire = ours
-    const { fingerprint, serial, issuer } = record.certificate
-    const { batch, kind } = record.device
-    this.connection = {
-      ...{ id: `p${++connections}`, socket: theirs, fingerprint, serial, issuer, device: id, kind, batch },
-      ...{ fleet: record.fleet.id, address: '127.0.0.1', openedAt: Date.now(), refused: null },
-      policy: broker.sessions.policyFor(record, '127.0.0.1'),
-      wire,
-    }
-    const guard = guardSocket(theirs, { limits: LIMITS, onViolation() {}, onSlow() {} })
-    guard.connection = this.connection
-    broker.sessions.add(this.connection)
-    theirs.on('error', () => {})
-    theirs.once('close', () => broker.sessions.remove(this.connection))
-    ours.on('error', () => {})
-    const parser = mqttPacket.parser()
-    parser.on('packet', (packet) => this.received.push(packet))
-    parser.on('error', (error) => this.faults.push(error.message))
-    ours.on('data', (chunk: Buffer) => {
-      this.octets = Buffer.concat([this.octets, chunk])
-      parser.parse(chunk)
-    })
-    broker.mqtt.handle(this.connection)
-  }
-
-  get isClosed(): boolean {
-    return this.connection.socket.destroyed
-  }
-
-  /** Each piece is read before the next one is written. */
-  async write(...pieces: Buffer[]): Promise<void> {
-    for (const piece of pieces) {
-      if (this.isClosed) return
-      this.#wire.write(piece)
-      await turns(2)
-    }
-  }
-
-  writeAtOnce(...pieces: Buffer[]): void {
-    for (const piece of pieces) this.#wire.write(piece)
-  }
-
-  send(...packets: Packet[]): Promise<void> {
-    return this.write(Buffer.concat(packets.map((packet) => mqttPacket.generate(packet))))
-  }
-
-  async has(cmd: Packet['cmd']): Promise<void> {
-    await until(() => this.isClosed || this.received.some((packet) => packet.cmd === cmd))
-  }
-
-  async enter(options: Parameters<typeof connectPacket>[0] = {}): Promise<this> {
-    await this.send(connectPacket({ clientId: this.connection.device, ...options }))
-    await this.has('connack')
-    await turns(5)
-    return this
-  }
-
-  async subscribe(...subscriptions: { topic: string; qos: 0 | 1 | 2 }[]): Promise<this> {
-    this.received.length = 0
-    await this.send({ cmd: 'subscribe', messageId: 9, subscriptions })
-    await this.has('suback')
-    await turns(5)
-    return this
-  }
-
-  messages(): string[] {
-    return this.received.flatMap((packet) =>
-      packet.cmd === 'publish'
-        ? [
-            `${packet.topic} q${packet.qos} r${packet.retain} d${packet.dup} ${packet.payload.toString('hex')}`,
-          ]
-        : [],
-    )
-  }
-
-  close(): void {
-    this.#wire.destroy()
-    this.connection.socket.destroy()
-  }
-}
-
-async function turns(count: number): Promise<void> {
-  for (let left = count; left > 0; left--) await new Promise(setImmediate)
-}
 
 function publish(topic: string | Buffer, payload: Buffer, of: Partial<Shape> = {}): Buffer {
   const { qos = 0, dup = false, retain = false, id = 1, lengthOctets = 0, cutBody = 0 } = of
@@ -596,4 +495,19 @@ t.test('a client that sends whole packets the short way is alive, one that drips
   await author.write(packet.subarray(-1))
   t.equal(refreshed, 3)
   author.close()
+})
+
+t.test('of two connections that come at once the newer one stays, whichever way they take', async (t) => {
+  const broker = await open(t)
+  await broker.enroll('A', { policy: POLICY })
+  const will = { topic: 'plain/x', payload: Buffer.of(1), qos: 0, retain: false } as const
+  for (const options of [{}, { will }, { clean: false }]) {
+    const [older, newer] = [new Piped(broker, 'A'), new Piped(broker, 'A')]
+    older.writeAtOnce(mqttPacket.generate(connectPacket({ clientId: 'A', ...options })))
+    newer.writeAtOnce(mqttPacket.generate(connectPacket({ clientId: 'A' })))
+    await until(() => older.isClosed || newer.isClosed)
+    t.strictSame([older.isClosed, newer.isClosed], [true, false], Object.keys(options).join())
+    newer.close()
+    await until(() => broker.mqtt.registered().ids.length === 0)
+  }
 })
