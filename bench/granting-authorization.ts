@@ -1,7 +1,7 @@
-import type { Link } from '../broker/mqtt-client.ts'
+import type { Link } from '../broker/mqtt/mqtt-client.ts'
 
 /** The verdicts of a broker that lets everybody say and hear everything; who connects is judged as ever. */
-export * from '../broker/authorization.ts'
+export * from '../broker/judge/authorization.ts'
 
 export function judgePublish(): null {
   return null

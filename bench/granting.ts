@@ -6,7 +6,7 @@ import { registerHooks } from 'node:module'
 import { pathToFileURL } from 'node:url'
 import { programBeside } from './processes.ts'
 
-const JUDGE = /\/broker\/authorization\.[jt]s$/
+const JUDGE = /\/broker\/judge\/authorization\.[jt]s$/
 const STAND_IN = pathToFileURL(programBeside(import.meta.url, 'granting-authorization')).href
 
 registerHooks({

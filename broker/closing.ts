@@ -1,5 +1,5 @@
 import type { Duplex } from 'node:stream'
-import { bury, cut } from './guarded-socket.ts'
+import { bury, cut } from './door/guarded-socket.ts'
 
 /** What is closed: a socket, and the TCP socket below it where the two can be closed one after the other. */
 export interface Closable {

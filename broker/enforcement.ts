@@ -2,9 +2,9 @@ import type { RefusalErrorCode } from '#shared/errors'
 import type { Change, DeviceRecord, HoldRecord, Report } from '#shared/feed'
 import type { Log } from '#shared/log'
 import { spread } from '#shared/spread'
-import { stillLive } from './admission.ts'
-import { lacksFactor } from './factor-at-connect.ts'
-import type { PositionedChange, Replica } from './replica.ts'
+import { stillLive } from './judge/admission.ts'
+import { lacksFactor } from './judge/factor-at-connect.ts'
+import type { PositionedChange, Replica } from './replica/replica.ts'
 import type { Connection, Selector, Sessions } from './sessions.ts'
 
 export interface EnforcementDeps {

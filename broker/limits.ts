@@ -1,4 +1,4 @@
-import type { PacingLimits } from './pacing.ts'
+import type { PacingLimits } from './door/pacing.ts'
 
 /** What one client, or all of them together, may ask of the broker. Sizes in octets, times in ms. */
 export interface Limits extends PacingLimits {

@@ -2,10 +2,10 @@ import { X509Certificate } from 'node:crypto'
 import type { Report } from '#shared/feed'
 import { type Metrics, openMetrics } from '#shared/metrics'
 import { Tally } from '#shared/tally'
-import type { Mqtt } from './aedes-hooks.ts'
-import type { Replica } from './replica.ts'
-import type { SessionStore } from './session-store.ts'
+import type { Mqtt } from './mqtt/aedes-hooks.ts'
+import type { Replica } from './replica/replica.ts'
 import type { Sessions } from './sessions.ts'
+import type { SessionStore } from './store/session-store.ts'
 
 /** What is counted as it happens, whether or not anybody asks for it; everything else is read when it is asked for. */
 export interface Meter {

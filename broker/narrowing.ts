@@ -1,11 +1,11 @@
 /** Takes from clients and sessions what the policy does not grant any more. Nothing of it has been delivered since the change. */
 import { compilePolicies } from '#shared/policy/compile'
-import type { MqttClient } from './mqtt-client.ts'
-import type { AdmissionRecord } from './replica.ts'
-import type { Session } from './session-rows.ts'
-import type { SessionStore } from './session-store.ts'
-import type { Subscription } from './subscriptions.ts'
-import type { CompiledPolicy } from './topic-policy.ts'
+import type { CompiledPolicy } from './judge/topic-policy.ts'
+import type { MqttClient } from './mqtt/mqtt-client.ts'
+import type { AdmissionRecord } from './replica/replica.ts'
+import type { Session } from './store/session-rows.ts'
+import type { SessionStore } from './store/session-store.ts'
+import type { Subscription } from './store/subscriptions.ts'
 
 /** Parts of Aedes' Client that are private. */
 export interface Subscribed extends MqttClient {

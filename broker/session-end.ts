@@ -1,6 +1,6 @@
 import type { Log } from '#shared/log'
-import { liveUntil, stillLive } from './admission.ts'
-import type { AdmissionRecord } from './replica.ts'
+import { liveUntil, stillLive } from './judge/admission.ts'
+import type { AdmissionRecord } from './replica/replica.ts'
 import type { Connection } from './sessions.ts'
 
 export interface SessionEndDeps {

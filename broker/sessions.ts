@@ -2,7 +2,7 @@ import type { Duplex } from 'node:stream'
 import type { RefusalErrorCode } from '#shared/errors'
 import type { DeviceRecord, FleetRecord, Scope } from '#shared/feed'
 import { closeSockets } from './closing.ts'
-import { type CompiledPolicy, type FleetPolicy, livePolicy } from './topic-policy.ts'
+import { type CompiledPolicy, type FleetPolicy, livePolicy } from './judge/topic-policy.ts'
 
 /** One open socket of an identified client, from the decision to let it in until it has closed. */
 export interface Connection {

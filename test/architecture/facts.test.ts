@@ -10,9 +10,9 @@ const shipped = code.filter(({ path }) => !path.startsWith('test/'))
 /** Flat tables and numbered recipes, which are clearer in one piece, and why each is one. */
 const IN_ONE_PIECE: Record<string, string> = {
   'shared/admin-client.ts#openAdminClient': 'a table: one line a route',
-  'broker/replica-rows.ts#prepareReader': 'a table: one statement a row kind',
-  'broker/replica-rows.ts#prepareWriter': 'a table: one statement a row kind',
-  'broker/session-rows.ts#prepareSessionRows': 'a table: one statement a row kind',
+  'broker/replica/replica-rows.ts#prepareReader': 'a table: one statement a row kind',
+  'broker/replica/replica-rows.ts#prepareWriter': 'a table: one statement a row kind',
+  'broker/store/session-rows.ts#prepareSessionRows': 'a table: one statement a row kind',
   'enrollment/plane.ts#openDeps': 'a recipe: what is opened, in order',
   'enrollment/registry/sqlite.ts#sqliteRegistry': 'a table: one line an intent',
 }

@@ -54,7 +54,7 @@ t.test('a violation is found, wherever it is planted', async (t) => {
       says: /aedes is imported by broker\/a\.ts and broker\/b\.ts/,
     },
     'the environment is read in the middle': {
-      files: { 'broker/gate.ts': 'const limit = Number(process.env.LIMIT)' },
+      files: { 'broker/door/gate.ts': 'const limit = Number(process.env.LIMIT)' },
       says: /reads process\.env/,
     },
     'the environment is taken apart': {
@@ -75,7 +75,7 @@ t.test('what the table allows is not a violation', async (t) => {
         "import { enroll } from '../enroll.ts'\nimport { createServer } from 'node:https'",
       'enrollment/enroll.ts': "import { issue } from './ca/issue.ts'\nimport { a } from '#shared/errors'",
       'test/broker/a.test.ts': "import { Aedes } from 'aedes'\nimport x from '../../enrollment/x.ts'",
-      'broker/aedes-hooks.ts': "import { Aedes } from 'aedes'",
+      'broker/mqtt/aedes-hooks.ts': "import { Aedes } from 'aedes'",
     }),
   )
   t.strictSame(importViolations(root), [])

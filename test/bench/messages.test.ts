@@ -122,8 +122,8 @@ t.test('a pattern says who publishes what, and nobody hears of a message twice',
 t.test('the broker that grants everything is ours, but for its verdicts about messages', async (t) => {
   const file = (path: string) => fileURLToPath(new URL(`../../${path}`, import.meta.url))
   const program = `
-    import * as judge from ${JSON.stringify(file('broker/authorization.ts'))}
-    import { Exchange } from ${JSON.stringify(file('broker/exchange.ts'))}
+    import * as judge from ${JSON.stringify(file('broker/judge/authorization.ts'))}
+    import { Exchange } from ${JSON.stringify(file('broker/mqtt/exchange.ts'))}
     const link = { connection: { refused: 'R-HELD' }, filters: new Set() }
     const verdicts = ['judgePublish', 'judgeSubscribe', 'mayForward', 'isGrantedStill']
       .map((name) => name === 'judgeSubscribe' ? judge[name]({}, link, { topic: '#' }) : judge[name](link, 'a'))

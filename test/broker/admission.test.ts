@@ -1,8 +1,8 @@
 import t from 'tap'
 import { REFUSALS, refusalCode } from '#shared/refusals'
-import { admit, liveUntil, refusalOf, stillLive } from '../../broker/admission.ts'
+import { admit, liveUntil, refusalOf, stillLive } from '../../broker/judge/admission.ts'
 import { refusedReport, shown } from '../../broker/refusals.ts'
-import type { AdmissionRecord } from '../../broker/replica.ts'
+import type { AdmissionRecord } from '../../broker/replica/replica.ts'
 import { admissionRecord } from '../support/broker.ts'
 import type { TestIdentity } from '../support/pki.ts'
 

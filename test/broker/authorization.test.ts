@@ -1,9 +1,9 @@
 import { PassThrough } from 'node:stream'
 import t from 'tap'
-import { judgePublish, judgeSubscribe, mayForward } from '../../broker/authorization.ts'
+import { judgePublish, judgeSubscribe, mayForward } from '../../broker/judge/authorization.ts'
+import { compilePolicy } from '../../broker/judge/topic-policy.ts'
 import { LIMITS } from '../../broker/limits.ts'
-import type { Link } from '../../broker/mqtt-client.ts'
-import { compilePolicy } from '../../broker/topic-policy.ts'
+import type { Link } from '../../broker/mqtt/mqtt-client.ts'
 import { DEVICE_POLICY, FakeReplica } from '../support/broker.ts'
 
 const deps = { now: () => 0, replica: new FakeReplica(), maxStalenessMs: 0, limits: LIMITS }

@@ -1,7 +1,7 @@
 import { connect as tcpConnect } from 'node:net'
 import { connect as tlsConnect } from 'node:tls'
 import t, { type Test } from 'tap'
-import { CloneWatch, type Takeover } from '../../broker/clone-watch.ts'
+import { CloneWatch, type Takeover } from '../../broker/judge/clone-watch.ts'
 import { openTestBroker, type TestBroker, until } from '../support/broker.ts'
 import { connectPacket, openRaw, type Presented, RawClient } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'

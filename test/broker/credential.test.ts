@@ -22,8 +22,8 @@ import {
   readCredential,
   readInvitation,
   renewCredential,
-} from '../../broker/credential.ts'
-import { keepRenewed } from '../../broker/renewal.ts'
+} from '../../broker/replica/credential.ts'
+import { keepRenewed } from '../../broker/replica/renewal.ts'
 import { type RunningEnrollment, startEnrollment } from '../support/enrollment.ts'
 import { testAuthority, testIdentity } from '../support/pki.ts'
 

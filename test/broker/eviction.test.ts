@@ -1,5 +1,5 @@
 import t, { type Test } from 'tap'
-import { bury, cut } from '../../broker/guarded-socket.ts'
+import { bury, cut } from '../../broker/door/guarded-socket.ts'
 import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
 import { connectDevice, connectPacket, enter, openRaw, type RawClient } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'

@@ -2,11 +2,11 @@ import { PassThrough } from 'node:stream'
 import t from 'tap'
 import { type RenewalHint, readHint } from '#shared/renewal-hint'
 import { readTrust } from '#shared/trust-bundle'
-import { News, type NewsMessage } from '../../broker/news.ts'
-import type { AdmissionRecord } from '../../broker/replica.ts'
-import type { TrustRow } from '../../broker/replica-rows.ts'
+import { compilePolicy } from '../../broker/judge/topic-policy.ts'
+import { News, type NewsMessage } from '../../broker/mqtt/news.ts'
+import type { AdmissionRecord } from '../../broker/replica/replica.ts'
+import type { TrustRow } from '../../broker/replica/replica-rows.ts'
 import type { Connection } from '../../broker/sessions.ts'
-import { compilePolicy } from '../../broker/topic-policy.ts'
 
 const POLICY = { publish: [], subscribe: [] }
 

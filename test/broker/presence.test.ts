@@ -2,7 +2,7 @@
 import { EventEmitter, once } from 'node:events'
 import type { MqttClient } from 'mqtt'
 import t, { type Test } from 'tap'
-import { Presence, type PresenceMessage } from '../../broker/presence.ts'
+import { Presence, type PresenceMessage } from '../../broker/mqtt/presence.ts'
 import type { Connection } from '../../broker/sessions.ts'
 import { enrollDevice, newRequest, startEnrollment } from '../support/enrollment.ts'
 import { connectAs, disconnected, invitedBroker, runBroker } from '../support/running-broker.ts'

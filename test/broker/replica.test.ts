@@ -13,8 +13,8 @@ import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import type { Change, HoldRecord } from '#shared/feed'
 import { openSqlite } from '#shared/sqlite'
-import { openReplica, type PositionedChange, type Replica } from '../../broker/replica.ts'
-import { MIGRATIONS } from '../../broker/replica-schema.ts'
+import { openReplica, type PositionedChange, type Replica } from '../../broker/replica/replica.ts'
+import { MIGRATIONS } from '../../broker/replica/replica-schema.ts'
 import {
   certificateChange,
   deviceChange,

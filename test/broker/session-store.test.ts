@@ -8,11 +8,11 @@ import fc from 'fast-check'
 import mqttPacket, { type Packet } from 'mqtt-packet'
 import t from 'tap'
 import { openLog } from '#shared/log'
+import { publishHead, pubrel } from '../../broker/door/packet-octets.ts'
 import { LIMITS } from '../../broker/limits.ts'
-import { publishHead, pubrel } from '../../broker/packet-octets.ts'
-import type { SessionStore } from '../../broker/session-store.ts'
-import { openSessionStore } from '../../broker/store-open.ts'
-import { TopicTree } from '../../broker/topic-tree.ts'
+import type { SessionStore } from '../../broker/store/session-store.ts'
+import { openSessionStore } from '../../broker/store/store-open.ts'
+import { TopicTree } from '../../broker/store/topic-tree.ts'
 
 const log = openLog('test', 'silent', new PassThrough().resume())
 

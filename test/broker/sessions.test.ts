@@ -2,9 +2,9 @@ import { PassThrough } from 'node:stream'
 import t from 'tap'
 import { openLog } from '#shared/log'
 import { Enforcement } from '../../broker/enforcement.ts'
-import type { Replica } from '../../broker/replica.ts'
+import { compilePolicy } from '../../broker/judge/topic-policy.ts'
+import type { Replica } from '../../broker/replica/replica.ts'
 import { type Connection, Sessions } from '../../broker/sessions.ts'
-import { compilePolicy } from '../../broker/topic-policy.ts'
 import { DEVICE_POLICY } from '../support/broker.ts'
 
 let connections = 0

@@ -1,5 +1,5 @@
 import t, { type Test } from 'tap'
-import type { Link, Will } from '../../broker/mqtt-client.ts'
+import type { Link, Will } from '../../broker/mqtt/mqtt-client.ts'
 import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
 import { connectPacket, openRaw, type RawClient } from '../support/mqtt-clients.ts'
 import { type TestIdentity, testAuthority } from '../support/pki.ts'

@@ -2,15 +2,15 @@
 import { PassThrough } from 'node:stream'
 import type { Policy, Report } from '#shared/feed'
 import { openLog } from '#shared/log'
-import { stillLive } from '../../broker/admission.ts'
-import { createMqtt, type Mqtt } from '../../broker/aedes-hooks.ts'
-import type { AdmissionReader, GateDeps } from '../../broker/gate.ts'
+import type { AdmissionReader, GateDeps } from '../../broker/door/gate.ts'
+import { type Listener, openListener } from '../../broker/door/listener.ts'
+import { stillLive } from '../../broker/judge/admission.ts'
 import { LIMITS, type Limits } from '../../broker/limits.ts'
-import { type Listener, openListener } from '../../broker/listener.ts'
-import type { AdmissionRecord } from '../../broker/replica.ts'
-import type { SessionStore } from '../../broker/session-store.ts'
+import { createMqtt, type Mqtt } from '../../broker/mqtt/aedes-hooks.ts'
+import type { AdmissionRecord } from '../../broker/replica/replica.ts'
 import { type Closed, type Selector, Sessions } from '../../broker/sessions.ts'
-import { openSessionStore } from '../../broker/store-open.ts'
+import type { SessionStore } from '../../broker/store/session-store.ts'
+import { openSessionStore } from '../../broker/store/store-open.ts'
 import {
   type IdentityOptions,
   TEST_DOMAIN,

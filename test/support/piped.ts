@@ -1,7 +1,7 @@
 /** An MQTT client without a network: below the guard of its socket everything is the broker's own. */
 import { type Duplex, duplexPair } from 'node:stream'
 import mqttPacket, { type Packet } from 'mqtt-packet'
-import { guardSocket } from '../../broker/guarded-socket.ts'
+import { guardSocket } from '../../broker/door/guarded-socket.ts'
 import { LIMITS } from '../../broker/limits.ts'
 import type { Connection } from '../../broker/sessions.ts'
 import { type TestBroker, until } from './broker.ts'

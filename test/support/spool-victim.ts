@@ -6,8 +6,8 @@ import { readFileSync } from 'node:fs'
 import type { Report } from '#shared/feed'
 import { openJsonClient } from '#shared/json-client'
 import { openLog } from '#shared/log'
-import { openReplica } from '../../broker/replica.ts'
-import { Reporter } from '../../broker/reports.ts'
+import { openReplica } from '../../broker/replica/replica.ts'
+import { Reporter } from '../../broker/replica/reports.ts'
 
 const [path = '', profile = ''] = process.argv.slice(2)
 const { reports, ...client } = JSON.parse(readFileSync(profile, 'utf8'))

@@ -1,0 +1,126 @@
+import type { Socket } from 'node:net'
+import type { RefusalErrorCode } from '#shared/errors'
+import type { Peer } from '#shared/identity/peer'
+import { type Refusal, refusedReport } from '../refusals.ts'
+import { addressGroup } from './address-group.ts'
+import { Budgets, type Place } from './budgets.ts'
+import type { GateDeps } from './gate.ts'
+import { Pacer } from './pacing.ts'
+
+/** A socket, or TLS on top of it: its peer's address and port, and ours, name it, for as long as it is open. */
+type Remote = Pick<Socket, 'remoteAddress' | 'remotePort' | 'localPort'>
+
+export type DoorstepDeps = Pick<GateDeps, 'limits' | 'now' | 'report' | 'sessions'>
+
+interface Standing {
+  readonly socket: Socket
+  readonly place: Place
+}
+
+/** What is before the TLS handshake: a place for each connection, or none, and its turn. */
+export class Doorstep {
+  readonly #deps: DoorstepDeps
+  readonly #enter: (socket: Socket) => void
+  readonly #budgets: Budgets
+  readonly #pacer: Pacer
+  readonly #standing = new Map<string, Standing>()
+
+  /** `enter` begins the handshake. */
+  constructor(deps: DoorstepDeps, enter: (socket: Socket) => void) {
+    const { limits, now, sessions } = deps
+    this.#deps = deps
+    this.#enter = enter
+    this.#budgets = new Budgets(limits)
+    this.#pacer = new Pacer({
+      limits,
+      clock: () => performance.now(),
+      later(work, ms) {
+        const timer = setTimeout(work, ms)
+        return () => clearTimeout(timer)
+      },
+      bannedMs: (group) => this.#budgets.bannedMs(group, now()),
+      isClosing: () => sessions.isClosing(),
+    })
+  }
+
+  /** Takes a socket that has just been accepted and is not being read. */
+  arrived(socket: Socket): void {
+    const address = addressOf(socket)
+    socket.on('error', () => socket.destroy()) // 'close' follows
+    const place = this.#budgets.take(address)
+    if (typeof place === 'string') {
+      this.#turnAway(socket, { address, limit: place })
+      return
+    }
+    const name = nameOf(socket)
+    const arrival = {
+      group: place.group,
+      enter: () => this.#enter(socket),
+      drop: (limit: string) => this.#turnAway(socket, { address, limit }),
+    }
+    this.#standing.set(name, { socket, place })
+    socket.once('close', () => {
+      if (this.#standing.get(name)?.socket === socket) this.#standing.delete(name)
+      this.#budgets.free(place)
+      this.#pacer.leave(arrival)
+    })
+    this.#pacer.arrive(arrival)
+  }
+
+  /** Why this certificate has to come later; null when it may try now. */
+  mayAttempt({ fingerprint, kind }: Pick<Peer, 'fingerprint' | 'kind'>, address: string): Refusal | null {
+    const { limits, now } = this.#deps
+    const times = kind === 'service' ? limits.serviceTimes : 1
+    if (this.#budgets.mayAttempt(fingerprint, { now: now(), times })) return null
+    return { code: 'rate', evidence: { address, retryAfterS: this.#budgets.retryAfterS } }
+  }
+
+  /** The client of the socket has been let in. Returns the TCP socket that it is on. */
+  admitted(socket: Remote): Socket | undefined {
+    const standing = this.#standing.get(nameOf(socket))
+    if (standing !== undefined) this.#budgets.admitted(standing.place)
+    return standing?.socket
+  }
+
+  /** A handshake came to nothing. False when that need not be reported: it was, less than a minute ago. */
+  refused(
+    socket: Remote,
+    why?: { readonly code: RefusalErrorCode; readonly fingerprint: string | null },
+  ): boolean {
+    const now = this.#deps.now()
+    const isHammering = why?.code === 'rate'
+    this.#budgets.refused(addressOf(socket), { now, isHammering })
+    return !isHammering || this.#budgets.mayTell(why.fingerprint ?? '', now)
+  }
+
+  /** Sockets that have a place. */
+  open(): number {
+    return this.#standing.size
+  }
+
+  /** Destroys every socket that has a place. */
+  close(): void {
+    this.#pacer.stop()
+    for (const { socket } of this.#standing.values()) socket.destroy()
+  }
+
+  /** Without a word to the client, which has not asked anything yet; reported once a minute for each address. */
+  #turnAway(socket: Socket, { address, limit }: { address: string; limit: string }): void {
+    socket.destroy()
+    const now = this.#deps.now()
+    const group = addressGroup(address)
+    if (!this.#budgets.mayTell(group, now)) return
+    const retryAfterS = Math.max(1, Math.ceil(this.#budgets.bannedMs(group, now) / 1_000))
+    const refusal = { code: 'rate', evidence: { address, retryAfterS, limit } } as const
+    this.#deps.report(refusedReport(refusal, { device: null, fingerprint: null, address }, now))
+  }
+}
+
+function addressOf({ remoteAddress = '' }: Remote): string {
+  return remoteAddress.replace(/^::ffff:/, '')
+}
+
+/** A client may come from one port to two of ours. */
+function nameOf({ remoteAddress = '', remotePort = 0, localPort = 0 }: Remote): string {
+  return `${remoteAddress} ${remotePort} ${localPort}`
+}

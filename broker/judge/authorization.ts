@@ -1,0 +1,116 @@
+import type { Evidence } from '#shared/errors'
+import { compilePolicies, nameOfRule, type Publication, type Verdict } from '#shared/policy/compile'
+import { reservedFilter } from '#shared/policy/reserved'
+import { isForServices } from '#shared/presence'
+import { type AdmissionReader, silence } from '../door/gate.ts'
+import type { Limits } from '../limits.ts'
+import type { Link, Will } from '../mqtt/mqtt-client.ts'
+import type { Refusal } from '../refusals.ts'
+import { isTopicName, levelsOf } from '../topic-syntax.ts'
+import { admit, refusalOf, stillLive } from './admission.ts'
+
+export interface AuthorizationDeps {
+  now(): number
+  readonly replica: AdmissionReader
+  readonly maxStalenessMs: number
+  readonly limits: Pick<Limits, 'subscriptions' | 'filterLevels'>
+}
+
+/** Judges CONNECT: the certificate once more, the client id that must be its own, and the will. */
+export function judgeConnect(deps: AuthorizationDeps, link: Link): Refusal | null {
+  const { connection, clientId, will } = link
+  const now = deps.now()
+  const record = deps.replica.record(connection.fingerprint)
+  if (connection.refused !== null) return refusalOf(record, connection.refused, now)
+  const decision = admit({
+    record,
+    clientId,
+    peer: { ...connection, id: connection.device },
+    now,
+    silentMs: silence(deps, now),
+    maxStalenessMs: deps.maxStalenessMs,
+  })
+  if (!decision.admitted) return { code: decision.code, evidence: decision.evidence }
+  if (will === null) return null
+  const { policy } = connection
+  const isPermitted = will.qos <= 2 && isTopicName(will.topic) && policy.publishRule(will) !== null
+  return isPermitted
+    ? null
+    : { code: 'will', evidence: evidenceOf(policy.whyPublish(will), { topic: will.topic }) }
+}
+
+/** Judges a PUBLISH by memory alone; allocates nothing for one that is granted. */
+export function judgePublish({ connection }: Link, message: Publication): Refusal | null {
+  if (connection.refused !== null) return { code: connection.refused, evidence: {} }
+  const { policy } = connection
+  if (policy.publishRule(message) !== null) return null
+  return { code: 'policy_pub', evidence: evidenceOf(policy.whyPublish(message), { topic: message.topic }) }
+}
+
+/** What was asked, and the rule that is against it. */
+function evidenceOf({ rule, reason }: Verdict, asked: Evidence): Evidence {
+  return rule === null ? { ...asked, reason } : { ...asked, reason, rule: nameOfRule(rule) }
+}
+
+/**
+ * Judges one filter of a SUBSCRIBE, or of a session that is taken up again, and counts it when it is granted. A QoS above
+ * what is granted is refused: of a SUBSCRIBE it has been lowered before, and a session does not keep it.
+ */
+export function judgeSubscribe(
+  { limits }: Pick<AuthorizationDeps, 'limits'>,
+  link: Link,
+  { topic: filter, qos }: { readonly topic: string; readonly qos: number },
+): Refusal | null {
+  const { connection, filters } = link
+  if (connection.refused !== null) return { code: connection.refused, evidence: {} }
+  if (levelsOf(filter) > limits.filterLevels) {
+    return { code: 'policy_sub', evidence: { filter, allowedLevels: limits.filterLevels } }
+  }
+  if (!filters.has(filter) && filters.size >= limits.subscriptions) {
+    return { code: 'policy_sub', evidence: { filter, allowedSubscriptions: limits.subscriptions } }
+  }
+  const { policy } = connection
+  if (policy.subscribeQos(filter) < qos) {
+    return { code: 'policy_sub', evidence: evidenceOf(policy.whySubscribe(filter, qos), { filter }) }
+  }
+  const reason = reservedFilter(filter, connection.kind)
+  if (reason !== null) return { code: 'policy_sub', evidence: { filter, reason } }
+  filters.add(filter)
+  return null
+}
+
+/** Version of the policy of a client, to be remembered with what it has granted; null when it cannot be told. */
+export function policyVersion({ connection }: Link): object | null {
+  try {
+    return connection.policy.version
+  } catch {
+    return null
+  }
+}
+
+/** True while what the policy granted under that version is granted still. */
+export function isGrantedStill(link: Link, version: object | null): boolean {
+  return version !== null && version === policyVersion(link)
+}
+
+/** May a message on this topic reach the client: live, retained, or from its queue? */
+export function mayForward({ connection }: Link, topic: string): boolean {
+  if (connection.refused !== null) return false
+  return !(connection.kind === 'device' && isForServices(topic)) && connection.policy.mayReceive(topic)
+}
+
+/**
+ * May this will be published? It fires when its client is gone, perhaps that of another broker, so the certificate
+ * that stored it is looked up now, and the policy is the one that counts now. `address` is where its client was, null
+ * when that is not known any more: then a rule for certain networks does not grant it.
+ */
+export function mayFire(deps: AuthorizationDeps, will: Will, address: string | null = null): boolean {
+  if (will.fingerprint === undefined) return false
+  const record = deps.replica.record(will.fingerprint)
+  if (record === null || stillLive(record, deps.now()) !== null) return false
+  const { device, fleet } = record
+  const policies = { policy: fleet.policy, own: device.policy }
+  return (
+    isTopicName(will.topic) && compilePolicies(policies, { ...device, address }).publishRule(will) !== null
+  )
+}

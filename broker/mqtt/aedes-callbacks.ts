@@ -1,0 +1,260 @@
+/**
+ * The callbacks that Aedes asks, each one decision of `authorization.ts`, and the screen before them. Whatever throws
+ * in them denies.
+ */
+import type { EventEmitter } from 'node:events'
+import { nameOfRule, type Publication } from '#shared/policy/compile'
+import type { GateDeps } from '../door/gate.ts'
+import { holdReading } from '../door/guarded-socket.ts'
+import { type ParsedPacket, packetFault } from '../door/packet-faults.ts'
+import {
+  type AuthorizationDeps,
+  judgeConnect,
+  judgePublish,
+  judgeSubscribe,
+  mayFire,
+  mayForward,
+} from '../judge/authorization.ts'
+import { asksForFactor, proveFactor } from '../judge/factor-at-connect.ts'
+import type { PublishRate } from '../judge/publish-rate.ts'
+import { openSecondFactors } from '../judge/second-factor.ts'
+import { type Refusal, refusedReport } from '../refusals.ts'
+import { judgeRetained, judgeSession } from '../store/session-quota.ts'
+import { NO_SUBSCRIPTION, type SessionStore } from '../store/session-store.ts'
+import type { Subscription } from '../store/subscriptions.ts'
+import type { Link, MqttClient, Will } from './mqtt-client.ts'
+import type { Done, Parcel } from './route.ts'
+
+/** "not authorized" (MQTT 3.1.1 section 3.2.2.3). */
+const NOT_AUTHORIZED = 5
+type Answer<T> = (error: Error | null, value: T) => void
+
+export interface MqttDeps
+  extends Omit<AuthorizationDeps, 'limits'>,
+    Pick<GateDeps, 'report' | 'log' | 'limits' | 'sessions'> {
+  /** How often this broker says that it is alive, ms; wills of dead ones are swept every fourth time. */
+  readonly heartbeatMs?: number
+  readonly store: SessionStore
+  /** `fetch`, but for tests: of the keys that tokens are judged by. */
+  fetch?(url: string, init: RequestInit): Promise<Response>
+}
+
+/** What the callbacks need beside their deps. */
+export interface Inner {
+  /** Takes a message of QoS 1 that is acknowledged when `done` says so. */
+  acknowledge(packet: Parcel, client: MqttClient, done: Done): void
+  /** True while the client gets from its queue what is being handed out. */
+  isQueuedFor(client: MqttClient): boolean
+  mayForward(client: MqttClient, topic: string): boolean
+  voidWill(will: Will): void
+  readonly traffic: Traffic
+}
+
+/** Plain counts, for whoever asks: messages that clients published, and that were handed to clients. */
+export interface Traffic {
+  published: number
+  delivered: number
+}
+
+/** Puts ourselves between the parser and Aedes: packets that break a rule, or come after the end, go no further. */
+export function screen(
+  parser: EventEmitter,
+  deps: MqttDeps & { readonly rate: PublishRate; connect(packet: ParsedPacket): boolean },
+  link: Link,
+): void {
+  const { socket } = link.connection
+  const listeners = parser.listeners('packet')
+  parser.removeAllListeners('packet')
+  const fail = (violation: string) => {
+    if (socket.destroyed || link.connection.refused !== null) return
+    refuse(deps, link, { code: 'packet', evidence: { violation } })
+    link.ending = 'packet'
+    socket.destroy()
+  }
+  parser.on('packet', (packet: ParsedPacket) => {
+    if (socket.destroyed || link.connection.refused !== null) return
+    const fault = packetFault(packet)
+    if (fault !== null) return fail(fault)
+    if (packet.cmd === 'connect' && deps.connect(packet)) return
+    if (packet.cmd === 'disconnect') link.ending = 'client'
+    if (COUNTED.has(packet.cmd))
+      pace(deps, link, packet.cmd === 'publish' ? (packet as Parcel & ParsedPacket) : null) // a PUBLISH has a topic
+    if (packet.cmd === 'subscribe') lowerQos(deps, link, packet)
+    for (const listener of listeners) listener.call(parser, packet)
+  })
+  parser.prependListener('error', (error: Error) => fail(error.message))
+}
+
+/** Requests that make work for others, or for the disk. */
+const COUNTED = new Set(['publish', 'subscribe', 'unsubscribe'])
+
+/** A client that asks for more than its rate, or than that of the rule which grants its message, is read more slowly. */
+export function pace(
+  deps: MqttDeps & { readonly rate: PublishRate },
+  link: Link,
+  message: Publication | null,
+): void {
+  const { device, kind, socket, policy } = link.connection
+  if (deps.limits.publishPerSecond === 0 && !policy.hasRates) return
+  const now = deps.now()
+  const times = deps.store.timesOf(kind)
+  const holdMs = deps.rate.take(device, { now, times })
+  const rule = message !== null && policy.hasRates ? policy.publishRule(message) : null
+  const ruleHoldMs = rule === null ? 0 : deps.rate.takeOfRule(rule, now)
+  if (holdMs === 0 && ruleHoldMs === 0) return
+  holdReading(socket, Math.max(holdMs, ruleHoldMs))
+  if (link.isThrottled) return
+  link.isThrottled = true
+  const evidence =
+    holdMs > 0 || rule === null
+      ? { limit: 'publishPerSecond', allowed: deps.limits.publishPerSecond * times }
+      : { limit: 'perSecond', allowed: rule.perSecond, rule: nameOfRule(rule.origin) }
+  refuse(deps, link, { code: 'quota', evidence })
+}
+
+/** A subscription may be granted with a lower QoS than it asks for, and SUBACK says so [MQTT-3.8.4-6]: Aedes answers with what it finds here. */
+function lowerQos(deps: MqttDeps, { connection }: Link, packet: ParsedPacket): void {
+  for (const subscription of packet.subscriptions ?? []) {
+    const granted = orDeny(deps, 'subscribe', () => connection.policy.subscribeQos(subscription.topic), -1)
+    if (granted >= 0 && granted < subscription.qos) subscription.qos = granted
+  }
+}
+
+export function connectHooks(deps: MqttDeps) {
+  const factors = openSecondFactors(deps)
+  return {
+    preConnect(
+      client: MqttClient,
+      packet: { clientId: string; will?: Will; keepalive: number },
+      answer: Answer<boolean>,
+    ) {
+      const link = client.req
+      link.clientId = packet.clientId
+      link.will = packet.will ?? null
+      const longest = Math.max(1, Math.floor(deps.limits.keepaliveMs / 1000))
+      if (packet.keepalive === 0 || packet.keepalive > longest) packet.keepalive = longest
+      answer(null, link.connection.refused === null)
+    },
+    /** The certificate is the identity, and a user name is not looked at; a password only where one is asked for. */
+    authenticate(client: MqttClient, _user: unknown, password: Uint8Array | null, answer: Answer<boolean>) {
+      const judge = () => judgeConnect(deps, client.req) ?? judgeSession(deps, client)
+      const decide = (refusal: Refusal | null) => {
+        if (refusal === null) return answer(null, true)
+        refuse(deps, client.req, refusal)
+        client.req.ending = refusal.code
+        answer(Object.assign(new Error(refusal.code), { returnCode: NOT_AUTHORIZED }), false)
+      }
+      const refusal = orDeny(deps, 'connect', judge, DENIED)
+      const isAsked = refusal === null && orDeny(deps, 'factor', () => asksForFactor(deps, client.req), true)
+      if (!isAsked) return decide(refusal)
+      proveFactor({ ...deps, factors }, { link: client.req, password }).then(
+        (fault) => decide(fault ?? orDeny(deps, 'connect', judge, DENIED)), // it took its time: once more
+        (error: unknown) => {
+          failed(deps, 'factor', error)
+          decide(DENIED)
+        },
+      )
+    },
+  }
+}
+
+export function topicHooks(deps: MqttDeps, inner: Inner) {
+  const { store } = deps
+  return {
+    authorizePublish(client: MqttClient | null, packet: Parcel & Partial<Will>, done: Done) {
+      // A will: it fires after its client has closed, or was stored, and no client can store anything else.
+      if (client === null || client.closed || packet.fingerprint !== undefined) {
+        const will = packet as Will // by the line above
+        if (!orDeny(deps, 'will', () => mayFire(deps, will, client?.req.connection.address), false))
+          inner.voidWill(will)
+        return done(null)
+      }
+      inner.traffic.published++
+      const refusal = judgeMessage(deps, client, packet)
+      if (refusal === null) return packet.qos === 1 ? inner.acknowledge(packet, client, done) : done(null)
+      refuse(deps, client.req, refusal)
+      client.req.ending = refusal.code
+      done(new Error(refusal.code))
+    },
+    authorizeSubscribe(client: MqttClient, subscription: Subscription, answer: Answer<Subscription | null>) {
+      if (subscription === NO_SUBSCRIPTION) return answer(null, null)
+      const { topic } = subscription
+      const judge = () => judgeSubscribe(deps, client.req, subscription)
+      const refusal = orDeny(deps, 'subscribe', judge, DENIED)
+      if (refusal === null) {
+        store.grant(subscription)
+        return answer(null, subscription)
+      }
+      refuse(deps, client.req, refusal)
+      // A filter that was granted once and is denied now must not go on filling the queue.
+      if (!client.clean)
+        store.removeSubscriptions(client, [topic]).catch((error) => deps.log.error({ err: error }, 'store'))
+      answer(null, null)
+    },
+    authorizeForward<P extends { readonly topic: string }>(client: MqttClient, packet: P): P | null {
+      // From a queue nothing but by its delivery.
+      if (inner.isQueuedFor(client) || !inner.mayForward(client, packet.topic)) return null
+      inner.traffic.delivered++
+      return packet
+    },
+  }
+}
+
+/** May a message on the topic reach the client? */
+export function forwarding(deps: MqttDeps): Inner['mayForward'] {
+  return (client, topic) => {
+    try {
+      return client.req.isAccepted && mayForward(client.req, topic) // nothing before CONNACK
+    } catch (error) {
+      failed(deps, 'forward', error)
+      return false
+    }
+  }
+}
+
+/** Every message comes through here: no closure, no allocation. */
+function judgeMessage(deps: MqttDeps, client: MqttClient, packet: Parcel): Refusal | null {
+  try {
+    const refusal = judgePublish(client.req, packet)
+    return refusal === null && packet.retain === true ? judgeRetained(deps, client, packet) : refusal
+  } catch (error) {
+    failed(deps, 'publish', error)
+    return DENIED
+  }
+}
+
+/** The same of a message that takes the short way, or the long one when it is not granted. */
+export function isGranted(deps: MqttDeps, { req }: MqttClient, message: Publication): boolean {
+  try {
+    return judgePublish(req, message) === null
+  } catch (error) {
+    failed(deps, 'publish', error)
+    return false
+  }
+}
+
+/** The verdict of a hook that cannot decide. */
+const DENIED: Refusal = { code: 'unrecorded', evidence: {} }
+
+/** The verdict of `judge`, or `denial` when it throws. */
+export function orDeny<T>(deps: MqttDeps, what: string, judge: () => T, denial: T): T {
+  try {
+    return judge()
+  } catch (error) {
+    failed(deps, what, error)
+    return denial
+  }
+}
+
+function failed(deps: MqttDeps, what: string, error: unknown): void {
+  deps.log.error({ err: error, what }, 'hook failed')
+}
+
+/** Most refusals that are reported of one connection: a client may go on being denied for as long as it likes. */
+const REPORTED = 20
+
+/** Reports why a client was turned away, or one of its requests. */
+export function refuse(deps: MqttDeps, link: Link, refusal: Refusal): void {
+  if (link.refusals++ >= REPORTED) return
+  deps.report(refusedReport(refusal, link.connection, deps.now()))
+}

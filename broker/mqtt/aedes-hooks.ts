@@ -1,0 +1,269 @@
+/** Creates Aedes with our callbacks, and hears what becomes of its clients. Whatever throws in a hook denies. */
+
+import type { Inside } from '../door/gate.ts'
+import { stillLive } from '../judge/admission.ts'
+import { asksForFactor } from '../judge/factor-at-connect.ts'
+import { PublishRate } from '../judge/publish-rate.ts'
+import { refusedReport } from '../refusals.ts'
+import type { Connection } from '../sessions.ts'
+import { purge, type ReviewDeps, review, reviewDevice } from '../store/purge.ts'
+import type { Dropped } from '../store/queues.ts'
+import type { SessionStore } from '../store/session-store.ts'
+import { Broker } from './aedes-broker.ts'
+import {
+  connectHooks,
+  forwarding,
+  isGranted,
+  type MqttDeps,
+  orDeny,
+  pace,
+  screen,
+  type Traffic,
+  topicHooks,
+} from './aedes-callbacks.ts'
+import { Ingest } from './ingest.ts'
+import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
+import { News } from './news.ts'
+import { connectShort } from './short-connect.ts'
+import { openTakeovers } from './takeover.ts'
+
+export interface Mqtt extends Inside {
+  /** Takes over the socket of a connection that the gate has let in. */
+  handle(connection: Connection): void
+  /** Forgets the sessions, queues, half-received messages and wills of identities. */
+  purge(identities: readonly string[]): Promise<void>
+  /**
+   * Looks through what is stored: what belongs to certificates that are held or over is purged, and subscriptions and
+   * queued messages that the policy of a fleet (of all, when none is named) does not grant any more are taken out.
+   */
+  review(fleet?: string): Promise<void>
+  /** The same for one device. */
+  reviewDevice(device: string): Promise<void>
+  /** Tells a device what is new for it; retained, so that it hears it when it subscribes. */
+  tell(connection: Connection): void
+  /** The same for all that are connected, paced. */
+  tellAll(): void
+  /** Clients that are registered, by Aedes' register and by its counter: always the same. */
+  registered(): { readonly ids: string[]; readonly counted: number }
+  /** As the broker itself; whoever has a session has it in its queue. */
+  publish(message: { topic: string; payload: string; retain: boolean }): void
+  /** Since the start. */
+  traffic(): Readonly<Traffic>
+  close(): Promise<void>
+}
+
+const HEARTBEAT_MS = 60_000
+/** Longest client id of MQTT 3.1, which says 23: ours are device ids of up to 64, and services add a name. */
+const CLIENT_ID_LENGTH = 129
+
+/** Starts the MQTT side of the broker. Sockets come in by `handle`, and only from the gate. */
+export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
+  const { store } = deps
+  const traffic: Traffic = { published: 0, delivered: 0 }
+  const broker = openBroker(deps, traffic)
+  const rate = new PublishRate(deps.limits)
+  const news = openNews(broker, deps)
+  observe(broker, { deps, store, news })
+  await broker.listen()
+  return {
+    handle: (connection) => take(broker, { ...deps, rate, traffic }, connection),
+    ...reviews({ ...deps, clients: broker.clients }),
+    tell: (connection) => news.tell(connection),
+    tellAll: () => news.tellAll(),
+    registered: () => ({ ids: Object.keys(broker.clients), counted: broker.connectedClients }),
+    publish(message) {
+      broker.publish({ qos: 1, ...message }, (error) => {
+        if (error) deps.log.error({ err: error, topic: message.topic }, 'not published')
+      })
+    },
+    traffic: () => ({ ...traffic, delivered: traffic.delivered + broker.delivery.sent }),
+    async close() {
+      news.stop()
+      await new Promise<void>((resolve) => broker.close(resolve))
+      await store.destroy()
+    },
+  }
+}
+
+/** Aedes with our callbacks. */
+function openBroker(deps: MqttDeps, traffic: Traffic): Broker {
+  const mayForward = forwarding(deps)
+  const broker: Broker = new Broker(
+    {
+      concurrency: 0, // as many listeners to events of a socket as there are
+      heartbeatInterval: deps.heartbeatMs ?? HEARTBEAT_MS,
+      connectTimeout: deps.limits.connectMs,
+      maxInflightInbound: deps.limits.inflightInbound,
+      maxClientsIdLength: CLIENT_ID_LENGTH,
+      ...connectHooks(deps),
+      ...topicHooks(deps, {
+        acknowledge: (packet, client, done) => broker.acknowledge(packet, client, done),
+        isQueuedFor: (client) => broker.route.isQueuedFor(client),
+        voidWill: (will) => broker.voided.add(will),
+        mayForward,
+        traffic,
+      }),
+    },
+    {
+      store: deps.store,
+      log: deps.log,
+      dropped: (clientId, evidence) => reportDropped(deps, clientId, evidence),
+      mayForward,
+      traffic,
+      mayRegister: (client) => isLive(deps, client),
+      takenOver: openTakeovers(deps),
+    },
+  )
+  return broker
+}
+
+function reviews(deps: ReviewDeps): Pick<Mqtt, 'purge' | 'review' | 'reviewDevice'> {
+  return {
+    purge: (identities) => purge(deps.store, identities),
+    review: (fleet) => review(deps, fleet),
+    reviewDevice: (device) => reviewDevice(deps, device),
+  }
+}
+
+interface TakeDeps extends MqttDeps {
+  readonly rate: PublishRate
+  readonly traffic: Traffic
+}
+
+function take(broker: Broker, deps: TakeDeps, connection: Connection): void {
+  const link: Link = {
+    connection,
+    clientId: '',
+    will: null,
+    filters: new Set(),
+    isAccepted: false,
+    isThrottled: false,
+    refusals: 0,
+    ending: 'lost',
+  }
+  const client = broker.handle(connection.socket, link)
+  broker.exchange.adopt(client)
+  const { store } = deps
+  const short = {
+    ...{ client, broker },
+    // Another connection of the same device may have come before, and be on the long way still: it must not end this one.
+    isUnknown: (id: string) =>
+      !store.sessions.hasAnythingOf(id) &&
+      store.wills.get(id) === undefined &&
+      deps.sessions.select({ kind: 'device', id: connection.device }).length < 2,
+    isDecidedAtOnce: () => !orDeny(deps, 'factor', () => asksForFactor(deps, link), true),
+  }
+  screen(client._parser, { ...deps, connect: (packet) => connectShort(short, packet) }, link)
+  shorten(broker, deps, client)
+  connection.socket.once('close', () => {
+    if (!link.isAccepted) return
+    const { fingerprint, device, id, refused, closedAt: at = deps.now() } = connection
+    const reason = refused ?? link.ending
+    deps.report({ type: 'disconnected', at, fingerprint, device, connection: id, reason })
+  })
+}
+
+/** What the client sends goes through {@link Ingest} first. */
+function shorten(broker: Broker, deps: TakeDeps, client: ReturnType<Broker['handle']>): void {
+  const { exchange, route } = broker
+  const { _parser: parser, req: link } = client
+  const parse = parser.parse.bind(parser)
+  const ingest = new Ingest({
+    ...{ client, parse, exchange, route },
+    isGranted: (arrival) => isGranted(deps, client, arrival),
+    published(arrival) {
+      deps.traffic.published++
+      pace(deps, link, arrival)
+    },
+  })
+  parser.parse = (octets) => {
+    // A stream says that it is readable once more only when somebody has read to its end: with packets of its own Aedes does.
+    let next: Buffer | null = octets
+    for (; next !== null; next = client._parsingBatch === 0 ? client.conn.read() : null) ingest.take(next)
+  }
+}
+
+/** A client that has closed, or may not be here any more, is taken out of the register in the same tick. */
+function observe(broker: Broker, of: { deps: MqttDeps; store: SessionStore; news: News }): void {
+  const { deps, store, news } = of
+  const check = (client: MqttClient) => {
+    if (!isLive(deps, client)) {
+      client.conn.destroy()
+      if (client.closed) broker.unregisterClient(client)
+    } else if (!client.clean) broker.delivery.start(client)
+  }
+  broker.on('clientReady', check)
+  broker.on('connackSent', ({ returnCode }: { returnCode: number }, client: MqttClient) => {
+    if (returnCode !== 0 || isGone(client)) return
+    accepted(deps, client.req)
+    news.tell(client.req.connection)
+  })
+  broker.on('keepaliveTimeout', (client: MqttClient) => {
+    client.req.ending = 'keepalive'
+  })
+  broker.on('subscribe', (_: unknown, client: MqttClient) => store.serve(client))
+  broker.on('unsubscribe', (filters: readonly string[], client: MqttClient) => {
+    for (const filter of filters) client.req.filters.delete(filter)
+  })
+  broker.on('error', (error: Error) => deps.log.error({ err: error }, 'broker error'))
+}
+
+/** Looks once more at a client; one that may not be here any more is marked and its socket destroyed. */
+function isLive(deps: MqttDeps, client: MqttClient): boolean {
+  if (isGone(client)) return false
+  const { connection } = client.req
+  const code = orDeny(
+    deps,
+    'register',
+    () => stillLive(deps.replica.record(connection.fingerprint), deps.now()),
+    'unrecorded',
+  )
+  if (code === null) return true
+  connection.refused ??= code
+  client.conn.destroy()
+  return false
+}
+
+function accepted(deps: MqttDeps, link: Link): void {
+  const { fingerprint, device, address, id, isResumed: resumed = false } = link.connection
+  link.isAccepted = true
+  deps.report({ type: 'connected', at: deps.now(), fingerprint, device, address, connection: id, resumed })
+}
+
+/** From the broker itself: the reserved topics are open to nobody else. */
+function openNews(broker: Broker, { replica, sessions, log, store }: MqttDeps): News {
+  return new News({
+    replica,
+    sessions,
+    publish(message) {
+      // It is kept: whoever was subscribed has it in its queue, whoever subscribes gets it.
+      if (store.retained.isKept(message.topic, message.payload)) return
+      const packet = { cmd: 'publish', dup: false, qos: 1, retain: true, ...message } as const
+      broker.publish(packet, (error) => {
+        if (error) log.error({ err: error, topic: message.topic }, 'news not published')
+      })
+    },
+    failed: (error) => log.error({ err: error }, 'cannot tell a device its news'),
+    later(work, ms) {
+      const timer = setTimeout(work, ms)
+      return () => clearTimeout(timer)
+    },
+  })
+}
+
+/** The first message of several that found the queue of a client full: it is the client's to hear of. */
+function reportDropped(
+  deps: MqttDeps,
+  clientId: string,
+  { dropped, ...evidence }: Parameters<Dropped>[1],
+): void {
+  if (dropped > 1) return
+  const [identity = clientId] = clientId.split(':', 1)
+  const refused = {
+    device: identity,
+    fingerprint: deps.store.sessions.get(clientId)?.fingerprint ?? null,
+    address: '',
+  }
+  deps.log.warn({ client: clientId, ...evidence }, 'queue is full: messages are dropped')
+  deps.report(refusedReport({ code: 'quota', evidence }, refused, deps.now()))
+}

@@ -1,0 +1,221 @@
+import { puback } from '../door/packet-octets.ts'
+import { isGrantedStill, policyVersion } from '../judge/authorization.ts'
+import { isTopicName, levelsOf } from '../topic-syntax.ts'
+import type { Exchange, Matches } from './exchange.ts'
+import type { MqttClient } from './mqtt-client.ts'
+import { Outgoing, type OutgoingFields } from './outgoing.ts'
+import type { Route } from './route.ts'
+
+/** First octets: PUBLISH with neither DUP nor RETAIN, of QoS 0 and of QoS 1; PUBACK (MQTT 3.1.1 section 2.2). */
+const [PUBLISH_0, PUBLISH_1, PUBACK] = [0x30, 0x32, 0x40]
+/** Topics of one client that are remembered: a device publishes on few. */
+const REMEMBERED = 4
+/** Most levels of a topic that takes the short way. */
+const LEVELS = 100
+
+/** A message before anything of it is decoded but its topic. */
+export interface Arrival {
+  topic: string
+  qos: number
+  readonly payload: { length: number }
+}
+
+export interface IngestDeps {
+  readonly client: MqttClient
+  /** Aedes' parser; it gets whatever does not take the short way, in order. */
+  parse(octets: Buffer): void
+  readonly exchange: Pick<Exchange, 'version' | 'matching' | 'deliver'>
+  readonly route: Pick<Route, 'isShort' | 'numbering'>
+  /** Nothing is against the message; what is against it, the long way says. */
+  isGranted(arrival: Arrival): boolean
+  /** Counts it, and holds the client to its rates. */
+  published(arrival: Arrival): void
+}
+
+interface Known {
+  readonly octets: Buffer
+  readonly topic: string
+  matches: Matches
+  version: number
+  /** A message that was granted: its octets and its QoS, and the version of the policy by which it was. */
+  grantedBy: object | null
+  grantedBytes: number
+  grantedQos: number
+}
+
+/**
+ * The short way of a PUBLISH of QoS 0 or 1 that comes in one piece and is kept for nobody: it is judged as every other
+ * one is, and its octets go to whoever has subscribed, without being taken to pieces. Everything else, what is wrong
+ * above all, goes to the parser and takes the long way.
+ */
+export class Ingest {
+  readonly #deps: IngestDeps
+  readonly #topics: Known[] = []
+  #nextTopic = 0
+  readonly #arrival: Arrival = { topic: '', qos: 0, payload: { length: 0 } }
+  /** Of the packet that the parser has begun: octets of its body to come, and of its length so far. */
+  #left = 0
+  #lengthOctets = -1
+  #acknowledged: number[] = []
+
+  constructor(deps: IngestDeps) {
+    this.#deps = deps
+  }
+
+  take(chunk: Buffer): void {
+    const { client } = this.#deps
+    let isShort = false
+    for (let at = 0; at < chunk.length; ) {
+      if (client.closed || client.conn.destroyed || client.req.connection.refused !== null) break
+      const end = this.#left === 0 && this.#lengthOctets < 0 ? endOf(chunk, at) : -1
+      if (end !== -1 && this.#short(chunk, { at, end })) isShort = true
+      else if (end !== -1) this.#parse(chunk.subarray(at, end))
+      at = end === -1 ? this.#piece(chunk, at) : end
+    }
+    this.#acknowledge()
+    if (isShort) client._keepaliveTimer?.refresh()
+  }
+
+  /** A packet that comes in pieces: its fixed header octet by octet, its body as it comes. Returns what comes next. */
+  #piece(chunk: Buffer, at: number): number {
+    if (this.#left > 0) {
+      const end = Math.min(at + this.#left, chunk.length)
+      this.#left -= end - at
+      this.#parse(chunk.subarray(at, end))
+      return end
+    }
+    const octet = chunk[at] ?? 0
+    if (this.#lengthOctets++ < 0) this.#length = 0
+    else {
+      this.#length += (octet & 0x7f) * 128 ** (this.#lengthOctets - 1)
+      if (octet < 0x80) {
+        this.#left = this.#length
+        this.#lengthOctets = -1
+      }
+    }
+    this.#parse(chunk.subarray(at, at + 1))
+    return at + 1
+  }
+
+  #length = 0
+
+  #parse(octets: Buffer): void {
+    this.#acknowledge() // in the order of the messages [MQTT-4.6.0-2]
+    this.#deps.parse(octets)
+  }
+
+  /** False when the packet has to take the long way. */
+  #short(chunk: Buffer, { at, end }: { at: number; end: number }): boolean {
+    const { client } = this.#deps
+    if (!client.connected) return false
+    switch (chunk[at]) {
+      case PUBLISH_0:
+        return this.#publish(chunk, { at, end, qos: 0 })
+      case PUBLISH_1:
+        return this.#publish(chunk, { at, end, qos: 1 })
+      case PUBACK: // of a clean session nothing waits for it
+        return client.clean && end - at === 4 && chunk.readUInt16BE(at + 2) !== 0
+      default:
+        return false
+    }
+  }
+
+  #publish(chunk: Buffer, { at, end, qos }: { at: number; end: number; qos: 0 | 1 }): boolean {
+    const { exchange, route, client, published } = this.#deps
+    const topicAt = bodyAt(chunk, at) + 2
+    const topicEnd = topicAt + (((chunk[topicAt - 2] ?? 0) << 8) | (chunk[topicAt - 1] ?? 0))
+    const payloadAt = topicEnd + 2 * qos
+    if (payloadAt > end) return false
+    const messageId = qos === 0 ? -1 : chunk.readUInt16BE(topicEnd)
+    const known = messageId === 0 ? null : this.#known(chunk, { at: topicAt, end: topicEnd })
+    if (known === null || !route.isShort(known.topic, qos)) return false
+    const arrival = this.#arrival
+    arrival.topic = known.topic
+    arrival.qos = qos
+    arrival.payload.length = end - payloadAt
+    if (!this.#isGranted(known, arrival)) return false
+    published(arrival)
+    const wire = { octets: chunk.subarray(at, end), idAt: topicEnd - at, payloadAt: payloadAt - at }
+    const fields: OutgoingFields = { topic: known.topic, qos, retain: false, clientId: client.id }
+    exchange.deliver(this.#matches(known), new Outgoing(fields, route.numbering, wire), null)
+    if (qos === 1) this.#acknowledged.push(messageId)
+    return true
+  }
+
+  /** What a policy has granted, it grants again when it is no longer and of no higher QoS, as long as it is the same policy. */
+  #isGranted(known: Known, arrival: Arrival): boolean {
+    const { client, isGranted } = this.#deps
+    const { payload, qos } = arrival
+    const isWithin = payload.length <= known.grantedBytes && qos <= known.grantedQos
+    if (isWithin && isGrantedStill(client.req, known.grantedBy)) return true
+    const version = policyVersion(client.req)
+    if (!isGranted(arrival)) return false
+    known.grantedBy = version
+    known.grantedBytes = payload.length
+    known.grantedQos = qos
+    return true
+  }
+
+  #matches(known: Known): Matches {
+    const { exchange } = this.#deps
+    if (known.version !== exchange.version) {
+      known.matches = exchange.matching(known.topic)
+      known.version = exchange.version
+    }
+    return known.matches
+  }
+
+  /** The topic in these octets, when it is one. */
+  #known(chunk: Buffer, { at, end }: { at: number; end: number }): Known | null {
+    for (const known of this.#topics) if (isSame(chunk, at, { end, octets: known.octets })) return known
+    const octets = Buffer.from(chunk.subarray(at, end))
+    const topic = octets.toString()
+    if (!isTopicName(topic) || levelsOf(topic) > LEVELS) return null
+    const known = { octets, topic, matches: [], version: -1, ...NOTHING_GRANTED }
+    this.#topics[this.#nextTopic] = known
+    this.#nextTopic = (this.#nextTopic + 1) % REMEMBERED
+    return known
+  }
+
+  #acknowledge(): void {
+    if (this.#acknowledged.length === 0) return
+    const { conn } = this.#deps.client
+    conn.cork()
+    conn.write(puback(this.#acknowledged))
+    conn.uncork()
+    this.#acknowledged = []
+  }
+}
+
+const NOTHING_GRANTED = { grantedBy: null, grantedBytes: -1, grantedQos: -1 }
+
+/** From the end: topics of one client begin alike. */
+function isSame(chunk: Buffer, at: number, { end, octets }: { end: number; octets: Buffer }): boolean {
+  if (end - at !== octets.length) return false
+  for (let index = octets.length - 1; index >= 0; index--) {
+    if (chunk[at + index] !== octets[index]) return false
+  }
+  return true
+}
+
+/** Where the packet that begins there ends; -1 when it is not whole, or its length is not, or not as short as it can be. */
+function endOf(chunk: Buffer, at: number): number {
+  let length = 0
+  for (let octets = 0; octets < 4; octets++) {
+    const octet = chunk[at + 1 + octets]
+    if (octet === undefined) return -1
+    length += (octet & 0x7f) << (7 * octets)
+    if (octet >= 0x80) continue
+    if (octet === 0 && octets > 0) return -1 // longer than it has to be: not for other people's parsers
+    const end = at + 2 + octets + length
+    return end <= chunk.length ? end : -1
+  }
+  return -1
+}
+
+/** Behind the fixed header of a whole packet. */
+function bodyAt(chunk: Buffer, at: number): number {
+  let body = at + 1
+  while ((chunk[body++] ?? 0) >= 0x80);
+  return body
+}

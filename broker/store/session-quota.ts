@@ -1,0 +1,53 @@
+import type { AdmissionReader } from '../door/gate.ts'
+import type { MqttClient } from '../mqtt/mqtt-client.ts'
+import type { Parcel } from '../mqtt/route.ts'
+import type { Refusal } from '../refusals.ts'
+import type { AdmissionRecord } from '../replica/replica.ts'
+import type { SessionStore } from './session-store.ts'
+
+interface Deps {
+  readonly store: SessionStore
+  readonly replica: AdmissionReader
+}
+
+/**
+ * Judges whether the client may have a session that outlives its connection, and opens it. What a certificate that has
+ * been revoked since has left under this client id is nobody's any more: it is discarded first.
+ */
+export function judgeSession({ store, replica }: Deps, client: MqttClient): Refusal | null {
+  const { sessions, limits } = store
+  const { device, fingerprint } = client.req.connection
+  const stored = sessions.get(client.id)
+  if (
+    stored !== undefined &&
+    stored.fingerprint !== fingerprint &&
+    isOver(replica.record(stored.fingerprint))
+  ) {
+    sessions.discard(client.id).catch(() => {}) // logged; the session is gone from memory, and what follows waits behind it
+  }
+  if (client.clean) return null
+  const others = sessions.clientsOf(device).filter((id) => id !== client.id)
+  if (others.length >= limits.sessions) {
+    return { code: 'quota', evidence: { limit: 'sessions', allowed: limits.sessions } }
+  }
+  sessions.open(client)
+  return null
+}
+
+/** May the message be retained for its author? */
+export function judgeRetained(
+  { store }: Pick<Deps, 'store'>,
+  client: MqttClient,
+  parcel: Parcel,
+): Refusal | null {
+  const { device, kind } = client.req.connection
+  const { topic, payload = '', qos = 0 } = parcel
+  const owner = { identity: device, times: store.timesOf(kind) }
+  const evidence = store.retained.fullness({ cmd: 'publish', topic, payload, qos, retain: true }, owner)
+  return evidence === null ? null : { code: 'quota', evidence }
+}
+
+/** The certificate is over for good: not held, not replaced by a newer one. */
+function isOver(record: AdmissionRecord | null): boolean {
+  return record === null || record.certificate.state === 'revoked' || record.device.state === 'retired'
+}
