@@ -25,8 +25,11 @@ export const REPORT_LIMITS = Object.freeze({
 /** Where reports wait; {@link Spool} and the replica in production. */
 export interface ReportStore {
   add(reports: readonly Report[]): number
-  nextBatch(name: { readonly boot: string; readonly sequence: number }): SpooledBatch | null
-  taken(name: { readonly boot: string; readonly sequence: number }): void
+  take(
+    reports: readonly Report[],
+    name: { readonly boot: string; readonly sequence: number },
+  ): { batch: SpooledBatch | null; dropped: number }
+  taken(batch: SpooledBatch): void
   size(): number
 }
 
@@ -116,16 +119,23 @@ export class Reporter {
   }
 
   #store(): void {
+    if (this.#unstored.length > 0) this.#keep((reports) => ({ dropped: this.#deps.store.add(reports) }))
+  }
+
+  /** Stores what is in memory by `write`, and tells whom it concerns. Null when the disk refuses: it stays in memory then. */
+  #keep<T extends { readonly dropped: number }>(write: (reports: readonly Report[]) => T): T | null {
     const reports = this.#unstored
-    if (reports.length === 0) return
     try {
-      const dropped = this.#deps.store.add(reports)
+      const kept = write(reports)
       this.#unstored = []
-      if (dropped > 0) this.#deps.log.warn({ dropped }, 'the spool is full: oldest reports were dropped')
+      if (kept.dropped > 0)
+        this.#deps.log.warn({ dropped: kept.dropped }, 'the spool is full: oldest reports were dropped')
       for (const report of reports) if (report.type === 'applied') this.#deps.stored(report.hold)
+      return kept
     } catch (error) {
       this.#unstored = reports.slice(-UNSTORED_CAPACITY)
       this.#deps.log.error({ err: error, waiting: reports.length }, 'cannot store reports')
+      return null
     }
   }
 
@@ -153,11 +163,11 @@ export class Reporter {
   /** Sends until nothing waits; ends by setting the time of the next attempt. Never rejects. */
   async #deliver(): Promise<void> {
     try {
+      let isMore: boolean
       do {
-        this.#store()
-        await this.#deliverOne()
+        isMore = await this.#deliverOne()
         this.#failures = 0
-      } while (this.#deps.store.size() > 0 && this.#isRunning)
+      } while (isMore && this.#isRunning)
       this.#dueIn(this.#limits.heartbeatMs)
     } catch (error) {
       if (this.#failures === 0) this.#deps.log.warn(reasonOf(error), 'cannot deliver reports')
@@ -165,16 +175,20 @@ export class Reporter {
     }
   }
 
-  async #deliverOne(): Promise<void> {
+  /** False when nothing waits any more, or the disk refuses what there is. */
+  async #deliverOne(): Promise<boolean> {
     const { store, boot, now, state } = this.#deps
     const name = { boot, sequence: this.#sequence }
-    const spooled = this.#isHeartbeatOpen ? null : store.nextBatch(name)
+    const isRepeated = this.#isHeartbeatOpen
+    if (isRepeated) this.#store()
+    const spooled = isRepeated ? null : (this.#keep((reports) => store.take(reports, name))?.batch ?? null)
     const batch = spooled ?? { ...name, reports: [] }
     this.#isHeartbeatOpen = spooled === null
     await this.#deps.send({ ...batch, at: now(), ...state() })
     this.#isHeartbeatOpen = false
-    if (spooled !== null) store.taken(batch)
+    if (spooled !== null) store.taken(spooled)
     if (batch.boot === boot) this.#sequence += 1
+    return (spooled !== null || isRepeated) && store.size() > 0
   }
 
   /** Full jitter. */

@@ -20,6 +20,9 @@ const BATCH_BYTES = 48_000
 /** Most reports in one batch (the schema of the batch says so too). */
 const BATCH_REPORTS = 1_000
 
+/** The name under which a batch is sent. */
+type BatchName = Pick<SpooledBatch, 'boot' | 'sequence'>
+
 interface Row {
   readonly id: number
   readonly report: string
@@ -35,23 +38,66 @@ interface Row {
 export class Spool {
   readonly #db: Sqlite
   readonly #capacity: number
+  readonly #statements: Statements
   #count: number
+  /** A batch that the registry has. It goes with the next write: until then it could only be sent again, by its name. */
+  #done: SpooledBatch | null = null
 
   constructor(db: Sqlite, capacity = CAPACITY) {
     this.#db = db
     this.#capacity = capacity
+    this.#statements = prepare(db)
     this.#count = db.prepare<[], number>('SELECT count(*) FROM spool').pluck().get() ?? 0
   }
 
   /** Stores the reports, all or none; returns how many older ones had to go. */
   add(reports: readonly Report[]): number {
-    const insert = this.#db.prepare('INSERT INTO spool (type, report) VALUES (?, ?)')
-    let dropped = 0
-    this.#transact(() => {
-      for (const report of reports) insert.run(report.type, JSON.stringify(report))
-      dropped = this.#makeRoom(this.#count + reports.length - this.#capacity)
+    return this.#write(() => this.#insert(reports.map(rowOf), null))
+  }
+
+  /**
+   * Stores the reports and names the batch to send next, with one write: one that was named before, or the oldest
+   * reports under the given name; null when there are none. `dropped` older ones had to go.
+   */
+  take(reports: readonly Report[], name: BatchName): { batch: SpooledBatch | null; dropped: number } {
+    if (this.#count === 0 && reports.length === 0) return { batch: null, dropped: 0 }
+    let batch: SpooledBatch | null = null
+    const dropped = this.#write((isEmpty) => {
+      const rows = reports.map(rowOf)
+      const sent = isEmpty ? withinLimits(rows).length : 0
+      const gone = this.#insert(rows.slice(0, sent), name) + this.#insert(rows.slice(sent), null)
+      batch = sent > 0 ? { ...name, reports: reports.slice(0, sent) } : this.#nameOldest(name)
+      return gone
     })
-    this.#count += reports.length - dropped
+    return { batch, dropped }
+  }
+
+  /** In one transaction, and with it goes the batch that the registry has. Returns what `work` does. */
+  #write(work: (isEmpty: boolean) => number): number {
+    const [done, count] = [this.#done, this.#count]
+    try {
+      const dropped = this.#db
+        .transaction(() => {
+          if (done !== null) {
+            this.#count -= this.#statements.remove.run(BATCH_REPORTS, done.boot, done.sequence).changes
+          }
+          return work(this.#count === 0)
+        })
+        .immediate()
+      this.#done = null
+      return dropped
+    } catch (error) {
+      this.#count = count
+      throw error
+    }
+  }
+
+  /** Returns how many older ones had to go. */
+  #insert(rows: readonly NewRow[], name: BatchName | null): number {
+    const { insert } = this.#statements
+    for (const { type, report } of rows) insert.run(type, report, name?.boot ?? null, name?.sequence ?? null)
+    const dropped = this.#makeRoom(this.#count + rows.length - this.#capacity)
+    this.#count += rows.length - dropped
     return dropped
   }
 
@@ -67,9 +113,8 @@ export class Spool {
     return Math.round(wanted - left)
   }
 
-  /** The batch to send next: one that was named before, or the oldest reports under the given name; null when empty. */
-  nextBatch(name: { readonly boot: string; readonly sequence: number }): SpooledBatch | null {
-    const rows = this.#oldest()
+  #nameOldest(name: BatchName): SpooledBatch | null {
+    const rows = this.#statements.oldest.all(BATCH_REPORTS)
     const first = rows[0]
     if (first === undefined) return null
     if (first.boot !== null && first.sequence !== null) {
@@ -79,39 +124,50 @@ export class Spool {
     }
     const taken = withinLimits(rows.filter((row) => row.boot === null))
     const last = taken.at(-1) ?? first
-    this.#db
-      .prepare('UPDATE spool SET boot = ?, sequence = ? WHERE id BETWEEN ? AND ? AND boot IS NULL')
-      .run(name.boot, name.sequence, first.id, last.id)
+    this.#statements.name.run(name.boot, name.sequence, first.id, last.id)
     return { ...name, reports: parse(taken) }
   }
 
-  #oldest(): Row[] {
-    return this.#db
-      .prepare<[number], Row>('SELECT id, report, boot, sequence FROM spool ORDER BY id LIMIT ?')
-      .all(BATCH_REPORTS)
+  /** The registry has the batch. */
+  taken(batch: SpooledBatch): void {
+    this.#done = batch
   }
 
-  /** Forgets a batch that the registry has taken. */
-  taken({ boot, sequence }: { readonly boot: string; readonly sequence: number }): void {
-    const removed = this.#db
-      .prepare(
-        'DELETE FROM spool WHERE id IN (SELECT id FROM spool ORDER BY id LIMIT ?) AND boot = ? AND sequence = ?',
-      )
-      .run(BATCH_REPORTS, boot, sequence).changes
-    this.#count -= removed
-  }
-
+  /** Reports that the registry does not have. */
   size(): number {
-    return this.#count
+    return Math.max(0, this.#count - (this.#done?.reports.length ?? 0))
   }
+}
 
-  #transact(work: () => void): void {
-    this.#db.transaction(work).immediate()
+interface NewRow {
+  readonly type: string
+  readonly report: string
+}
+
+function rowOf(report: Report): NewRow {
+  return { type: report.type, report: JSON.stringify(report) }
+}
+
+type Statements = ReturnType<typeof prepare>
+
+function prepare(db: Sqlite) {
+  const oldest = 'SELECT id FROM spool ORDER BY id LIMIT ?'
+  return {
+    insert: db.prepare<[string, string, string | null, number | null]>(
+      'INSERT INTO spool (type, report, boot, sequence) VALUES (?, ?, ?, ?)',
+    ),
+    oldest: db.prepare<[number], Row>('SELECT id, report, boot, sequence FROM spool ORDER BY id LIMIT ?'),
+    name: db.prepare<[string, number, number, number]>(
+      'UPDATE spool SET boot = ?, sequence = ? WHERE id BETWEEN ? AND ? AND boot IS NULL',
+    ),
+    remove: db.prepare<[number, string, number]>(
+      `DELETE FROM spool WHERE id IN (${oldest}) AND boot = ? AND sequence = ?`,
+    ),
   }
 }
 
 /** The longest run from the start that fits in one batch; at least one. */
-function withinLimits(rows: Row[]): Row[] {
+function withinLimits<T extends { readonly report: string }>(rows: T[]): T[] {
   let bytes = 0
   const end = rows.findIndex((row) => {
     bytes += Buffer.byteLength(row.report)

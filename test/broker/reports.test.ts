@@ -250,6 +250,64 @@ t.test('a full spool drops sessions first, then refusals, and never a receipt li
   )
 })
 
+t.test('a batch that the registry has goes with the next write, and by its name before that', async (t) => {
+  const replica = openReplica(join(mkdtempSync(join(t.testdir(), 'spool-')), 'broker.db'))
+  t.teardown(() => replica.close())
+  const { spool } = replica
+  const [first, second] = [
+    { boot: 'b', sequence: 1 },
+    { boot: 'b', sequence: 2 },
+  ]
+  const { batch } = spool.take([connected('lamp'), refused('door')], first)
+  t.strictSame(batch, { ...first, reports: [connected('lamp'), refused('door')] })
+  if (batch !== null) spool.taken(batch)
+  t.equal(spool.size(), 0)
+  t.strictSame(spool.take([], second).batch, null, 'it is not sent again')
+
+  const again = spool.take([connected('gate')], second)
+  t.strictSame(again.batch, { ...second, reports: [connected('gate')] })
+  if (again.batch !== null) spool.taken(again.batch)
+  spool.add([applied('h')])
+  t.equal(spool.size(), 1)
+  t.strictSame(spool.take([connected('lamp')], { boot: 'b', sequence: 3 }).batch?.reports, [
+    applied('h'),
+    connected('lamp'),
+  ])
+})
+
+t.test('after a crash a batch is sent again under its name, also one that the registry had', async (t) => {
+  const path = join(mkdtempSync(join(t.testdir(), 'spool-')), 'broker.db')
+  const before = openReplica(path)
+  const name = { boot: 'before', sequence: 7 }
+  const { batch } = before.spool.take([applied('h')], name)
+  if (batch !== null) before.spool.taken(batch)
+  before.close()
+  const after = openReplica(path)
+  t.teardown(() => after.close())
+  const resent = after.spool.take([connected('lamp')], { boot: 'after', sequence: 1 }).batch
+  t.strictSame(resent, { ...name, reports: [applied('h')] })
+  if (resent !== null) after.spool.taken(resent)
+  const next = { boot: 'after', sequence: 1 }
+  t.strictSame(after.spool.take([], next).batch, { ...next, reports: [connected('lamp')] })
+})
+
+t.test('what is too long for one batch waits for the next, in order', async (t) => {
+  const replica = openReplica(join(mkdtempSync(join(t.testdir(), 'spool-')), 'broker.db'))
+  t.teardown(() => replica.close())
+  const all = Array.from({ length: 700 }, (_, index) => refused(`d${index}`, 'x'.repeat(100)))
+  const sent: Report[] = []
+  let fresh: Report[] = all
+  for (let sequence = 1; ; sequence++) {
+    const { batch } = replica.spool.take(fresh, { boot: 'b', sequence })
+    fresh = []
+    if (batch === null) break
+    t.ok(batch.reports.length < all.length)
+    sent.push(...batch.reports)
+    replica.spool.taken(batch)
+  }
+  t.strictSame(sent, all)
+})
+
 t.test(
   'reports survive the death of the broker, and a batch that was under way is counted once',
   async (t) => {
