@@ -75,7 +75,8 @@ export interface SessionsOptions {
 const SLICE_SIZE = 64
 const DEADLINE_MS = 5_000
 
-type Key = 'fingerprint' | 'device' | 'batch' | 'fleet' | 'issuer'
+const KEYS = ['fingerprint', 'device', 'batch', 'fleet', 'issuer'] as const
+type Key = (typeof KEYS)[number]
 const KEY_OF = {
   certificate: 'fingerprint',
   device: 'device',
@@ -115,23 +116,23 @@ export class Sessions {
 
   add(connection: Connection): void {
     this.#all.add(connection)
-    for (const [key, index] of this.#indexes()) {
+    for (const key of KEYS) {
       const value = connection[key]
       if (value === null) continue
-      const set = index.get(value)
-      if (set === undefined) index.set(value, new Set([connection]))
+      const set = this.#by[key].get(value)
+      if (set === undefined) this.#by[key].set(value, new Set([connection]))
       else set.add(connection)
     }
   }
 
   remove(connection: Connection): void {
     if (!this.#all.delete(connection)) return
-    for (const [key, index] of this.#indexes()) {
+    for (const key of KEYS) {
       const value = connection[key]
       if (value === null) continue
-      const set = index.get(value)
+      const set = this.#by[key].get(value)
       set?.delete(connection)
-      if (set?.size === 0) index.delete(value)
+      if (set?.size === 0) this.#by[key].delete(value)
     }
   }
 
@@ -249,10 +250,6 @@ export class Sessions {
     const index = this.#by.device
     const known = ids.size <= index.size ? [...ids] : [...index.keys()].filter((id) => ids.has(id))
     return known.flatMap((id) => [...(index.get(id) ?? [])])
-  }
-
-  #indexes(): [Key, Map<string, Set<Connection>>][] {
-    return Object.entries(this.#by) as [Key, Map<string, Set<Connection>>][] // the keys of a Record<Key, …>
   }
 }
 

@@ -1,4 +1,5 @@
 import type { Socket } from 'node:net'
+import type { TLSSocket } from 'node:tls'
 import type { RefusalErrorCode } from '#shared/errors'
 import type { Peer } from '#shared/identity/peer'
 import { type Refusal, refusedReport } from '../refusals.ts'
@@ -7,29 +8,23 @@ import { Budgets, type Place } from './budgets.ts'
 import type { GateDeps } from './gate.ts'
 import { Pacer } from './pacing.ts'
 
-/** A socket, or TLS on top of it: its peer's address and port, and ours, name it, for as long as it is open. */
-type Remote = Pick<Socket, 'remoteAddress' | 'remotePort' | 'localPort'>
-
 export type DoorstepDeps = Pick<GateDeps, 'limits' | 'now' | 'report' | 'sessions'>
 
 interface Standing {
-  readonly socket: Socket
   readonly place: Place
+  readonly address: string
 }
 
 /** What is before the TLS handshake: a place for each connection, or none, and its turn. */
 export class Doorstep {
   readonly #deps: DoorstepDeps
-  readonly #enter: (socket: Socket) => void
   readonly #budgets: Budgets
   readonly #pacer: Pacer
-  readonly #standing = new Map<string, Standing>()
+  readonly #standing = new Map<Socket, Standing>()
 
-  /** `enter` begins the handshake. */
-  constructor(deps: DoorstepDeps, enter: (socket: Socket) => void) {
+  constructor(deps: DoorstepDeps) {
     const { limits, now, sessions } = deps
     this.#deps = deps
-    this.#enter = enter
     this.#budgets = new Budgets(limits)
     this.#pacer = new Pacer({
       limits,
@@ -43,8 +38,8 @@ export class Doorstep {
     })
   }
 
-  /** Takes a socket that has just been accepted and is not being read. */
-  arrived(socket: Socket): void {
+  /** Takes a socket that has just been accepted and is not being read; `enter` begins its handshake. */
+  arrived(socket: Socket, enter: () => void): void {
     const address = addressOf(socket)
     socket.on('error', () => socket.destroy()) // 'close' follows
     const place = this.#budgets.take(address)
@@ -52,15 +47,14 @@ export class Doorstep {
       this.#turnAway(socket, { address, limit: place })
       return
     }
-    const name = nameOf(socket)
     const arrival = {
       group: place.group,
-      enter: () => this.#enter(socket),
+      enter,
       drop: (limit: string) => this.#turnAway(socket, { address, limit }),
     }
-    this.#standing.set(name, { socket, place })
+    this.#standing.set(socket, { place, address })
     socket.once('close', () => {
-      if (this.#standing.get(name)?.socket === socket) this.#standing.delete(name)
+      this.#standing.delete(socket)
       this.#budgets.free(place)
       this.#pacer.leave(arrival)
     })
@@ -75,21 +69,28 @@ export class Doorstep {
     return { code: 'rate', evidence: { address, retryAfterS: this.#budgets.retryAfterS } }
   }
 
+  /** Where the client comes from. */
+  addressOf(tls: TLSSocket): string {
+    const wire = wireOf(tls)
+    return (wire && this.#standing.get(wire)?.address) ?? addressOf(tls)
+  }
+
   /** The client of the socket has been let in. Returns the TCP socket that it is on. */
-  admitted(socket: Remote): Socket | undefined {
-    const standing = this.#standing.get(nameOf(socket))
+  admitted(tls: TLSSocket): Socket | undefined {
+    const wire = wireOf(tls)
+    const standing = wire && this.#standing.get(wire)
     if (standing !== undefined) this.#budgets.admitted(standing.place)
-    return standing?.socket
+    return standing && wire
   }
 
   /** A handshake came to nothing. False when that need not be reported: it was, less than a minute ago. */
   refused(
-    socket: Remote,
+    tls: TLSSocket,
     why?: { readonly code: RefusalErrorCode; readonly fingerprint: string | null },
   ): boolean {
     const now = this.#deps.now()
     const isHammering = why?.code === 'rate'
-    this.#budgets.refused(addressOf(socket), { now, isHammering })
+    this.#budgets.refused(this.addressOf(tls), { now, isHammering })
     return !isHammering || this.#budgets.mayTell(why.fingerprint ?? '', now)
   }
 
@@ -101,7 +102,7 @@ export class Doorstep {
   /** Destroys every socket that has a place. */
   close(): void {
     this.#pacer.stop()
-    for (const { socket } of this.#standing.values()) socket.destroy()
+    for (const socket of this.#standing.keys()) socket.destroy()
   }
 
   /** Without a word to the client, which has not asked anything yet; reported once a minute for each address. */
@@ -116,11 +117,14 @@ export class Doorstep {
   }
 }
 
-function addressOf({ remoteAddress = '' }: Remote): string {
+function addressOf({ remoteAddress = '' }: Socket): string {
   return remoteAddress.replace(/^::ffff:/, '')
 }
 
-/** A client may come from one port to two of ours. */
-function nameOf({ remoteAddress = '', remotePort = 0, localPort = 0 }: Remote): string {
-  return `${remoteAddress} ${remotePort} ${localPort}`
+/**
+ * The TCP socket below TLS. Node has no public name for it; to ask both sockets for address and ports instead takes four
+ * system calls.
+ */
+function wireOf(tls: TLSSocket): Socket | undefined {
+  return (tls as { readonly _parent?: Socket })._parent
 }

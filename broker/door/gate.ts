@@ -50,7 +50,7 @@ export interface GateWays {
   /** The CAs that client certificates are issued by, as they are trusted now. */
   issuers(): readonly X509Certificate[]
   /** What addresses and certificates may have is counted there. */
-  readonly doorstep: Pick<Doorstep, 'mayAttempt' | 'admitted' | 'refused'>
+  readonly doorstep: Pick<Doorstep, 'addressOf' | 'mayAttempt' | 'admitted' | 'refused'>
 }
 
 /** Takes a TLS socket, and what is spoken on top of it; the guard that it returns is on the latter from then on. */
@@ -98,7 +98,7 @@ function meet(
   deps: GateDeps,
   { tls, socket, doorstep }: Pick<Visitor, 'tls' | 'socket' | 'doorstep'>,
 ): Visitor {
-  const address = (tls.remoteAddress ?? '').replace(/^::ffff:/, '')
+  const address = doorstep.addressOf(tls)
   const { limits } = deps
   const violated = (violation: string) => {
     if (visitor.isTurnedAway) return
@@ -116,8 +116,10 @@ function meet(
     violated(`no CONNECT within ${limits.connectMs} ms`)
     socket.destroy()
   }, limits.connectMs)
-  const met = { deps, doorstep, tls, socket, guard, address, connectDeadline }
-  const visitor: Visitor = { ...met, isTurnedAway: false }
+  const visitor: Visitor = {
+    ...{ deps, doorstep, tls, socket, guard, address, connectDeadline },
+    isTurnedAway: false,
+  }
   socket.on('fault', violated) // of what is between TLS and MQTT
   socket.on('error', () => socket.destroy()) // 'close' follows; without a listener the process would end
   socket.once('close', () => clearTimeout(connectDeadline))

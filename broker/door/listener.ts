@@ -1,6 +1,6 @@
 import { X509Certificate } from 'node:crypto'
 import { once } from 'node:events'
-import { type AddressInfo, createServer as createTcpServer, type Server, type Socket } from 'node:net'
+import { type AddressInfo, createServer as createTcpServer, type Server } from 'node:net'
 import { createServer, type TLSSocket, type TlsOptions, type Server as TlsServer } from 'node:tls'
 import { MusterError } from '#shared/errors'
 import { refusedReport } from '../refusals.ts'
@@ -51,8 +51,7 @@ export interface Listener {
 export async function openListener(deps: ListenerDeps): Promise<Listener> {
   const identity = openTlsIdentity(deps, deps)
   let issuers = identity.trust.map((pem) => new X509Certificate(pem))
-  const doors = new WeakMap<Socket, TlsServer>()
-  const doorstep = new Doorstep(deps, (socket) => doors.get(socket)?.emit('connection', socket))
+  const doorstep = new Doorstep(deps)
   const gate = openGate(deps, { inside: deps.mqtt, issuers: () => issuers, doorstep })
   const servers: Server[] = []
   const close = async () => {
@@ -66,7 +65,7 @@ export async function openListener(deps: ListenerDeps): Promise<Listener> {
     for (const { port, ...door } of doorsOf(deps, { gate, doorstep })) {
       const tls = tlsServer(deps, { ...door, doorstep })
       identity.serve(tls)
-      servers.push(await acceptOn({ host: deps.host, port }, { tls, doors, doorstep }))
+      servers.push(await acceptOn({ host: deps.host, port }, { tls, doorstep }))
     }
   } catch (error) {
     await close()
@@ -130,11 +129,10 @@ function tlsServer({ limits }: ListenerDeps, { options, entered, doorstep }: Doo
 /** Sockets are accepted and not read: the doorstep says when the handshake begins. */
 async function acceptOn(
   at: { readonly host: string; readonly port: number },
-  to: { readonly tls: TlsServer; readonly doors: WeakMap<Socket, TlsServer>; readonly doorstep: Doorstep },
+  to: { readonly tls: TlsServer; readonly doorstep: Doorstep },
 ): Promise<Server> {
   const server = createTcpServer({ pauseOnConnect: true, noDelay: true, keepAlive: true }, (socket) => {
-    to.doors.set(socket, to.tls)
-    to.doorstep.arrived(socket)
+    to.doorstep.arrived(socket, () => to.tls.emit('connection', socket))
   })
   server.listen(at.port, at.host)
   await listening(server, at)
@@ -148,7 +146,7 @@ function webSocketDoor(deps: ListenerDeps, { gate, doorstep }: Ways): WebSocketD
     origins: webSocket?.origins ?? [],
     enter: gate,
     refused(socket, violation) {
-      const address = (socket.remoteAddress ?? '').replace(/^::ffff:/, '')
+      const address = doorstep.addressOf(socket)
       doorstep.refused(socket)
       const refusal = { code: 'packet', evidence: { violation } } as const
       deps.report(refusedReport(refusal, { device: null, fingerprint: null, address }, deps.now()))

@@ -22,11 +22,13 @@ interface Parser extends EventEmitter {
 }
 /** The parts of Aedes that we use, private ones included. */
 interface AedesBroker extends EventEmitter {
-  readonly clients: Readonly<Record<string, MqttClient>>
-  readonly connectedClients: number
+  readonly clients: Record<string, MqttClient>
+  connectedClients: number
   handle(socket: Duplex, link: Link): MqttClient & { readonly _parser: Parser }
   registerClient(client: MqttClient): void
   unregisterClient(client: MqttClient): void
+  /** Takes it out of the register. */
+  deleteClient(clientId: string): void
   /** Ours, as they were handed over. */
   readonly preConnect: ShortConnectDeps['broker']['preConnect']
   readonly authenticate: ShortConnectDeps['broker']['authenticate']
@@ -80,7 +82,8 @@ export class Broker extends Base {
 
   /**
    * The newcomer replaces the client before it in one tick [MQTT-3.1.4-2]. Aedes waits for the old one to close;
-   * of several newcomers who wait, two may stay, and the one that closes last takes the other's entry with it.
+   * of several newcomers who wait, two may stay, and the one that closes last takes the other's entry with it. Who
+   * comes and goes is told as presence, not below `$SYS`.
    */
   override registerClient(client: MqttClient): void {
     if (!this.#repairs.mayRegister(client)) return
@@ -92,12 +95,13 @@ export class Broker extends Base {
       previous.conn.destroy()
       previous.close()
     }
-    super.registerClient(client)
+    this.connectedClients++
+    this.clients[client.id] = client
   }
 
   override unregisterClient(client: MqttClient): void {
     this.delivery.stop(client)
-    if (this.clients[client.id] === client) super.unregisterClient(client)
+    if (this.clients[client.id] === client) this.deleteClient(client.id)
   }
 
   override subscribe(filter: string, handler: Handler, done: Done): void {

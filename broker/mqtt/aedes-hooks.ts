@@ -24,6 +24,7 @@ import {
 import { Ingest } from './ingest.ts'
 import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
 import { News } from './news.ts'
+import { closeShort } from './short-close.ts'
 import { connectShort } from './short-connect.ts'
 import { openTakeovers } from './takeover.ts'
 
@@ -141,9 +142,10 @@ function take(broker: Broker, deps: TakeDeps, connection: Connection): void {
     refusals: 0,
     ending: 'lost',
   }
+  const { store } = deps
+  connection.socket.once('end', () => closeShort({ broker, store }, client)) // before Aedes hears of it
   const client = broker.handle(connection.socket, link)
   broker.exchange.adopt(client)
-  const { store } = deps
   const short = {
     ...{ client, broker },
     // Another connection of the same device may have come before, and be on the long way still: it must not end this one.

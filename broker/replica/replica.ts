@@ -124,10 +124,11 @@ export class Replica {
   /** Null when the registry has no such certificate, or its device, fleet or trusted issuer is not known here. */
   record(fingerprint: string): AdmissionRecord | null {
     const row = this.#state.credential(fingerprint)
-    if (row === null || !this.#state.issuers.get(row.certificate.issuer)?.trusted) return null
-    const fleet = this.fleet(row.device.fleet)
-    if (fleet === null) return null
-    return { ...row, fleet, hold: this.#state.holdOn(row.device, row.certificate) }
+    if (row === null) return null
+    const { certificate, device } = row
+    const fleet = this.fleet(device.fleet)
+    if (fleet === null || !this.#state.issuers.get(certificate.issuer)?.trusted) return null
+    return { certificate, device, fleet, hold: this.#state.holdOn(device, certificate) }
   }
 
   fleet(id: string): FleetRecord | null {

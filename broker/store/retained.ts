@@ -99,6 +99,7 @@ export class Retained {
   /** True when this is what the topic retains. */
   isKept(topic: string, payload: Buffer | string): boolean {
     const kept = this.#messages.get(topic)?.payload
+    if (typeof kept === 'string' && typeof payload === 'string') return kept === payload
     return kept !== undefined && Buffer.from(kept as Buffer).equals(Buffer.from(payload as Buffer)) // strings as octets
   }
 
