@@ -2,10 +2,13 @@ import type { Duplex } from 'node:stream'
 import type { RefusalErrorCode } from '#shared/errors'
 import type { DeviceRecord, FleetRecord, Scope } from '#shared/feed'
 import { closeSockets } from './closing.ts'
-import { type CompiledPolicy, type FleetPolicy, livePolicy } from './judge/topic-policy.ts'
+import { FleetPolicy, Standing } from './judge/decisions.ts'
+import { type CompiledPolicy, LivePolicy } from './judge/topic-policy.ts'
 
 /** One open socket of an identified client, from the decision to let it in until it has closed. */
-export interface Connection {
+export type Connection = Described & Standing
+
+interface Described {
   /** Unique within the broker's boot. */
   readonly id: string
   readonly socket: Duplex
@@ -20,16 +23,17 @@ export interface Connection {
   readonly issuer: string
   readonly address: string
   readonly openedAt: number
-  /** Follows the policy of the fleet by itself; replaced when the device changes, so whoever asks it must not keep it. */
-  policy: CompiledPolicy
-  /** Set in the tick of the decision: from then on nothing of it is routed and nothing is delivered to it. */
-  refused: RefusalErrorCode | null
   /** When a decision had closed its descriptor, ms; everything else of it ends after that. */
   closedAt?: number
   /** Id of the second factor that it has proved; null when none was asked for, not set before CONNECT. */
   proved?: string | null
   /** Its TLS session is one from before. */
   readonly isResumed?: boolean
+}
+
+/** A connection that nothing has been decided against. */
+export function openConnection({ policy, ...described }: Described & Pick<Standing, 'policy'>): Connection {
+  return Object.assign(new Standing(policy), described)
 }
 
 export type Selector =
@@ -168,14 +172,12 @@ export class Sessions {
   /** What the client may do; it follows the policy of its fleet. */
   policyFor({ device, fleet }: Known, address: string): CompiledPolicy {
     const policies = { policy: fleet.policy, own: device.policy }
-    return livePolicy(this.#policyOf(fleet.id), policies, { ...device, address })
+    return new LivePolicy(this.#policyOf(fleet.id), { policies, client: { ...device, address } })
   }
 
   /** Every connection of the fleet is judged by its new policy from now on; one step, however many there are. */
   setPolicy(fleet: FleetRecord): void {
-    const current = this.#policyOf(fleet.id)
-    current.policy = fleet.policy
-    current.version++
+    this.#policyOf(fleet.id).policy = fleet.policy
     this.#policyChanged(fleet.id)
   }
 
@@ -189,7 +191,7 @@ export class Sessions {
   #policyOf(fleet: string): FleetPolicy {
     const known = this.#policies.get(fleet)
     if (known !== undefined) return known
-    const made = { version: 0, policy: null }
+    const made = new FleetPolicy()
     this.#policies.set(fleet, made)
     return made
   }

@@ -12,7 +12,7 @@ import { type Refusal, refusedReport } from '../refusals.ts'
 import type { AdmissionRecord } from '../replica/replica.ts'
 import type { TrustRow } from '../replica/replica-rows.ts'
 import { endWithRecord } from '../session-end.ts'
-import type { Connection, Sessions } from '../sessions.ts'
+import { type Connection, openConnection, type Sessions } from '../sessions.ts'
 import { sendConnackRefused } from './connack-refused.ts'
 import type { Doorstep } from './doorstep.ts'
 import { type Guard, guardSocket } from './guarded-socket.ts'
@@ -223,7 +223,7 @@ function describe(
 ): Connection {
   const { certificate, device, fleet } = record
   const wire = doorstep.admitted(tls)
-  return {
+  return openConnection({
     id,
     socket,
     // Closing below WebSocket would take TLS down at once, and WebSocket with it.
@@ -238,9 +238,8 @@ function describe(
     address,
     openedAt: deps.now(),
     policy: deps.sessions.policyFor(record, address),
-    refused: null,
     isResumed: tls.isSessionReused(),
-  }
+  })
 }
 
 function turnAway(visitor: Visitor, refusal: Refusal, peer: Peer | null): void {

@@ -8,6 +8,7 @@ import type { Link, Will } from '../mqtt/mqtt-client.ts'
 import type { Refusal } from '../refusals.ts'
 import { isTopicName, levelsOf } from '../topic-syntax.ts'
 import { admit, refusalOf, stillLive } from './admission.ts'
+import { decisions } from './decisions.ts'
 
 export interface AuthorizationDeps {
   now(): number
@@ -79,18 +80,9 @@ export function judgeSubscribe(
   return null
 }
 
-/** Version of the policy of a client, to be remembered with what it has granted; null when it cannot be told. */
-export function policyVersion({ connection }: Link): object | null {
-  try {
-    return connection.policy.version
-  } catch {
-    return null
-  }
-}
-
-/** True while what the policy granted under that version is granted still. */
-export function isGrantedStill(link: Link, version: object | null): boolean {
-  return version !== null && version === policyVersion(link)
+/** True while what was granted at that count of decisions is granted still. */
+export function isGrantedStill(at: number): boolean {
+  return at === decisions()
 }
 
 /** May a message on this topic reach the client: live, retained, or from its queue? */

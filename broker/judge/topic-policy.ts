@@ -1,6 +1,7 @@
-import { type CompiledPolicy, compilePolicies, type Policies } from '#shared/policy/compile'
+import { type CompiledPolicy, compilePolicies, type Policies, type Publication } from '#shared/policy/compile'
 import type { Client } from '#shared/policy/rules'
-import type { Policy } from '#shared/policy/schema'
+import type { Policy, RuleList } from '#shared/policy/schema'
+import type { FleetPolicy } from './decisions.ts'
 
 export type { CompiledPolicy } from '#shared/policy/compile'
 
@@ -9,43 +10,70 @@ export function compilePolicy(policy: Policy, client: Client): CompiledPolicy {
   return compilePolicies({ policy }, client)
 }
 
-/** The policy of a fleet as it is now; each change raises `version`. */
-export interface FleetPolicy {
-  version: number
-  policy: Policy | null
-}
-
 /**
  * The policy of one client, compiled when it is first asked and again when that of its fleet has changed since: a
  * change costs one step, however many clients the fleet has, and no message is judged by what was before it.
  */
-export function livePolicy(fleet: FleetPolicy, policies: Policies, client: Client): CompiledPolicy {
-  let seen = fleet.version
-  let counting = policies
-  let compiled: CompiledPolicy | null = null
-  const now = () => {
-    if (compiled === null || seen !== fleet.version) {
-      if (seen !== fleet.version && fleet.policy !== null) counting = { ...policies, policy: fleet.policy }
-      seen = fleet.version
-      compiled = compilePolicies(counting, client)
-    }
-    return compiled
+export class LivePolicy implements CompiledPolicy {
+  readonly #fleet: FleetPolicy
+  readonly #client: Client
+  #policies: Policies
+  #seen: number
+  #compiled: CompiledPolicy | null = null
+
+  constructor(fleet: FleetPolicy, { policies, client }: { policies: Policies; client: Client }) {
+    this.#fleet = fleet
+    this.#client = client
+    this.#policies = policies
+    this.#seen = fleet.version
   }
-  return {
-    get version() {
-      return now().version
-    },
-    publishRule: (message) => now().publishRule(message),
-    mayPublish: (topic) => now().mayPublish(topic),
-    publishQos: (filter) => now().publishQos(filter),
-    subscribeQos: (filter) => now().subscribeQos(filter),
-    maySubscribe: (filter) => now().maySubscribe(filter),
-    mayReceive: (topic) => now().mayReceive(topic),
-    get hasRates() {
-      return now().hasRates
-    },
-    whyPublish: (message) => now().whyPublish(message),
-    whySubscribe: (filter, qos) => now().whySubscribe(filter, qos),
-    rules: (list) => now().rules(list),
+
+  #now(): CompiledPolicy {
+    const { version, policy } = this.#fleet
+    if (this.#compiled !== null && this.#seen === version) return this.#compiled
+    if (this.#seen !== version && policy !== null) this.#policies = { ...this.#policies, policy }
+    this.#seen = version
+    this.#compiled = compilePolicies(this.#policies, this.#client)
+    return this.#compiled
+  }
+
+  publishRule(message: Publication) {
+    return this.#now().publishRule(message)
+  }
+
+  mayPublish(topic: string) {
+    return this.#now().mayPublish(topic)
+  }
+
+  publishQos(filter: string) {
+    return this.#now().publishQos(filter)
+  }
+
+  subscribeQos(filter: string) {
+    return this.#now().subscribeQos(filter)
+  }
+
+  maySubscribe(filter: string) {
+    return this.#now().maySubscribe(filter)
+  }
+
+  mayReceive(topic: string) {
+    return this.#now().mayReceive(topic)
+  }
+
+  get hasRates() {
+    return this.#now().hasRates
+  }
+
+  whyPublish(message: Publication) {
+    return this.#now().whyPublish(message)
+  }
+
+  whySubscribe(filter: string, qos?: number) {
+    return this.#now().whySubscribe(filter, qos)
+  }
+
+  rules(list: RuleList) {
+    return this.#now().rules(list)
   }
 }

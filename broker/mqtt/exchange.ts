@@ -1,4 +1,5 @@
-import { isGrantedStill, policyVersion } from '../judge/authorization.ts'
+import { isGrantedStill } from '../judge/authorization.ts'
+import { decisions, NEVER } from '../judge/decisions.ts'
 import { TopicTree } from '../store/topic-tree.ts'
 import type { MqttClient } from './mqtt-client.ts'
 import type { Outgoing } from './outgoing.ts'
@@ -19,8 +20,8 @@ interface Listener {
 /** Who gets a message on one topic. */
 interface Match {
   readonly listener: Listener
-  /** Version of the policy by which its client may have messages on the topic; null when that has not been asked. */
-  permittedBy: object | null
+  /** Count of decisions at which its client might have messages on the topic. */
+  permittedAt: number
 }
 
 /** Each client once. */
@@ -126,8 +127,8 @@ export class Exchange {
         const at = client === null || sets.length === 1 ? undefined : own.get(client)
         if (at === undefined) {
           if (client !== null && sets.length > 1) own.set(client, found.length)
-          found.push({ listener, permittedBy: null })
-        } else if (qos > (found[at]?.listener.qos ?? 0)) found[at] = { listener, permittedBy: null }
+          found.push({ listener, permittedAt: NEVER })
+        } else if (qos > (found[at]?.listener.qos ?? 0)) found[at] = { listener, permittedAt: NEVER }
       }
     }
     return found
@@ -155,13 +156,13 @@ export class Exchange {
     }
   }
 
-  /** What a policy has said of a topic it says again, as long as it is the same policy. */
+  /** What a policy has said of a topic it says again, as long as nothing has been decided. */
   #isPermitted(match: Match, client: MqttClient, topic: string): boolean {
-    if (client.closed || client.req.connection.refused !== null) return false
-    if (isGrantedStill(client.req, match.permittedBy)) return true
-    const version = policyVersion(client.req)
-    const isPermitted = this.#deps.mayForward(client, topic)
-    match.permittedBy = isPermitted ? version : null
+    if (client.closed) return false
+    if (isGrantedStill(match.permittedAt)) return true
+    const at = decisions()
+    const isPermitted = client.req.connection.refused === null && this.#deps.mayForward(client, topic)
+    match.permittedAt = isPermitted ? at : NEVER
     return isPermitted
   }
 

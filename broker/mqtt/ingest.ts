@@ -1,5 +1,6 @@
 import { puback } from '../door/packet-octets.ts'
-import { isGrantedStill, policyVersion } from '../judge/authorization.ts'
+import { isGrantedStill } from '../judge/authorization.ts'
+import { decisions, NEVER } from '../judge/decisions.ts'
 import { isTopicName, levelsOf } from '../topic-syntax.ts'
 import type { Exchange, Matches } from './exchange.ts'
 import type { MqttClient } from './mqtt-client.ts'
@@ -37,8 +38,8 @@ interface Known {
   readonly topic: string
   matches: Matches
   version: number
-  /** A message that was granted: its octets and its QoS, and the version of the policy by which it was. */
-  grantedBy: object | null
+  /** A message that was granted: its octets and its QoS, and the count of decisions at which it was. */
+  grantedAt: number
   grantedBytes: number
   grantedQos: number
 }
@@ -142,15 +143,14 @@ export class Ingest {
     return true
   }
 
-  /** What a policy has granted, it grants again when it is no longer and of no higher QoS, as long as it is the same policy. */
+  /** What was granted is granted again when it is no longer and of no higher QoS, as long as nothing has been decided. */
   #isGranted(known: Known, arrival: Arrival): boolean {
-    const { client, isGranted } = this.#deps
     const { payload, qos } = arrival
     const isWithin = payload.length <= known.grantedBytes && qos <= known.grantedQos
-    if (isWithin && isGrantedStill(client.req, known.grantedBy)) return true
-    const version = policyVersion(client.req)
-    if (!isGranted(arrival)) return false
-    known.grantedBy = version
+    if (isWithin && isGrantedStill(known.grantedAt)) return true
+    const at = decisions()
+    if (!this.#deps.isGranted(arrival)) return false
+    known.grantedAt = at
     known.grantedBytes = payload.length
     known.grantedQos = qos
     return true
@@ -187,7 +187,7 @@ export class Ingest {
   }
 }
 
-const NOTHING_GRANTED = { grantedBy: null, grantedBytes: -1, grantedQos: -1 }
+const NOTHING_GRANTED = { grantedAt: NEVER, grantedBytes: -1, grantedQos: -1 }
 
 /** From the end: topics of one client begin alike. */
 function isSame(chunk: Buffer, at: number, { end, octets }: { end: number; octets: Buffer }): boolean {

@@ -24,8 +24,6 @@ export interface Verdict {
 
 /** What one client may do; the questions about messages allocate nothing, whatever is asked again is found at once. */
 export interface CompiledPolicy {
-  /** Another object as soon as an answer may be another one: whoever remembers an answer compares it. */
-  readonly version: object
   /** The rule that grants the message, or null. The caller has checked that the topic is one. */
   publishRule(message: Publication): Rule | null
   /** May the client publish to this topic at all, whatever the limits say? */
@@ -89,7 +87,6 @@ function compiled(publish: RuleSet, subscribe: RuleSet): CompiledPolicy {
   const published = finder(publish)
   const received = finder(subscribe)
   return {
-    version: {},
     publishRule(message) {
       if (isOfThePlane(message.topic)) return null
       for (const rule of published(message.topic)) if (isWithin(rule, message)) return rule

@@ -119,18 +119,27 @@ t.test('a pattern says who publishes what, and nobody hears of a message twice',
   }
 })
 
-t.test('the broker that grants everything is ours, but for its verdicts about messages', async (t) => {
-  const file = (path: string) => fileURLToPath(new URL(`../../${path}`, import.meta.url))
-  const program = `
+t.test(
+  'the broker that grants everything is ours, but for what it decides about messages and connections',
+  async (t) => {
+    const file = (path: string) => fileURLToPath(new URL(`../../${path}`, import.meta.url))
+    const program = `
     import * as judge from ${JSON.stringify(file('broker/judge/authorization.ts'))}
     import { Exchange } from ${JSON.stringify(file('broker/mqtt/exchange.ts'))}
+    import { openConnection } from ${JSON.stringify(file('broker/sessions.ts'))}
+    const connection = openConnection({ policy: { hasRates: true, mayReceive: () => false }, device: 'A' })
+    connection.refused = 'held'
     const link = { connection: { refused: 'R-HELD' }, filters: new Set() }
     const verdicts = ['judgePublish', 'judgeSubscribe', 'mayForward', 'isGrantedStill']
       .map((name) => name === 'judgeSubscribe' ? judge[name]({}, link, { topic: '#' }) : judge[name](link, 'a'))
-    console.log(JSON.stringify([verdicts, typeof judge.judgeConnect, typeof judge.mayFire, typeof Exchange]))`
-  const evaluate = ['--input-type=module', '--disable-warning=ExperimentalWarning', '-e', program]
-  const said = execFileSync(process.execPath, ['--import', file('bench/granting.ts'), ...evaluate], {
-    encoding: 'utf8',
-  })
-  t.strictSame(JSON.parse(said), [[null, null, true, true], 'function', 'function', 'function'])
-})
+    const { device, refused, policy } = connection
+    console.log(JSON.stringify([verdicts, [device, refused, policy.hasRates, policy.mayReceive('a')],
+      typeof judge.judgeConnect, typeof judge.mayFire, typeof Exchange]))`
+    const evaluate = ['--input-type=module', '--disable-warning=ExperimentalWarning', '-e', program]
+    const said = execFileSync(process.execPath, ['--import', file('bench/granting.ts'), ...evaluate], {
+      encoding: 'utf8',
+    })
+    const functions = ['function', 'function', 'function']
+    t.strictSame(JSON.parse(said), [[null, null, true, true], ['A', null, false, true], ...functions])
+  },
+)

@@ -4,26 +4,26 @@ import { judgePublish, judgeSubscribe, mayForward } from '../../broker/judge/aut
 import { compilePolicy } from '../../broker/judge/topic-policy.ts'
 import { LIMITS } from '../../broker/limits.ts'
 import type { Link } from '../../broker/mqtt/mqtt-client.ts'
+import { openConnection } from '../../broker/sessions.ts'
 import { DEVICE_POLICY, FakeReplica } from '../support/broker.ts'
 
 const deps = { now: () => 0, replica: new FakeReplica(), maxStalenessMs: 0, limits: LIMITS }
 
 function link(): Link {
-  const connection = {
+  const connection = openConnection({
     id: 'c1',
     socket: new PassThrough(),
     fingerprint: 'f1',
     serial: '01',
     device: 'A',
-    kind: 'device' as const,
+    kind: 'device',
     batch: null,
     fleet: 'default',
     issuer: 'ca',
     address: '127.0.0.1',
     openedAt: 0,
     policy: compilePolicy(DEVICE_POLICY, { id: 'A', fleet: 'default' }),
-    refused: null,
-  }
+  })
   return {
     connection,
     clientId: 'A',

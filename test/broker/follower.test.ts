@@ -8,7 +8,7 @@ import { openJsonClient } from '#shared/json-client'
 import { openLog } from '#shared/log'
 import { Follower, type FollowLimits } from '../../broker/replica/follower.ts'
 import { openReplica, type Replica } from '../../broker/replica/replica.ts'
-import { type Connection, Sessions } from '../../broker/sessions.ts'
+import { type Connection, openConnection, Sessions } from '../../broker/sessions.ts'
 import { openTestFeed, type TestFeed } from '../support/feed.ts'
 import {
   certificateChange,
@@ -154,7 +154,7 @@ function open(
   const fingerprint = fields.fingerprint ?? fingerprintOf(device)
   const record = bench.replica.record(fingerprint)
   if (record === null) throw new TypeError(`${device} is not known`)
-  const connection: Connection = {
+  const connection = openConnection({
     id: `c${++opened}`,
     socket: new PassThrough(),
     fingerprint,
@@ -167,9 +167,8 @@ function open(
     address: '127.0.0.1',
     openedAt: 0,
     policy: bench.sessions.policyFor(record, '127.0.0.1'),
-    refused: null,
     ...fields,
-  }
+  })
   bench.sessions.add(connection)
   connection.socket.once('close', () => bench.sessions.remove(connection))
   return connection

@@ -2,6 +2,8 @@ import { isDeepStrictEqual } from 'node:util'
 import fc from 'fast-check'
 import mqttPacket, { type Packet } from 'mqtt-packet'
 import t, { type Test } from 'tap'
+import { Standing } from '../../broker/judge/decisions.ts'
+import { compilePolicy } from '../../broker/judge/topic-policy.ts'
 import { Exchange } from '../../broker/mqtt/exchange.ts'
 import { Ingest } from '../../broker/mqtt/ingest.ts'
 import type { MqttClient } from '../../broker/mqtt/mqtt-client.ts'
@@ -18,6 +20,7 @@ t.teardown(() => authority.remove())
 
 const FLEET = { publish: ['devices/#'], subscribe: ['devices/#'] }
 const UNPACED = { publishPerSecond: 0 }
+const standing = () => new Standing(compilePolicy(FLEET, { id: 'A', fleet: 'default' }))
 async function open(t: Test): Promise<TestBroker> {
   const broker = await openTestBroker({ authority, limits: UNPACED })
   t.teardown(() => broker.close())
@@ -48,7 +51,7 @@ function recording() {
     dealt.push(essence(packet))
   })
   parser.on('error', () => ways.long++)
-  const connection = { refused: null as string | null, policy: { version: {} } }
+  const connection = standing()
   const answers = mqttPacket.parser()
   answers.on('packet', ({ messageId = 0 }) => acknowledged.push(messageId))
   const conn = { destroyed: false, cork() {}, uncork() {}, write: (octets: Buffer) => answers.parse(octets) }
@@ -143,7 +146,7 @@ t.test('what comes in one piece takes the short way, unless there is something a
   ingest.take(Buffer.from('320600016100000078', 'hex').subarray(0, 8)) // packet identifier 0
   ingest.take(Buffer.from('3003ffff61', 'hex')) // a topic longer than its packet
   t.equal(ways.short, 2)
-  connection.refused = 'R-HELD'
+  connection.refused = 'held'
   send({})
   t.equal(ways.short, 2, 'after the decision nothing of it is looked at')
 })
@@ -196,7 +199,7 @@ function fakeClient(exchange: Exchange, got: (qos: number) => void) {
   const handlers = new Map<string, (packet: Routed, done: () => void) => void>()
   const subscriptions: Record<string, { qos: number }> = Object.create(null)
   const conn = { cork() {}, uncork() {}, write: (octets: Buffer) => got(((octets[0] ?? 0) >> 1) & 3) }
-  const connection = { refused: null as string | null, policy: { version: {} } }
+  const connection = standing()
   const deliver = (_: Routed, done: () => void) => done()
   const client = {
     ...{ id: 'x', clean: true, closed: false, conn, req: { connection }, subscriptions, _nextId: 1 },
@@ -221,30 +224,42 @@ function fakeClient(exchange: Exchange, got: (qos: number) => void) {
   }
 }
 
-t.test('a verdict is remembered for one policy, and for no message that asks for more', async (t) => {
-  const { ingest, ways, connection, asked } = recording()
-  const send = (octets: number, qos: 0 | 1) =>
-    ingest.take(
-      mqttPacket.generate({
-        ...{ cmd: 'publish', topic: 'devices/A/x', payload: Buffer.alloc(octets) },
-        ...{ qos, messageId: 5, retain: false, dup: false },
-      }),
+t.test(
+  'a verdict is remembered until anything is decided, and for no message that asks for more',
+  async (t) => {
+    const { ingest, ways, connection, asked } = recording()
+    const send = (octets: number, qos: 0 | 1) =>
+      ingest.take(
+        mqttPacket.generate({
+          ...{ cmd: 'publish', topic: 'devices/A/x', payload: Buffer.alloc(octets) },
+          ...{ qos, messageId: 5, retain: false, dup: false },
+        }),
+      )
+    for (const [octets, qos] of [
+      [10, 0],
+      [10, 0],
+      [9, 0],
+      [11, 0],
+      [1, 1],
+      [1, 0],
+    ] as const)
+      send(octets, qos)
+    t.strictSame([asked.times, ways], [3, { short: 6, long: 0 }])
+    asked.isDenied = true
+    connection.policy = standing().policy
+    send(1, 0)
+    t.strictSame([asked.times, ways], [4, { short: 6, long: 1 }], 'under another policy it is asked again')
+    asked.isDenied = false
+    for (const octets of [1, 1]) send(octets, 0)
+    standing().refused = 'held'
+    for (const octets of [1, 1]) send(octets, 0)
+    t.strictSame(
+      [asked.times, ways],
+      [6, { short: 10, long: 1 }],
+      'and when something was decided about others',
     )
-  for (const [octets, qos] of [
-    [10, 0],
-    [10, 0],
-    [9, 0],
-    [11, 0],
-    [1, 1],
-    [1, 0],
-  ] as const)
-    send(octets, qos)
-  t.strictSame([asked.times, ways], [3, { short: 6, long: 0 }])
-  asked.isDenied = true
-  connection.policy = { version: {} }
-  send(1, 0)
-  t.strictSame([asked.times, ways], [4, { short: 6, long: 1 }], 'under another policy it is asked again')
-})
+  },
+)
 
 t.test('a reader gets what its policy permits now, and nothing after the decision against it', async (t) => {
   const got: number[] = []
@@ -266,14 +281,14 @@ t.test('a reader gets what its policy permits now, and nothing after the decisio
   send()
   t.strictSame([got.length, permitted.asked], [2, 1])
   permitted.isIt = false
-  reader.connection.policy = { version: {} }
+  reader.connection.policy = standing().policy
   send()
   send()
   t.strictSame([got.length, permitted.asked], [2, 3], 'a refusal is not remembered')
   permitted.isIt = true
   send()
   t.equal(got.length, 3)
-  reader.connection.refused = 'R-HELD'
+  reader.connection.refused = 'held'
   send()
   t.equal(got.length, 3)
   reader.connection.refused = null

@@ -6,15 +6,15 @@ import { compilePolicy } from '../../broker/judge/topic-policy.ts'
 import { News, type NewsMessage } from '../../broker/mqtt/news.ts'
 import type { AdmissionRecord } from '../../broker/replica/replica.ts'
 import type { TrustRow } from '../../broker/replica/replica-rows.ts'
-import type { Connection } from '../../broker/sessions.ts'
+import { type Connection, openConnection } from '../../broker/sessions.ts'
 
 const POLICY = { publish: [], subscribe: [] }
 
-function connectionOf(device: string): Connection {
+function connectionOf(device: string, kind: Connection['kind'] = 'device'): Connection {
   const names = { id: device, fingerprint: device, serial: device, device, batch: null, fleet: 'default' }
   const socket = new PassThrough()
   const policy = compilePolicy(POLICY, { id: device, fleet: 'default' })
-  return { ...names, socket, kind: 'device', issuer: 'aa', address: '', openedAt: 0, policy, refused: null }
+  return openConnection({ ...names, socket, kind, issuer: 'aa', address: '', openedAt: 0, policy })
 }
 
 function recordOf(device: string, renewAfter: number): AdmissionRecord {
@@ -73,7 +73,7 @@ t.test('who connects hears its window, and the bundle once there was a rollover'
   t.equal(published.length, 2, 'the same is not told again')
   t.equal(published[1]?.topic, 'devices/d0/muster/trust')
   t.equal(readTrust(Buffer.from(published[1]?.payload ?? ''))?.version, 2)
-  news.tell({ ...connection, kind: 'service' })
+  news.tell(connectionOf('d0', 'service'))
   t.equal(published.length, 2, 'a service has no topics of its own')
 })
 

@@ -4,7 +4,7 @@ import type { TLSSocket } from 'node:tls'
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import type { Policy } from '#shared/policy/schema'
-import type { Connection } from '../../broker/sessions.ts'
+import { openConnection } from '../../broker/sessions.ts'
 import {
   admissionRecord,
   openTestBroker,
@@ -244,7 +244,7 @@ async function insider(
   const record = broker.replica.records.get(identity.fingerprint)
   if (record === undefined) throw new TypeError('not enrolled')
   const { device, fleet, certificate } = record
-  const connection: Connection = {
+  const connection = openConnection({
     ...{ id: `i${nextId()}`, socket: far, fingerprint: identity.fingerprint, serial: identity.serial },
     ...{
       device: device.id,
@@ -253,9 +253,9 @@ async function insider(
       fleet: fleet.id,
       issuer: certificate.issuer,
     },
-    ...{ address: '127.0.0.1', openedAt: 0, refused: null },
+    ...{ address: '127.0.0.1', openedAt: 0 },
     policy: broker.sessions.policyFor(record, '127.0.0.1'),
-  }
+  })
   broker.sessions.add(connection)
   far.once('close', () => broker.sessions.remove(connection))
   near.once('end', () => near.destroy())

@@ -4,12 +4,12 @@ import { openLog } from '#shared/log'
 import { Enforcement } from '../../broker/enforcement.ts'
 import { compilePolicy } from '../../broker/judge/topic-policy.ts'
 import type { Replica } from '../../broker/replica/replica.ts'
-import { type Connection, Sessions } from '../../broker/sessions.ts'
+import { type Connection, openConnection, Sessions } from '../../broker/sessions.ts'
 import { DEVICE_POLICY } from '../support/broker.ts'
 
 let connections = 0
 function connection(device: string, change: Partial<Connection> = {}): Connection {
-  return {
+  return openConnection({
     id: `c${++connections}`,
     socket: new PassThrough(),
     fingerprint: `f-${device}`,
@@ -22,9 +22,8 @@ function connection(device: string, change: Partial<Connection> = {}): Connectio
     address: '127.0.0.1',
     openedAt: 0,
     policy: compilePolicy(DEVICE_POLICY, { id: device, fleet: 'default' }),
-    refused: null,
     ...change,
-  }
+  })
 }
 const ids = (list: readonly Connection[]) => list.map(({ device }) => device).sort()
 const revoked = { judge: () => 'revoked' as const, since: 0 }

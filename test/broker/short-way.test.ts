@@ -217,9 +217,7 @@ async function play(
     if (at === last && change?.isRead === true) apply(broker, change.kind)
   }
   await turns(12)
-  await until(
-    () => broker.store.group.isIdle && (author.isClosed || author.connection.socket.readableLength === 0),
-  )
+  await until(() => broker.store.group.isIdle && (author.isClosed || author.isRead))
   await turns(12)
   const { isClosed } = author
   const faults = [author, ...readers].map(({ faults }) => faults.join())

@@ -3,7 +3,8 @@ import t from 'tap'
 import { policyFaults } from '#shared/policy/check'
 import { compilePolicies, nameOfRule } from '#shared/policy/compile'
 import type { Policy, PolicyRule } from '#shared/policy/schema'
-import { compilePolicy, livePolicy } from '../../broker/judge/topic-policy.ts'
+import { FleetPolicy } from '../../broker/judge/decisions.ts'
+import { compilePolicy, LivePolicy } from '../../broker/judge/topic-policy.ts'
 import { isTopicFilter, isTopicName, levelsOf } from '../../broker/topic-syntax.ts'
 import { DEVICE_POLICY, SERVICE_POLICY } from '../support/broker.ts'
 import { everyTopic, oracle } from '../support/topic-oracle.ts'
@@ -34,19 +35,17 @@ t.test('a topic may be published or received exactly when a rule matches it', as
   t.pass()
 })
 
-t.test('a policy has another version when that of its fleet has changed, and not before', async (t) => {
+t.test('a policy is that of its fleet from the change on, and its own before', async (t) => {
   const [first, second] = [
     { publish: ['a'], subscribe: [] },
     { publish: ['b'], subscribe: [] },
   ]
-  const fleet = { version: 0, policy: first }
-  const policy = livePolicy(fleet, { policy: first }, device)
-  const { version } = policy
-  t.equal(policy.version, version)
-  Object.assign(fleet, { version: 1, policy: second })
-  t.not(policy.version, version)
-  t.notOk(policy.mayPublish('a'))
-  t.not(compilePolicy(first, device).version, compilePolicy(first, device).version, 'none is shared')
+  const fleet = new FleetPolicy()
+  fleet.policy = second
+  const policy = new LivePolicy(fleet, { policies: { policy: first }, client: device })
+  t.strictSame([policy.mayPublish('a'), policy.mayPublish('b')], [true, false])
+  fleet.policy = { ...second }
+  t.strictSame([policy.mayPublish('a'), policy.mayPublish('b')], [false, true])
 })
 
 t.test('a filter is granted exactly when every topic that it can match is granted', async (t) => {

@@ -3,7 +3,7 @@ import { type Duplex, duplexPair } from 'node:stream'
 import mqttPacket, { type Packet } from 'mqtt-packet'
 import { guardSocket } from '../../broker/door/guarded-socket.ts'
 import { LIMITS } from '../../broker/limits.ts'
-import type { Connection } from '../../broker/sessions.ts'
+import { type Connection, openConnection } from '../../broker/sessions.ts'
 import { type TestBroker, until } from './broker.ts'
 import { connectPacket } from './mqtt-clients.ts'
 
@@ -25,12 +25,12 @@ export class Piped {
     this.#wire = ours
     const { fingerprint, serial, issuer } = record.certificate
     const { batch, kind } = record.device
-    this.connection = {
+    this.connection = openConnection({
       ...{ id: `p${++connections}`, socket: theirs, fingerprint, serial, issuer, device: id, kind, batch },
-      ...{ fleet: record.fleet.id, address: '127.0.0.1', openedAt: Date.now(), refused: null },
+      ...{ fleet: record.fleet.id, address: '127.0.0.1', openedAt: Date.now() },
       policy: broker.sessions.policyFor(record, '127.0.0.1'),
       wire,
-    }
+    })
     const guard = guardSocket(theirs, { limits: LIMITS, onViolation() {}, onSlow() {} })
     guard.connection = this.connection
     broker.sessions.add(this.connection)
@@ -49,6 +49,11 @@ export class Piped {
 
   get isClosed(): boolean {
     return this.connection.socket.destroyed
+  }
+
+  /** Nothing that was written waits to be read: what comes while reading is held stays on this side. */
+  get isRead(): boolean {
+    return this.connection.socket.readableLength === 0 && this.#wire.writableLength === 0
   }
 
   /** Each piece is read before the next one is written. */
