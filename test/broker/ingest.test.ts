@@ -11,6 +11,7 @@ import { Outgoing } from '../../broker/mqtt/outgoing.ts'
 import type { Routed } from '../../broker/mqtt/route.ts'
 import { isTopicFilter } from '../../broker/topic-syntax.ts'
 import { openTestBroker, type TestBroker, until } from '../support/broker.ts'
+import { fakeClient } from '../support/fake-client.ts'
 import { enter, type RawClient } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
 import { everyTopic, oracle } from '../support/topic-oracle.ts'
@@ -165,7 +166,9 @@ t.test(
       fc.property(fc.array(granted, { maxLength: 8 }), (all) => {
         const got: { client: number; qos: number }[] = []
         const exchange = new Exchange({ mayForward: () => true, traffic: { delivered: 0 } })
-        const clients = [0, 1, 2, 3].map((client) => fakeClient(exchange, (qos) => got.push({ client, qos })))
+        const clients = [0, 1, 2, 3].map((client) =>
+          fakeClient(exchange, { connection: standing(), got: (qos) => got.push({ client, qos }) }),
+        )
         for (const { client, filter, qos } of all) clients[client]?.subscribe(filter, qos)
         for (const topic of topics) {
           got.length = 0
@@ -192,36 +195,6 @@ t.test(
 /** Of several subscriptions to one filter the last one counts [MQTT-3.8.4-3]. */
 function last<T extends { readonly filter: string }>(all: readonly T[]): T[] {
   return [...new Map(all.map((one) => [one.filter, one])).values()]
-}
-
-/** Subscribes as Aedes does: the closure that the exchange gets hands a copy to the client's own `deliver…`. */
-function fakeClient(exchange: Exchange, got: (qos: number) => void) {
-  const handlers = new Map<string, (packet: Routed, done: () => void) => void>()
-  const subscriptions: Record<string, { qos: number }> = Object.create(null)
-  const conn = { cork() {}, uncork() {}, write: (octets: Buffer) => got(((octets[0] ?? 0) >> 1) & 3) }
-  const connection = standing()
-  const deliver = (_: Routed, done: () => void) => done()
-  const client = {
-    ...{ id: 'x', clean: true, closed: false, conn, req: { connection }, subscriptions, _nextId: 1 },
-    ...{ deliver0: deliver, deliverQoS: deliver },
-  }
-  exchange.adopt(client as unknown as MqttClient) // the parts of it that are asked
-  return {
-    connection,
-    leave(filter: string) {
-      const handler = handlers.get(filter)
-      if (handler !== undefined) exchange.removeListener(filter, handler)
-    },
-    subscribe(filter: string, qos: 0 | 1) {
-      const before = handlers.get(filter)
-      if (before !== undefined) exchange.removeListener(filter, before)
-      subscriptions[filter] = { qos }
-      const hand = qos === 0 ? client.deliver0 : client.deliverQoS
-      const handler = (packet: Routed, done: () => void) => hand({ ...packet, retain: false }, done)
-      handlers.set(filter, handler)
-      exchange.subscribe(filter, handler)
-    },
-  }
 }
 
 t.test(
@@ -269,7 +242,7 @@ t.test('a reader gets what its policy permits now, and nothing after the decisio
     return permitted.isIt
   }
   const exchange = new Exchange({ mayForward, traffic: { delivered: 0 } })
-  const reader = fakeClient(exchange, (qos) => got.push(qos))
+  const reader = fakeClient(exchange, { connection: standing(), got: (qos) => got.push(qos) })
   reader.subscribe('a/+', 1)
   const matches = exchange.matching('a/b')
   const send = () => {
