@@ -17,7 +17,9 @@ export interface SessionEndDeps {
  */
 export function endWithRecord(deps: SessionEndDeps, connection: Connection, record: AdmissionRecord): void {
   let timer: NodeJS.Timeout
+  let last = liveUntil(record) // and not the record, which would stay in memory for as long as the connection does
   const arm = (until: number) => {
+    last = until
     timer = setTimeout(judge, Math.max(1, Math.min(until - deps.now(), deps.limits.rejudgeMs)))
   }
   const judge = () => {
@@ -30,9 +32,9 @@ export function endWithRecord(deps: SessionEndDeps, connection: Connection, reco
     } catch (error) {
       // The replica cannot be read: sessions stay, only new ones are refused.
       deps.log.error({ err: error }, 'cannot judge a session again')
-      arm(liveUntil(record))
+      arm(last)
     }
   }
-  connection.socket.once('close', () => clearTimeout(timer))
-  arm(liveUntil(record))
+  connection.socket.on('close', () => clearTimeout(timer))
+  arm(last)
 }

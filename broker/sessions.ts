@@ -89,6 +89,9 @@ const KEY_OF = {
   issuer: 'issuer',
 } as const
 
+/** Connections of one key. Most certificates and devices have one, for which a Set would be larger than the connection. */
+type Found = Connection | Set<Connection>
+
 /** Every open connection of an identified client, found by certificate, device, batch, fleet and issuer. */
 export class Sessions {
   readonly #now: () => number
@@ -102,7 +105,7 @@ export class Sessions {
   #closing = 0
   /** Closings of which anything is left. */
   readonly #cleaning = new Set<Promise<void>>()
-  readonly #by: Record<Key, Map<string, Set<Connection>>> = {
+  readonly #by: Record<Key, Map<string, Found>> = {
     fingerprint: new Map(),
     device: new Map(),
     batch: new Map(),
@@ -123,9 +126,10 @@ export class Sessions {
     for (const key of KEYS) {
       const value = connection[key]
       if (value === null) continue
-      const set = this.#by[key].get(value)
-      if (set === undefined) this.#by[key].set(value, new Set([connection]))
-      else set.add(connection)
+      const found = this.#by[key].get(value)
+      if (found === undefined) this.#by[key].set(value, connection)
+      else if (found instanceof Set) found.add(connection)
+      else this.#by[key].set(value, new Set([found, connection]))
     }
   }
 
@@ -134,9 +138,9 @@ export class Sessions {
     for (const key of KEYS) {
       const value = connection[key]
       if (value === null) continue
-      const set = this.#by[key].get(value)
-      set?.delete(connection)
-      if (set?.size === 0) this.#by[key].delete(value)
+      const found = this.#by[key].get(value)
+      if (found instanceof Set) found.delete(connection)
+      if (found === connection || (found instanceof Set && found.size === 0)) this.#by[key].delete(value)
     }
   }
 
@@ -165,7 +169,7 @@ export class Sessions {
       case 'plan':
         throw new RangeError('The members of a plan are not known here: select by devices')
       default:
-        return [...(this.#by[KEY_OF[selector.kind]].get(selector.id) ?? [])]
+        return each(this.#by[KEY_OF[selector.kind]].get(selector.id))
     }
   }
 
@@ -251,8 +255,13 @@ export class Sessions {
   #ofDevices(ids: ReadonlySet<string>): Connection[] {
     const index = this.#by.device
     const known = ids.size <= index.size ? [...ids] : [...index.keys()].filter((id) => ids.has(id))
-    return known.flatMap((id) => [...(index.get(id) ?? [])])
+    return known.flatMap((id) => each(index.get(id)))
   }
+}
+
+function each(found: Found | undefined): Connection[] {
+  if (found === undefined) return []
+  return found instanceof Set ? [...found] : [found]
 }
 
 function onceClosed(connection: Connection, closed: (connection: Connection) => void): void {

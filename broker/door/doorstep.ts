@@ -53,7 +53,7 @@ export class Doorstep {
       drop: (limit: string) => this.#turnAway(socket, { address, limit }),
     }
     this.#standing.set(socket, { place, address })
-    socket.once('close', () => {
+    socket.on('close', () => {
       this.#standing.delete(socket)
       this.#budgets.free(place)
       this.#pacer.leave(arrival)

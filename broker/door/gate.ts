@@ -122,7 +122,7 @@ function meet(
   }
   socket.on('fault', violated) // of what is between TLS and MQTT
   socket.on('error', () => socket.destroy()) // 'close' follows; without a listener the process would end
-  socket.once('close', () => clearTimeout(connectDeadline))
+  socket.on('close', () => clearTimeout(connectDeadline)) // comes once; `once` would keep two objects more for it
   tls.disableRenegotiation() // nobody changes certificates in a connection that has been judged
   return visitor
 }
@@ -192,7 +192,7 @@ async function enter(visitor: Visitor, peer: Peer, id: string, inside: Inside): 
   const connection = describe(visitor, record, id)
   visitor.guard.connection = connection
   deps.sessions.add(connection)
-  socket.once('close', () => deps.sessions.remove(connection))
+  socket.on('close', () => deps.sessions.remove(connection))
   endWithRecord(deps, connection, record)
   inside.handle(connection)
 }

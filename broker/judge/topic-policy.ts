@@ -12,28 +12,31 @@ export function compilePolicy(policy: Policy, client: Client): CompiledPolicy {
 
 /**
  * The policy of one client, compiled when it is first asked and again when that of its fleet has changed since: a
- * change costs one step, however many clients the fleet has, and no message is judged by what was before it.
+ * change costs one step, however many clients the fleet has, and no message is judged by what was before it. Every
+ * connection has one for as long as it is open: as a literal with closures it would take ten times the memory.
  */
 export class LivePolicy implements CompiledPolicy {
   readonly #fleet: FleetPolicy
   readonly #client: Client
-  #policies: Policies
+  readonly #own: Policies['own']
+  #policy: Policy
   #seen: number
   #compiled: CompiledPolicy | null = null
 
   constructor(fleet: FleetPolicy, { policies, client }: { policies: Policies; client: Client }) {
     this.#fleet = fleet
     this.#client = client
-    this.#policies = policies
+    this.#own = policies.own
+    this.#policy = policies.policy
     this.#seen = fleet.version
   }
 
   #now(): CompiledPolicy {
     const { version, policy } = this.#fleet
     if (this.#compiled !== null && this.#seen === version) return this.#compiled
-    if (this.#seen !== version && policy !== null) this.#policies = { ...this.#policies, policy }
+    if (this.#seen !== version && policy !== null) this.#policy = policy
     this.#seen = version
-    this.#compiled = compilePolicies(this.#policies, this.#client)
+    this.#compiled = compilePolicies({ policy: this.#policy, own: this.#own }, this.#client)
     return this.#compiled
   }
 
