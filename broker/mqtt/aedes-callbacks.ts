@@ -59,9 +59,9 @@ export interface Traffic {
 /** Puts ourselves between the parser and Aedes: packets that break a rule, or come after the end, go no further. */
 export function screen(
   parser: EventEmitter,
-  deps: MqttDeps & { readonly rate: PublishRate; connect(packet: ParsedPacket): boolean },
-  link: Link,
+  of: { deps: MqttDeps & { readonly rate: PublishRate }; link: Link; connect(packet: ParsedPacket): boolean },
 ): void {
+  const { deps, link, connect } = of
   const { socket } = link.connection
   const listeners = parser.listeners('packet')
   parser.removeAllListeners('packet')
@@ -75,7 +75,7 @@ export function screen(
     if (socket.destroyed || link.connection.refused !== null) return
     const fault = packetFault(packet)
     if (fault !== null) return fail(fault)
-    if (packet.cmd === 'connect' && deps.connect(packet)) return
+    if (packet.cmd === 'connect' && connect(packet)) return
     if (packet.cmd === 'disconnect') link.ending = 'client'
     if (COUNTED.has(packet.cmd))
       pace(deps, link, packet.cmd === 'publish' ? (packet as Parcel & ParsedPacket) : null) // a PUBLISH has a topic

@@ -21,7 +21,8 @@ import {
   type Traffic,
   topicHooks,
 } from './aedes-callbacks.ts'
-import { Ingest } from './ingest.ts'
+import { Ingest, type IngestDeps } from './ingest.ts'
+import { lighten } from './lighten.ts'
 import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
 import { News } from './news.ts'
 import { closeShort } from './short-close.ts'
@@ -66,8 +67,9 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
   const news = openNews(broker, deps)
   observe(broker, { deps, store, news })
   await broker.listen()
+  const taking = { ...deps, rate, traffic, ingestion: ingestion(broker, { ...deps, rate, traffic }) }
   return {
-    handle: (connection) => take(broker, { ...deps, rate, traffic }, connection),
+    handle: (connection) => take(broker, taking, connection),
     ...reviews({ ...deps, clients: broker.clients }),
     tell: (connection) => news.tell(connection),
     tellAll: () => news.tellAll(),
@@ -129,6 +131,7 @@ function reviews(deps: ReviewDeps): Pick<Mqtt, 'purge' | 'review' | 'reviewDevic
 interface TakeDeps extends MqttDeps {
   readonly rate: PublishRate
   readonly traffic: Traffic
+  readonly ingestion: IngestDeps
 }
 
 function take(broker: Broker, deps: TakeDeps, connection: Connection): void {
@@ -143,9 +146,10 @@ function take(broker: Broker, deps: TakeDeps, connection: Connection): void {
     ending: 'lost',
   }
   const { store } = deps
-  connection.socket.once('end', () => closeShort({ broker, store }, client)) // before Aedes hears of it
+  connection.socket.on('end', () => closeShort({ broker, store }, client)) // before Aedes hears of it
   const client = broker.handle(connection.socket, link)
   broker.exchange.adopt(client)
+  lighten(client)
   const short = {
     ...{ client, broker },
     // Another connection of the same device may have come before, and be on the long way still: it must not end this one.
@@ -155,9 +159,9 @@ function take(broker: Broker, deps: TakeDeps, connection: Connection): void {
       deps.sessions.select({ kind: 'device', id: connection.device }).length < 2,
     isDecidedAtOnce: () => !orDeny(deps, 'factor', () => asksForFactor(deps, link), true),
   }
-  screen(client._parser, { ...deps, connect: (packet) => connectShort(short, packet) }, link)
-  shorten(broker, deps, client)
-  connection.socket.once('close', () => {
+  screen(client._parser, { deps, link, connect: (packet) => connectShort(short, packet) })
+  shorten(deps, client)
+  connection.socket.on('close', () => {
     if (!link.isAccepted) return
     const { fingerprint, device, id, refused, closedAt: at = deps.now() } = connection
     const reason = refused ?? link.ending
@@ -165,19 +169,25 @@ function take(broker: Broker, deps: TakeDeps, connection: Connection): void {
   })
 }
 
-/** What the client sends goes through {@link Ingest} first. */
-function shorten(broker: Broker, deps: TakeDeps, client: ReturnType<Broker['handle']>): void {
-  const { exchange, route } = broker
-  const { _parser: parser, req: link } = client
-  const parse = parser.parse.bind(parser)
-  const ingest = new Ingest({
-    ...{ client, parse, exchange, route },
-    isGranted: (arrival) => isGranted(deps, client, arrival),
-    published(arrival) {
+/** For all clients. */
+function ingestion(
+  { exchange, route }: Broker,
+  deps: MqttDeps & Pick<TakeDeps, 'rate' | 'traffic'>,
+): IngestDeps {
+  return {
+    ...{ exchange, route },
+    isGranted: (client, arrival) => isGranted(deps, client, arrival),
+    published({ req: link }, arrival) {
       deps.traffic.published++
       pace(deps, link, arrival)
     },
-  })
+  }
+}
+
+/** What the client sends goes through {@link Ingest} first. */
+function shorten(deps: TakeDeps, client: ReturnType<Broker['handle']>): void {
+  const { _parser: parser } = client
+  const ingest = new Ingest(deps.ingestion, { client, parse: parser.parse.bind(parser) })
   parser.parse = (octets) => {
     // A stream says that it is readable once more only when somebody has read to its end: with packets of its own Aedes does.
     let next: Buffer | null = octets

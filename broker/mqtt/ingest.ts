@@ -21,16 +21,21 @@ export interface Arrival {
   readonly payload: { length: number }
 }
 
+/** What all clients have in common: one object for all of them. */
 export interface IngestDeps {
-  readonly client: MqttClient
-  /** Aedes' parser; it gets whatever does not take the short way, in order. */
-  parse(octets: Buffer): void
   readonly exchange: Pick<Exchange, 'version' | 'matching' | 'deliver'>
   readonly route: Pick<Route, 'isShort' | 'numbering'>
   /** Nothing is against the message; what is against it, the long way says. */
-  isGranted(arrival: Arrival): boolean
+  isGranted(client: MqttClient, arrival: Arrival): boolean
   /** Counts it, and holds the client to its rates. */
-  published(arrival: Arrival): void
+  published(client: MqttClient, arrival: Arrival): void
+}
+
+/** Whose octets they are. */
+export interface IngestOf {
+  readonly client: MqttClient
+  /** Aedes' parser; it gets whatever does not take the short way, in order. */
+  parse(octets: Buffer): void
 }
 
 interface Known {
@@ -51,20 +56,22 @@ interface Known {
  */
 export class Ingest {
   readonly #deps: IngestDeps
-  readonly #topics: Known[] = []
+  readonly #of: IngestOf
+  /** Null until it publishes, which many never do. */
+  #topics: Known[] | null = null
   #nextTopic = 0
-  readonly #arrival: Arrival = { topic: '', qos: 0, payload: { length: 0 } }
   /** Of the packet that the parser has begun: octets of its body to come, and of its length so far. */
   #left = 0
   #lengthOctets = -1
-  #acknowledged: number[] = []
+  #acknowledged: number[] = NO_IDS
 
-  constructor(deps: IngestDeps) {
+  constructor(deps: IngestDeps, of: IngestOf) {
     this.#deps = deps
+    this.#of = of
   }
 
   take(chunk: Buffer): void {
-    const { client } = this.#deps
+    const { client } = this.#of
     let isShort = false
     for (let at = 0; at < chunk.length; ) {
       if (client.closed || client.conn.destroyed || client.req.connection.refused !== null) break
@@ -102,12 +109,12 @@ export class Ingest {
 
   #parse(octets: Buffer): void {
     this.#acknowledge() // in the order of the messages [MQTT-4.6.0-2]
-    this.#deps.parse(octets)
+    this.#of.parse(octets)
   }
 
   /** False when the packet has to take the long way. */
   #short(chunk: Buffer, { at, end }: { at: number; end: number }): boolean {
-    const { client } = this.#deps
+    const { client } = this.#of
     if (!client.connected) return false
     switch (chunk[at]) {
       case PUBLISH_0:
@@ -122,7 +129,8 @@ export class Ingest {
   }
 
   #publish(chunk: Buffer, { at, end, qos }: { at: number; end: number; qos: 0 | 1 }): boolean {
-    const { exchange, route, client, published } = this.#deps
+    const { exchange, route, published } = this.#deps
+    const { client } = this.#of
     const topicAt = bodyAt(chunk, at) + 2
     const topicEnd = topicAt + (((chunk[topicAt - 2] ?? 0) << 8) | (chunk[topicAt - 1] ?? 0))
     const payloadAt = topicEnd + 2 * qos
@@ -130,16 +138,19 @@ export class Ingest {
     const messageId = qos === 0 ? -1 : chunk.readUInt16BE(topicEnd)
     const known = messageId === 0 ? null : this.#known(chunk, { at: topicAt, end: topicEnd })
     if (known === null || !route.isShort(known.topic, qos)) return false
-    const arrival = this.#arrival
+    const arrival = ARRIVAL
     arrival.topic = known.topic
     arrival.qos = qos
     arrival.payload.length = end - payloadAt
     if (!this.#isGranted(known, arrival)) return false
-    published(arrival)
+    published(client, arrival)
     const wire = { octets: chunk.subarray(at, end), idAt: topicEnd - at, payloadAt: payloadAt - at }
     const fields: OutgoingFields = { topic: known.topic, qos, retain: false, clientId: client.id }
     exchange.deliver(this.#matches(known), new Outgoing(fields, route.numbering, wire), null)
-    if (qos === 1) this.#acknowledged.push(messageId)
+    if (qos === 1) {
+      if (this.#acknowledged === NO_IDS) this.#acknowledged = []
+      this.#acknowledged.push(messageId)
+    }
     return true
   }
 
@@ -149,7 +160,7 @@ export class Ingest {
     const isWithin = payload.length <= known.grantedBytes && qos <= known.grantedQos
     if (isWithin && isGrantedStill(known.grantedAt)) return true
     const at = decisions()
-    if (!this.#deps.isGranted(arrival)) return false
+    if (!this.#deps.isGranted(this.#of.client, arrival)) return false
     known.grantedAt = at
     known.grantedBytes = payload.length
     known.grantedQos = qos
@@ -167,11 +178,13 @@ export class Ingest {
 
   /** The topic in these octets, when it is one. */
   #known(chunk: Buffer, { at, end }: { at: number; end: number }): Known | null {
-    for (const known of this.#topics) if (isSame(chunk, at, { end, octets: known.octets })) return known
+    const topics = this.#topics ?? NO_TOPICS
+    for (const known of topics) if (isSame(chunk, at, { end, octets: known.octets })) return known
     const octets = Buffer.from(chunk.subarray(at, end))
     const topic = octets.toString()
     if (!isTopicName(topic) || levelsOf(topic) > LEVELS) return null
     const known = { octets, topic, matches: [], version: -1, ...NOTHING_GRANTED }
+    this.#topics ??= []
     this.#topics[this.#nextTopic] = known
     this.#nextTopic = (this.#nextTopic + 1) % REMEMBERED
     return known
@@ -179,13 +192,19 @@ export class Ingest {
 
   #acknowledge(): void {
     if (this.#acknowledged.length === 0) return
-    const { conn } = this.#deps.client
+    const { conn } = this.#of.client
     conn.cork()
     conn.write(puback(this.#acknowledged))
     conn.uncork()
-    this.#acknowledged = []
+    this.#acknowledged = NO_IDS
   }
 }
+
+/** The message that is being judged, of whichever client: judging is over before the next one is looked at. */
+const ARRIVAL: Arrival = { topic: '', qos: 0, payload: { length: 0 } }
+const NO_TOPICS: readonly Known[] = []
+/** Never written to. */
+const NO_IDS: number[] = []
 
 const NOTHING_GRANTED = { grantedAt: NEVER, grantedBytes: -1, grantedQos: -1 }
 

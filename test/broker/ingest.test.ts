@@ -5,7 +5,7 @@ import t, { type Test } from 'tap'
 import { Standing } from '../../broker/judge/decisions.ts'
 import { compilePolicy } from '../../broker/judge/topic-policy.ts'
 import { Exchange } from '../../broker/mqtt/exchange.ts'
-import { Ingest } from '../../broker/mqtt/ingest.ts'
+import { Ingest, type IngestDeps } from '../../broker/mqtt/ingest.ts'
 import type { MqttClient } from '../../broker/mqtt/mqtt-client.ts'
 import { Outgoing } from '../../broker/mqtt/outgoing.ts'
 import type { Routed } from '../../broker/mqtt/route.ts'
@@ -57,9 +57,7 @@ function recording() {
   answers.on('packet', ({ messageId = 0 }) => acknowledged.push(messageId))
   const conn = { destroyed: false, cork() {}, uncork() {}, write: (octets: Buffer) => answers.parse(octets) }
   const client = { id: 'A', connected: true, closed: false, clean: true, conn, req: { connection } }
-  const ingest = new Ingest({
-    client: client as unknown as MqttClient, // the parts of it that are asked
-    parse: (octets) => void parser.parse(octets),
+  const deps: IngestDeps = {
     exchange: {
       version: 1,
       matching: () => [],
@@ -69,11 +67,15 @@ function recording() {
       },
     },
     route: { isShort: () => true, numbering: () => ({ brokerId: 'b', brokerCounter: 1 }) },
-    isGranted({ topic }) {
+    isGranted(_, { topic }) {
       asked.times++
       return topic !== 'devices/denied' && !asked.isDenied
     },
     published: () => {},
+  }
+  const ingest = new Ingest(deps, {
+    client: client as unknown as MqttClient, // the parts of it that are asked
+    parse: (octets) => void parser.parse(octets),
   })
   return { ingest, dealt, acknowledged, ways, connection, asked }
 }
