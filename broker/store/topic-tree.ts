@@ -1,5 +1,6 @@
 interface Node<T> {
-  readonly below: Map<string, Node<T>>
+  /** Null where nothing is: of most topics it would take more memory than the rest. */
+  below: Map<string, Node<T>> | null
   value: T | undefined
 }
 
@@ -20,7 +21,7 @@ export class TopicTree<T> {
   get(path: string): T | undefined {
     let node: Node<T> | undefined = this.#root
     for (const level of path.split('/')) {
-      node = node.below.get(level)
+      node = node.below?.get(level)
       if (node === undefined) return undefined
     }
     return node.value
@@ -29,6 +30,7 @@ export class TopicTree<T> {
   set(path: string, value: T): void {
     let node = this.#root
     for (const level of path.split('/')) {
+      node.below ??= new Map()
       const next = node.below.get(level) ?? newNode<T>()
       node.below.set(level, next)
       node = next
@@ -42,7 +44,7 @@ export class TopicTree<T> {
     const levels = path.split('/')
     const way: Node<T>[] = [this.#root]
     for (const level of levels) {
-      const next = way.at(-1)?.below.get(level)
+      const next = way.at(-1)?.below?.get(level)
       if (next === undefined) return
       way.push(next)
     }
@@ -52,8 +54,8 @@ export class TopicTree<T> {
     this.#size--
     for (let at = levels.length; at > 0; at--) {
       const node = way[at]
-      if (node === undefined || node.value !== undefined || node.below.size > 0) return
-      way[at - 1]?.below.delete(levels[at - 1] ?? '')
+      if (node === undefined || node.value !== undefined || (node.below?.size ?? 0) > 0) return
+      way[at - 1]?.below?.delete(levels[at - 1] ?? '')
     }
   }
 
@@ -75,22 +77,22 @@ export class TopicTree<T> {
 }
 
 function newNode<T>(): Node<T> {
-  return { below: new Map(), value: undefined }
+  return { below: null, value: undefined }
 }
 
 function collect<T>(node: Node<T>, way: { levels: readonly string[]; at: number; found: T[] }): void {
   const { levels, at, found } = way
   const level = levels[at]
   const isOpen = at > 0 || level?.startsWith(DOLLAR) !== true
-  const below = isOpen ? node.below.get('#')?.value : undefined
+  const below = isOpen ? node.below?.get('#')?.value : undefined
   if (below !== undefined) found.push(below)
   if (level === undefined) {
     if (node.value !== undefined) found.push(node.value)
     return
   }
-  const any = isOpen ? node.below.get('+') : undefined
+  const any = isOpen ? node.below?.get('+') : undefined
   if (any !== undefined) collect(any, { levels, at: at + 1, found })
-  const same = node.below.get(level)
+  const same = node.below?.get(level)
   if (same !== undefined) collect(same, { levels, at: at + 1, found })
 }
 
@@ -102,18 +104,18 @@ function* walk<T>(node: Node<T>, levels: readonly string[], at: number): Generat
   }
   if (level === '#') return yield* everything(node, at === 0)
   if (level !== '+') {
-    const same = node.below.get(level)
+    const same = node.below?.get(level)
     if (same !== undefined) yield* walk(same, levels, at + 1)
     return
   }
-  for (const [name, next] of node.below) {
+  for (const [name, next] of node.below ?? []) {
     if (at > 0 || !name.startsWith(DOLLAR)) yield* walk(next, levels, at + 1)
   }
 }
 
 function* everything<T>(node: Node<T>, isRoot: boolean): Generator<T> {
   if (node.value !== undefined) yield node.value
-  for (const [name, next] of node.below) {
+  for (const [name, next] of node.below ?? []) {
     if (!isRoot || !name.startsWith(DOLLAR)) yield* everything(next, false)
   }
 }
