@@ -61,7 +61,8 @@ export function screen(
   parser: EventEmitter,
   of: { deps: MqttDeps & { readonly rate: PublishRate }; link: Link; connect(packet: ParsedPacket): boolean },
 ): void {
-  const { deps, link, connect } = of
+  const { deps, link } = of
+  let connect: typeof of.connect | null = of.connect
   const { socket } = link.connection
   const listeners = parser.listeners('packet')
   parser.removeAllListeners('packet')
@@ -75,7 +76,11 @@ export function screen(
     if (socket.destroyed || link.connection.refused !== null) return
     const fault = packetFault(packet)
     if (fault !== null) return fail(fault)
-    if (packet.cmd === 'connect' && connect(packet)) return
+    if (packet.cmd === 'connect' && connect !== null) {
+      const isDone = connect(packet)
+      connect = null // a second CONNECT is none for it, and it holds on to what it asks
+      if (isDone) return
+    }
     if (packet.cmd === 'disconnect') link.ending = 'client'
     if (COUNTED.has(packet.cmd))
       pace(deps, link, packet.cmd === 'publish' ? (packet as Parcel & ParsedPacket) : null) // a PUBLISH has a topic

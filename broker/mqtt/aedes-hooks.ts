@@ -26,7 +26,7 @@ import { lighten } from './lighten.ts'
 import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
 import { News } from './news.ts'
 import { closeShort } from './short-close.ts'
-import { connectShort } from './short-connect.ts'
+import { type ConnectPacket, connectShort } from './short-connect.ts'
 import { openTakeovers } from './takeover.ts'
 
 export interface Mqtt extends Inside {
@@ -150,16 +150,7 @@ function take(broker: Broker, deps: TakeDeps, connection: Connection): void {
   const client = broker.handle(connection.socket, link)
   broker.exchange.adopt(client)
   lighten(client)
-  const short = {
-    ...{ client, broker },
-    // Another connection of the same device may have come before, and be on the long way still: it must not end this one.
-    isUnknown: (id: string) =>
-      !store.sessions.hasAnythingOf(id) &&
-      store.wills.get(id) === undefined &&
-      deps.sessions.select({ kind: 'device', id: connection.device }).length < 2,
-    isDecidedAtOnce: () => !orDeny(deps, 'factor', () => asksForFactor(deps, link), true),
-  }
-  screen(client._parser, { deps, link, connect: (packet) => connectShort(short, packet) })
+  screen(client._parser, { deps, link, connect: connecting(broker, { deps, client }) })
   shorten(deps, client)
   connection.socket.on('close', () => {
     if (!link.isAccepted) return
@@ -167,6 +158,22 @@ function take(broker: Broker, deps: TakeDeps, connection: Connection): void {
     const reason = refused ?? link.ending
     deps.report({ type: 'disconnected', at, fingerprint, device, connection: id, reason })
   })
+}
+
+/** The short way of a CONNECT; in a function of its own, because it is let go when the client has connected. */
+function connecting(broker: Broker, { deps, client }: { deps: TakeDeps; client: MqttClient }) {
+  const { store, sessions } = deps
+  const { connection } = client.req
+  const short = {
+    ...{ client, broker },
+    // Another connection of the same device may have come before, and be on the long way still: it must not end this one.
+    isUnknown: (id: string) =>
+      !store.sessions.hasAnythingOf(id) &&
+      store.wills.get(id) === undefined &&
+      sessions.select({ kind: 'device', id: connection.device }).length < 2,
+    isDecidedAtOnce: () => !orDeny(deps, 'factor', () => asksForFactor(deps, client.req), true),
+  }
+  return (packet: ConnectPacket) => connectShort(short, packet)
 }
 
 /** For all clients. */
