@@ -2,6 +2,7 @@ import { type ErrorCode, isMusterError } from '#shared/errors'
 import { openLog } from '#shared/log'
 import { announceFailure, announceReady, Lifecycle, runUntilStopped } from '#shared/service'
 import { readConfig } from './config.ts'
+import { boundNewSpace } from './new-space.ts'
 import { startBroker } from './start.ts'
 
 /** Exit codes of a start that failed; anything else is 1. */
@@ -34,6 +35,7 @@ export async function run(argv: string[]): Promise<void> {
   let lifecycle: Lifecycle | undefined
   try {
     const config = readConfig(argv)
+    boundNewSpace()
     const log = openLog('broker', config.logLevel)
     lifecycle = new Lifecycle(log)
     runUntilStopped(lifecycle, log) // from here on: the wait for the first snapshot can be long
