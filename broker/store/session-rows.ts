@@ -39,7 +39,7 @@ export function prepareSessionRows(db: Sqlite) {
   const deleteIncoming = db.prepare<[string, number]>(
     'DELETE FROM incoming WHERE client = ? AND message_id = ?',
   )
-  const cleared = ['sessions', 'subscriptions', 'incoming'].map((table) =>
+  const cleared = ['sessions', 'subscriptions', 'incoming', 'queue'].map((table) =>
     db.prepare<[string]>(`DELETE FROM ${table} WHERE client = ?`),
   )
   const clearIncoming = db.prepare<[string]>('DELETE FROM incoming WHERE client = ?')
@@ -71,7 +71,7 @@ export function prepareSessionRows(db: Sqlite) {
     putIncoming: (client: string, messageId: number) => void putIncoming.run(client, messageId),
     deleteIncoming: (client: string, messageId: number) => void deleteIncoming.run(client, messageId),
     clearIncoming: (client: string) => void clearIncoming.run(client),
-    /** Session, subscriptions and half-received messages; the queue is emptied by itself. */
+    /** Session, subscriptions, half-received messages and queue; messages that are in no other queue are left. */
     deleteSession(client: string): void {
       for (const statement of cleared) statement.run(client)
     },

@@ -67,7 +67,9 @@ export class StoredSessions {
     }
     opening.then(ended, () => {
       ended()
-      if (this.#sessions.get(id) === session) this.#take(id)
+      if (this.#sessions.get(id) !== session) return
+      if (before === undefined) this.#take(id)
+      else this.#put(before) // as it is on disk
     })
   }
 
@@ -149,13 +151,15 @@ export class StoredSessions {
     this.subscriptions.removeAll(clientId)
     const leaving = this.queues.leaving(clientId, this.queues.entries(clientId))
     const write = () => {
-      this.#rows.deleteSession(clientId)
       leaving.write()
+      this.#rows.deleteSession(clientId)
     }
+    let late: Promise<void> | null = null
     try {
       await this.#group.commit(write, () => {
         this.incoming.removeAll(clientId)
         leaving.done()
+        late = this.#forgetLate(clientId)
       })
     } catch (error) {
       if (session !== undefined) this.#put(session)
@@ -163,9 +167,20 @@ export class StoredSessions {
       leaving.takeBack()
       throw error
     }
-    // Messages that were on their way to the disk when this began.
-    const late = this.queues.entries(clientId)
-    if (late.length > 0 && !this.#sessions.has(clientId)) await this.drop(clientId, late)
+    await late
+  }
+
+  /**
+   * What was on its way to the disk when the session ended, and has come there before its end: it is nobody's, also
+   * when the client has begun another session meanwhile. Its rows went with the session; messages that are in no queue
+   * follow, now or at the next start.
+   */
+  async #forgetLate(clientId: string): Promise<void> {
+    this.subscriptions.removeAll(clientId)
+    const leaving = this.queues.leaving(clientId, this.queues.entries(clientId))
+    if (leaving.isEmpty) return
+    leaving.done()
+    await this.#group.commit(leaving.write).catch(() => {}) // logged by the group
   }
 
   /** True when there is something of this client to discard. */

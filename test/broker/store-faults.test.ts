@@ -1,0 +1,116 @@
+/** What the store holds when operations meet in one turn of the event loop, and when the disk refuses them. */
+import { join } from 'node:path'
+import { PassThrough } from 'node:stream'
+import t, { type Test } from 'tap'
+import { openLog } from '#shared/log'
+import { openSqlite } from '#shared/sqlite'
+import { LIMITS, type Limits } from '../../broker/limits.ts'
+import type { MqttClient } from '../../broker/mqtt/mqtt-client.ts'
+import type { SessionStore } from '../../broker/store/session-store.ts'
+import { openSessionStore } from '../../broker/store/store-open.ts'
+import { STORE_MIGRATIONS } from '../../broker/store/store-schema.ts'
+
+const log = openLog('test', 'silent', new PassThrough().resume())
+
+interface Bench {
+  readonly store: SessionStore
+  readonly path: string
+  /** Opens the same file, after what is open has been closed. */
+  again(): Promise<SessionStore>
+  /** From now on every commit with this change of a table fails; returns how to mend that. */
+  breakDisk(change: 'INSERT' | 'DELETE', table: string): () => void
+}
+
+function benchOf(t: Test, limits: Partial<Limits> = {}): Bench {
+  const path = join(t.testdir(), 'sessions.db')
+  const open = () => openSessionStore(path, { durability: 'kill', limits: { ...LIMITS, ...limits }, log })
+  let store = open()
+  t.teardown(() => store.destroy())
+  return {
+    store,
+    path,
+    async again() {
+      await store.destroy()
+      store = open()
+      return store
+    },
+    breakDisk(change, table) {
+      const db = openSqlite(path, { busyTimeoutMs: 1_000, migrations: STORE_MIGRATIONS })
+      db.exec(
+        `CREATE TRIGGER broken BEFORE ${change} ON ${table} BEGIN SELECT RAISE(ABORT, 'disk full'); END`,
+      )
+      return () => {
+        db.exec('DROP TRIGGER broken')
+        db.close()
+      }
+    },
+  }
+}
+
+/** As much of a client as a session is opened with. */
+function client(id: string, fingerprint = `certificate of ${id}`): MqttClient {
+  const connection = { device: id, kind: 'device', fleet: 'f', fingerprint }
+  return { id, req: { connection } } as unknown as MqttClient // `open` reads nothing else
+}
+
+async function sessionOf({ sessions }: SessionStore, id: string, filter = 'x'): Promise<void> {
+  sessions.open(client(id))
+  await sessions.opened(id)
+  await sessions.subscribe(id, [{ topic: filter, qos: 1 }])
+}
+
+/** Queues a message as its route does; resolves when it is on disk. */
+function enqueue({ sessions, group }: SessionStore, topic: string): Promise<void> {
+  const { queues, subscriptions } = sessions
+  const payload = Buffer.from('text')
+  const targets = subscriptions.targets(topic, 1) ?? new Map()
+  const plan = queues.plan({ topic, payload, qos: 1 }, targets, () => {})
+  if (plan === null) return Promise.resolve()
+  return group.commit(
+    () => queues.write(plan, payload),
+    () => queues.keep(plan),
+  )
+}
+
+t.test('a session that ends in the turn in which it subscribes leaves no subscription behind', async (t) => {
+  const { store } = benchOf(t)
+  const { sessions } = store
+  await sessionOf(store, 'A')
+  const subscribed = sessions.subscribe('A', [{ topic: 'late', qos: 1 }])
+  await Promise.all([subscribed, store.discard('A')])
+  t.same(sessions.subscriptions.of('A'), [])
+  t.equal(sessions.subscriptions.targets('late', 1), null, 'and nothing is queued for it')
+})
+
+t.test('what was on its way to a session that ends is not for the next one of that client', async (t) => {
+  const { store, path, again } = benchOf(t)
+  const { sessions } = store
+  await sessionOf(store, 'A')
+  const routed = enqueue(store, 'x')
+  const ended = store.discard('A')
+  sessions.open(client('A', 'another certificate'))
+  const subscribed = sessions.subscribe('A', [{ topic: 'x', qos: 1 }])
+  const own = subscribed.then(() => enqueue(store, 'x'))
+  store.group.flush()
+  // The process may die here: what the commit has left is what the next run finds.
+  const db = openSqlite(path, { busyTimeoutMs: 1_000, migrations: STORE_MIGRATIONS })
+  t.match(db.prepare('SELECT count(*) AS n FROM queue').get(), { n: 0 })
+  db.close()
+  await Promise.all([routed, ended, own])
+  t.equal(sessions.queues.entries('A').length, 1, 'only what came for the new one')
+  t.match(sessions.queues.totals(), { messages: 1 })
+  t.match((await again()).sessions.queues.totals(), { messages: 1 })
+})
+
+t.test('a session that cannot be taken up with a newer certificate is still there as it was', async (t) => {
+  const { store, breakDisk } = benchOf(t)
+  const { sessions } = store
+  await sessionOf(store, 'A')
+  const mend = breakDisk('INSERT', 'sessions')
+  sessions.open(client('A', 'the newer certificate'))
+  await t.rejects(sessions.opened('A'))
+  mend()
+  t.match(sessions.get('A'), { fingerprint: 'certificate of A' })
+  t.same(sessions.clientsOf('A'), ['A'], 'so that a purge finds it')
+  t.equal(sessions.isResumed('A'), true)
+})
