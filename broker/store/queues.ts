@@ -217,8 +217,9 @@ export class Queues {
     const limits = this.#limits
     const times = this.#allowance(clientId)
     const over = (limit: keyof QueueLimits, allowed: number) => ({ limit, allowed })
-    if ((queue?.messages ?? 0) >= Math.min(limits.queueMessages * times, LAST_QUEUE_ID - 1))
-      return over('queueMessages', limits.queueMessages * times)
+    const isNumbered = (queue?.byMessageId.size ?? 0) >= LAST_QUEUE_ID - 1 // what is leaving has its identifier still
+    if (isNumbered || (queue?.messages ?? 0) >= limits.queueMessages * times)
+      return over('queueMessages', Math.min(limits.queueMessages * times, LAST_QUEUE_ID - 1))
     if ((queue?.bytes ?? 0) + bytes > limits.queueBytes * times)
       return over('queueBytes', limits.queueBytes * times)
     if (this.#messages >= limits.queueTotalMessages)

@@ -102,6 +102,24 @@ t.test('what was on its way to a session that ends is not for the next one of th
   t.match((await again()).sessions.queues.totals(), { messages: 1 })
 })
 
+t.test(
+  'a queue with as many messages as there are identifiers, some of them leaving, stays in its limit',
+  async (t) => {
+    const { store } = benchOf(t, { queueMessages: 40_000, queueBytes: 1 << 30 })
+    const { sessions } = store
+    await sessionOf(store, 'A')
+    const full = Array.from({ length: 32_766 }, () => enqueue(store, 'x'))
+    await Promise.all(full)
+    const leaving = sessions.drop('A', sessions.queues.entries('A').slice(0, 3))
+    const more = [1, 2, 3].map(() => enqueue(store, 'x'))
+    await Promise.all([leaving, ...more])
+    const ids = sessions.queues.entries('A').map(({ messageId }) => messageId)
+    t.equal(new Set(ids).size, ids.length)
+    await enqueue(store, 'x')
+    t.equal(sessions.queues.entries('A').length, ids.length + 1, 'once they have left there is room')
+  },
+)
+
 t.test('a session that cannot be taken up with a newer certificate is still there as it was', async (t) => {
   const { store, breakDisk } = benchOf(t)
   const { sessions } = store
