@@ -53,7 +53,7 @@ interface Way {
 
 interface Plan {
   readonly enqueueing: Enqueueing | null
-  readonly retained: { write(): void; done(): void } | null
+  readonly retained: { write(): void; done(): void; undone(): void } | null
   /** A half-received message of a session, or of a clean one, which is not written. */
   readonly incoming: {
     readonly clientId: string
@@ -159,13 +159,13 @@ export class Route {
   }
 
   #keepOrForget({ enqueueing, retained, incoming }: Plan, error: Error | null): void {
-    const { sessions, retained: kept } = this.#deps.store
+    const { sessions } = this.#deps.store
     if (error === null) {
       if (enqueueing !== null) sessions.queues.keep(enqueueing)
       retained?.done()
     } else {
       if (enqueueing !== null) sessions.queues.cancel(enqueueing)
-      if (retained !== null) kept.rebook()
+      retained?.undone()
     }
     if (incoming !== null) sessions.incoming.settle(incoming.clientId, incoming.messageId, error)
   }

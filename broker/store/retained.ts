@@ -1,3 +1,4 @@
+import type { CommitGroup } from './commit-group.ts'
 import type { SessionRows } from './session-rows.ts'
 import { TopicTree } from './topic-tree.ts'
 
@@ -29,6 +30,10 @@ interface Usage {
   messages: number
   bytes: number
 }
+interface Kept {
+  readonly packet: RetainedPacket
+  readonly account: Account
+}
 
 /** What an index entry costs beside topic and payload, octets; small messages are not free. */
 const OVERHEAD = 256
@@ -37,9 +42,11 @@ const OVERHEAD = 256
 export class Retained {
   readonly #rows: SessionRows
   readonly #limits: RetainedLimits
-  readonly #messages = new TopicTree<RetainedPacket>()
+  readonly #messages = new TopicTree<Kept>()
   /** As it will be when everything that is pending is on disk. */
   readonly #accounts = new Map<string, Account>()
+  /** Of each topic with something pending, what was planned last. */
+  readonly #pending = new Map<string, object>()
   readonly #usage = new Map<string, Usage>()
   #bytes = 0
 
@@ -50,8 +57,9 @@ export class Retained {
 
   load(): void {
     for (const { topic, payload, qos, owner } of this.#rows.retained()) {
-      this.#messages.set(topic, { cmd: 'publish', topic, payload, qos, retain: true })
-      this.#book(topic, { owner, bytes: sizeOf(topic, payload) })
+      const account = { owner, bytes: sizeOf(topic, payload) }
+      this.#messages.set(topic, { packet: { cmd: 'publish', topic, payload, qos, retain: true }, account })
+      this.#book(topic, account)
     }
   }
 
@@ -83,32 +91,46 @@ export class Retained {
     const { topic, qos } = packet
     const isRemoval = packet.payload.length === 0 // MQTT 3.1.1 section 3.3.1.3
     const kept = { ...packet, payload: owner === null ? packet.payload : ownCopy(packet.payload) }
-    this.#book(topic, isRemoval ? null : { owner, bytes: sizeOf(topic, kept.payload) })
+    const account = { owner, bytes: sizeOf(topic, kept.payload) }
+    this.#book(topic, isRemoval ? null : account)
+    this.#pending.set(topic, account)
     return {
       write: () => {
         if (isRemoval) this.#rows.deleteRetained(topic)
         else this.#rows.putRetained({ topic, payload: Buffer.from(kept.payload as Buffer), qos, owner }) // a string is encoded
       },
       done: () => {
+        this.#end(topic, account)
         if (isRemoval) this.#messages.delete(topic)
-        else this.#messages.set(topic, kept)
+        else this.#messages.set(topic, { packet: kept, account })
+      },
+      undone: () => {
+        if (this.#end(topic, account)) this.#book(topic, this.#messages.get(topic)?.account ?? null)
       },
     }
   }
 
-  /** True when this is what the topic retains. */
-  isKept(topic: string, payload: Buffer | string): boolean {
-    const kept = this.#messages.get(topic)?.payload
-    if (typeof kept === 'string' && typeof payload === 'string') return kept === payload
-    return kept !== undefined && Buffer.from(kept as Buffer).equals(Buffer.from(payload as Buffer)) // strings as octets
+  /** Keeps a message of the broker itself, or forgets one that is empty; resolves when that is on disk. */
+  async keep(packet: RetainedPacket, group: CommitGroup): Promise<void> {
+    const { write, done, undone } = this.plan(packet, null)
+    try {
+      await group.commit(write, done)
+    } catch (error) {
+      undone()
+      throw error
+    }
   }
 
-  /** After a failure: books what is really there. */
-  rebook(): void {
-    const owners = new Map(this.#accounts)
-    for (const topic of owners.keys()) this.#book(topic, null)
-    for (const { topic, payload } of this.#messages.values())
-      this.#book(topic, { owner: owners.get(topic)?.owner ?? null, bytes: sizeOf(topic, payload) })
+  /** Ends a plan; true when nothing was planned for its topic after it. */
+  #end(topic: string, account: Account): boolean {
+    return this.#pending.get(topic) === account && this.#pending.delete(topic)
+  }
+
+  /** True when this is what the topic retains. */
+  isKept(topic: string, payload: Buffer | string): boolean {
+    const kept = this.#messages.get(topic)?.packet.payload
+    if (typeof kept === 'string' && typeof payload === 'string') return kept === payload
+    return kept !== undefined && Buffer.from(kept as Buffer).equals(Buffer.from(payload as Buffer)) // strings as octets
   }
 
   /** Who has published what is retained. */
@@ -130,7 +152,9 @@ export class Retained {
   }
 
   *matching(filters: readonly string[]): Generator<RetainedPacket> {
-    for (const filter of filters) yield* this.#messages.topicsUnder(filter)
+    for (const filter of filters) {
+      for (const { packet } of this.#messages.topicsUnder(filter)) yield packet
+    }
   }
 
   #book(topic: string, account: Account | null): void {

@@ -136,9 +136,8 @@ export class SessionStore {
     return Readable.from(this.sessions.subscriptions.holders(filter))
   }
 
-  async storeRetained(packet: RetainedPacket): Promise<void> {
-    const { write, done } = this.retained.plan(packet, null)
-    await this.group.commit(write, done)
+  storeRetained(packet: RetainedPacket): Promise<void> {
+    return this.retained.keep(packet, this.group)
   }
 
   createRetainedStream(filter: string): Readable {

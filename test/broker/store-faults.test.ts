@@ -2,10 +2,12 @@
 import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import t, { type Test } from 'tap'
+import type { HoldRecord } from '#shared/feed'
 import { openLog } from '#shared/log'
 import { openSqlite } from '#shared/sqlite'
 import { LIMITS, type Limits } from '../../broker/limits.ts'
 import type { MqttClient } from '../../broker/mqtt/mqtt-client.ts'
+import { forgetRetained } from '../../broker/store/purge.ts'
 import type { SessionStore } from '../../broker/store/session-store.ts'
 import { openSessionStore } from '../../broker/store/store-open.ts'
 import { STORE_MIGRATIONS } from '../../broker/store/store-schema.ts'
@@ -131,4 +133,60 @@ t.test('a session that cannot be taken up with a newer certificate is still ther
   t.match(sessions.get('A'), { fingerprint: 'certificate of A' })
   t.same(sessions.clientsOf('A'), ['A'], 'so that a purge finds it')
   t.equal(sessions.isResumed('A'), true)
+})
+
+/** Retains a message as its route does. */
+async function retain({ retained, group }: SessionStore, topic: string, of: { text: string; owner: string }) {
+  const packet = { cmd: 'publish', topic, payload: Buffer.from(of.text), qos: 1, retain: true } as const
+  const { write, done, undone } = retained.plan(packet, of.owner)
+  return group.commit(write, done).catch(undone)
+}
+const PURGE: HoldRecord = {
+  id: 'p',
+  scope: { kind: 'device', id: 'A' },
+  state: 'active',
+  purgeRetained: true,
+}
+const ofA = (_: unknown, identity: string) => identity === 'A'
+
+t.test(
+  'a retained message that could not be replaced or taken away is still of whoever published it',
+  async (t) => {
+    const { store, breakDisk } = benchOf(t)
+    const { retained } = store
+    await retain(store, 'one', { text: 'of A', owner: 'A' })
+    await retain(store, 'two', { text: 'of A', owner: 'A' })
+    const before = retained.totals()
+    const mend = [breakDisk('INSERT', 'retained')]
+    await Promise.all([
+      retain(store, 'one', { text: 'of B, and longer', owner: 'B' }),
+      retain(store, 'two', { text: '', owner: 'B' }),
+    ])
+    for (const end of mend) end()
+    t.same(retained.totals(), before)
+    t.same(retained.owners(), ['A'])
+    t.same(retained.topicsOf(new Set(['A'])), ['one', 'two'])
+    // What is planned while another plan fails is booked once it is kept.
+    const again = breakDisk('INSERT', 'retained')
+    const failed = retain(store, 'one', { text: 'again of B', owner: 'B' })
+    const behind = new Promise((resolve) => {
+      store.group.push(null, () => resolve(retain(store, 'three', { text: 'of A', owner: 'A' })))
+      setImmediate(again)
+    })
+    await Promise.all([failed, behind])
+    t.same(retained.topicsOf(new Set(['A'])).toSorted(), ['one', 'three', 'two'])
+    t.equal(retained.totals().messages, 3)
+  },
+)
+
+t.test('what a hold could not take from a disk that was full, its end takes', async (t) => {
+  const { store, breakDisk, again } = benchOf(t)
+  await retain(store, 'one', { text: 'of A', owner: 'A' })
+  const mend = breakDisk('DELETE', 'retained')
+  await t.rejects(forgetRetained(store, [PURGE], ofA))
+  t.equal(store.retained.totals().messages, 1)
+  mend()
+  await forgetRetained(store, [{ ...PURGE, state: 'ended' }], ofA)
+  t.equal(store.retained.totals().messages, 0)
+  t.equal((await again()).retained.totals().messages, 0)
 })
