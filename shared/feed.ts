@@ -4,6 +4,7 @@
  * - `GET /v1/feed?epoch=E&position=N` answers with NDJSON, one {@link FeedMessage} a line, and stays open.
  *   A broker without a cursor, or with another epoch, gets a snapshot first. One that could not make sense of what it
  *   got before says so: `&fault=...`.
+ *   Positions rise by one with each change of an epoch; those of a snapshot's rows are its own.
  * - `POST /v1/feed/reports` takes one {@link ReportBatch}; a batch that was taken before (same broker, boot
  *   and sequence) is answered and changes nothing.
  *

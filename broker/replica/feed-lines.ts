@@ -116,3 +116,13 @@ export function* turns(messages: readonly FeedMessage[]): Generator<Turn> {
   }
   if (changes.length > 0) yield { type: 'changes', changes }
 }
+
+/** The first position that was passed over; what came before is left out. */
+export function missingAfter(position: number, changes: readonly PositionedChange[]): number | null {
+  let newest = position
+  for (const change of changes) {
+    if (change.position > newest + 1) return newest + 1
+    newest = Math.max(newest, change.position)
+  }
+  return null
+}

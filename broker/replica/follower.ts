@@ -2,7 +2,7 @@ import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promi
 import { isMusterError, MusterError } from '#shared/errors'
 import { type Cursor, FAULT_LENGTH } from '#shared/feed'
 import { Enforcement, type EnforcementDeps } from '../enforcement.ts'
-import { readMessages, type Turn, turns } from './feed-lines.ts'
+import { missingAfter, readMessages, type Turn, turns } from './feed-lines.ts'
 import { Hearing } from './hearing.ts'
 import { RecordWaiters } from './record-waiters.ts'
 import type { AdmissionRecord, PositionedChange } from './replica.ts'
@@ -183,7 +183,7 @@ export class Follower {
     else if (turn.type === 'alive') this.#takeAlive(turn)
     else if (turn.type === 'snapshot') this.#beginSnapshot(turn)
     else this.#endSnapshot(turn)
-    this.#failures = 0
+    if (this.#snapshot === null) this.#failures = 0 // one that never becomes whole is not asked for without end
   }
 
   /** The one tick: the replica changes, and every session that it no longer admits is refused. */
@@ -193,7 +193,10 @@ export class Follower {
       replica.stage(changes)
       return
     }
-    if (replica.cursor() === null) throw outOfOrder('a change came before the first snapshot')
+    const cursor = replica.cursor()
+    if (cursor === null) throw outOfOrder('a change came before the first snapshot')
+    const missing = missingAfter(cursor.position, changes)
+    if (missing !== null) throw outOfOrder(`change ${missing} is missing`)
     this.#enforcement.changed(this.#apply(changes))
     this.#hearing.heard()
     this.#waiters.settle()
@@ -215,7 +218,7 @@ export class Follower {
     const cursor = this.#deps.replica.cursor()
     if (this.#snapshot !== null) return
     if (cursor?.epoch !== epoch) throw outOfOrder(`it is of epoch "${epoch}"`)
-    if (cursor.position < position) return
+    if (cursor.position < position) throw outOfOrder(`change ${cursor.position + 1} is missing`)
     this.#fault = null
     this.#hearing.heard()
     this.#attempted.resolve()

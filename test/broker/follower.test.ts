@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import Database from 'better-sqlite3'
 import t, { type Test } from 'tap'
-import type { Change, Report } from '#shared/feed'
+import type { Change, FeedMessage, Report } from '#shared/feed'
 import { openJsonClient } from '#shared/json-client'
 import { openLog } from '#shared/log'
 import { Follower, type FollowLimits } from '../../broker/replica/follower.ts'
@@ -436,6 +436,38 @@ t.test(
     )
   },
 )
+
+t.test('a change that is passed over is asked for, and what follows it waits', async (t) => {
+  const feed = await feedOf(t, smallRegistry(['lamp', 'door']))
+  const bench = await benchOf(t, feed)
+  await bench.follower.complete()
+  const [lamp, door] = [bench.connect('lamp'), bench.connect('door')]
+  const position = feed.position()
+  const line = (message: FeedMessage) => `${JSON.stringify(message)}\n`
+  const later = { type: 'change', position: position + 2, at: 1, change: deviceChange('lamp') } as const
+  feed.sendRaw(line(later))
+  await feed.until('asked again', () => feed.asked.length === 2)
+  t.same(feed.asked[1], { epoch: 'epoch-1', position })
+  feed.sendRaw(line({ type: 'alive', epoch: 'epoch-1', position: position + 1, at: 1 }))
+  await feed.until('asked again', () => feed.asked.length === 3)
+  t.same(feed.asked[2], { epoch: 'epoch-1', position }, 'also the last one')
+  feed.commit(holdChange('h', { kind: 'device', id: 'lamp' }))
+  await bench.applied('h')
+  t.same([lamp.refused, door.refused], ['held', null])
+})
+
+t.test('a snapshot that the disk refuses again and again is asked for ever more slowly', async (t) => {
+  const path = join(t.testdir(), 'broker.db')
+  const feed = await feedOf(t)
+  const bench = await benchOf(t, feed, { path })
+  await bench.follower.complete()
+  bench.replica.stage = () => {
+    throw new Error('disk full')
+  }
+  feed.restore('epoch-2', smallRegistry(['door']))
+  await feed.until('five attempts', () => feed.asked.length >= 6)
+  t.equal(bench.logged.filter((line) => line.includes('change stream failed')).length, 1, 'said once')
+})
 
 t.test('a certificate that never comes is given up at the deadline', async (t) => {
   const feed = await feedOf(t)
