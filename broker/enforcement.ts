@@ -56,6 +56,9 @@ interface Stopped {
 export class Enforcement {
   readonly #deps: EnforcementDeps
   readonly #running = new Set<Promise<void>>()
+  #reviewing: Promise<unknown> = Promise.resolve()
+  /** The review that has not begun yet. */
+  #nextReview: Promise<void> | null = null
 
   constructor(deps: EnforcementDeps) {
     this.#deps = deps
@@ -124,6 +127,11 @@ export class Enforcement {
     return this.#deps.replica.hasLiveCertificate(device) ? [] : [device]
   }
 
+  /** A device whose certificate was replaced, or that was moved to another fleet, comes back for its session. */
+  #isGoneFor(device: string, code: RefusalErrorCode): boolean {
+    return code === 'held' || code === 'retired' || !this.#deps.replica.hasLiveCertificate(device)
+  }
+
   /** After a snapshot: anything may have changed, so every session is judged, in one tick, and every hold reported. */
   replaced(): void {
     const { replica, sessions, now, trustChanged, newsForAll } = this.#deps
@@ -131,9 +139,11 @@ export class Enforcement {
     newsForAll?.()
     for (const fleet of replica.fleets()) sessions.setPolicy(fleet)
     const held = new Map<string, string[]>(replica.activeHolds().map(({ id }) => [id, []]))
+    const codes = new Map<string, RefusalErrorCode>()
     const stopped = this.#stop({ kind: 'all' }, now(), (connection) => {
       const code = this.#judge(connection)
       if (code === null) this.#judgeAnew(connection)
+      else codes.set(connection.device, code)
       const hold = code === 'held' ? replica.record(connection.fingerprint)?.hold : null
       if (hold) held.get(hold.id)?.push(connection.device)
       return code
@@ -141,7 +151,7 @@ export class Enforcement {
     const holds = replica.unreportedHolds()
     this.#track(this.#forgetRetained(replica.activeHolds()))
     this.#track(
-      stopped.then(({ closeMs, survivors, devices }) => {
+      stopped.then(({ closeMs, survivors }) => {
         for (const hold of holds) {
           const own = held.get(hold.id) ?? []
           this.#report(hold, {
@@ -150,7 +160,8 @@ export class Enforcement {
             survivors: survivors.filter((device) => own.includes(device)),
           })
         }
-        return this.#purge([...devices]).then(() => this.#deps.review?.())
+        const gone = [...codes].filter(([device, code]) => this.#isGoneFor(device, code))
+        return this.#purge(gone.map(([device]) => device)).then(() => this.#review())
       }),
     )
   }
@@ -176,7 +187,17 @@ export class Enforcement {
     const { devices, closeMs, survivors } = await this.#stop(selector, since, judge)
     this.#report(hold, { sessionsClosed: closeMs.length, closeMs: spread(closeMs), survivors })
     await this.#purge([...devices])
-    await this.#deps.review?.()
+    await this.#review()
+  }
+
+  /** One after the other: each looks through everything, and whoever asks while one runs has his part in the next. */
+  #review(): Promise<void> {
+    this.#nextReview ??= this.#reviewing.then(async () => {
+      this.#nextReview = null
+      await this.#deps.review?.()
+    })
+    this.#reviewing = this.#nextReview.catch(() => {}) // whoever has asked hears it
+    return this.#nextReview
   }
 
   /**

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import Database from 'better-sqlite3'
 import t, { type Test } from 'tap'
-import type { Change, FeedMessage, Report } from '#shared/feed'
+import type { Change, FeedMessage, HoldRecord, Report } from '#shared/feed'
 import { openJsonClient } from '#shared/json-client'
 import { openLog } from '#shared/log'
 import { Follower, type FollowLimits } from '../../broker/replica/follower.ts'
@@ -43,6 +43,10 @@ interface Bench {
   readonly follower: Follower
   readonly reports: Report[]
   readonly purged: string[]
+  /** How many have begun; each takes as long as `until` does. */
+  readonly reviews: { begun: number; until: Promise<void> }
+  /** Ids of holds that said that what is retained is to be forgotten, in order. */
+  readonly forgotten: string[]
   readonly logged: string[]
   readonly trustChanges: () => number
   /** How often all devices were to hear what is new. */
@@ -95,6 +99,8 @@ async function benchOf(t: Test, feed: { readonly url: string }, options: BenchOp
   }
   const reports: Report[] = []
   const purged: string[] = []
+  const reviews = { begun: 0, until: Promise.resolve() }
+  const forgotten: string[] = []
   const logged: string[] = []
   let trustChanges = 0
   let newsForAll = 0
@@ -108,6 +114,13 @@ async function benchOf(t: Test, feed: { readonly url: string }, options: BenchOp
       changed()
     },
     purge: async (devices) => void purged.push(...devices),
+    review() {
+      reviews.begun++
+      return reviews.until
+    },
+    async forgetRetained(holds) {
+      for (const { id, purgeRetained } of holds) if (purgeRetained === true) forgotten.push(id)
+    },
     trustChanged: () => void trustChanges++,
     newsForAll: () => void newsForAll++,
     moved: changed,
@@ -132,6 +145,8 @@ async function benchOf(t: Test, feed: { readonly url: string }, options: BenchOp
     follower,
     reports,
     purged,
+    reviews,
+    forgotten,
     logged,
     trustChanges: () => trustChanges,
     newsForAll: () => newsForAll,
@@ -385,6 +400,70 @@ t.test('another epoch brings a snapshot, and every session is judged by it', asy
   t.same(bench.replica.cursor(), { epoch: 'epoch-2', position: 0 })
   t.equal(bench.newsForAll(), news + 2, 'and so is a snapshot: windows may have moved')
   t.equal(bench.replica.trust(), null)
+})
+
+t.test(
+  'a device that rotated while the broker was cut off keeps its session, a revoked one does not',
+  async (t) => {
+    const feed = await feedOf(t, smallRegistry(['lamp', 'door', 'gate']))
+    const bench = await benchOf(t, feed)
+    await bench.follower.complete()
+    const all = ['lamp', 'door', 'gate'].map((id) => bench.connect(id))
+    feed.restore('epoch-2', [
+      ...smallRegistry(['lamp', 'door', 'gate']),
+      certificateChange(fingerprintOf('lamp'), 'lamp', { state: 'superseded', supersededFrom: 1 }),
+      certificateChange('0a', 'lamp', { state: 'active' }),
+      certificateChange(fingerprintOf('door'), 'door', {
+        state: 'revoked',
+        revokedAt: 1,
+        reason: 'unspecified',
+      }),
+      deviceChange('gate', { state: 'retired' }),
+    ])
+    await Promise.all(all.map(closed))
+    t.same(
+      all.map(({ refused }) => refused),
+      ['superseded', 'revoked', 'retired'],
+    )
+    await bench.follower.stop()
+    t.same(bench.purged, ['door', 'gate'])
+  },
+)
+
+t.test('what a hold says of retained messages is done when it comes in a snapshot, too', async (t) => {
+  const feed = await feedOf(t, smallRegistry(['lamp', 'door']))
+  const bench = await benchOf(t, feed)
+  await bench.follower.complete()
+  const hold = (id: string, fields: Partial<HoldRecord>): Change => ({
+    kind: 'hold',
+    hold: { id, scope: { kind: 'device', id: 'lamp' }, state: 'active', ...fields },
+  })
+  feed.restore('epoch-2', [
+    ...smallRegistry(['lamp', 'door']),
+    hold('keeps', {}),
+    hold('purges', { purgeRetained: true }),
+  ])
+  await bench.applied('purges')
+  t.same(bench.forgotten, ['purges'])
+  // One that ended for good says it once more, one that was undone does not.
+  await bench.reached(feed.commit(hold('purges', { state: 'ended', purgeRetained: true })))
+  await bench.reached(feed.commit(hold('keeps', { state: 'ended' })))
+  t.same(bench.forgotten, ['purges', 'purges'])
+})
+
+t.test('many holds at once share a review, which begins after the one that runs', async (t) => {
+  const devices = Array.from({ length: 40 }, (_, index) => `d${index}`)
+  const feed = await feedOf(t, smallRegistry(devices))
+  const bench = await benchOf(t, feed)
+  const { promise, resolve } = Promise.withResolvers<void>()
+  bench.reviews.until = promise
+  await bench.follower.complete()
+  feed.commit(...devices.map((id) => holdChange(`h-${id}`, { kind: 'device', id })))
+  for (const id of devices) await bench.applied(`h-${id}`)
+  t.equal(bench.reviews.begun, 1, 'that of the snapshot')
+  resolve()
+  await bench.follower.stop()
+  t.equal(bench.reviews.begun, 2)
 })
 
 t.test(
