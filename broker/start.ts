@@ -3,7 +3,7 @@ import { isIPv6 } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { makeDirectory } from '#shared/directory'
-import type { Report } from '#shared/feed'
+import { faultText, MOST_FAULTS, type Report, type ReportBatch } from '#shared/feed'
 import type { Log } from '#shared/log'
 import { serveMetrics } from '#shared/metrics-listener'
 import type { Lifecycle } from '#shared/service'
@@ -155,12 +155,21 @@ function openReporter({ replica, link, sessions, wiring, now, random, log, lifec
     ...{ now, random, log },
     store: replica.spool,
     send: (batch) => link.report(batch),
-    state: () => ({ applied: replica.cursor(), sessions: sessions.count(), url: wiring.url }),
+    state: () => ({
+      ...{ applied: replica.cursor(), sessions: sessions.count(), url: wiring.url },
+      ...servingFaults(wiring.listener),
+    }),
     stored: (hold) => replica.markReported(hold),
     boot: randomUUID(),
   })
   lifecycle.started('reports', () => reporter.stop())
   return reporter
+}
+
+/** What the listener was given and cannot use; the registry says it in `muster status`. */
+function servingFaults(listener: Listener | null): Pick<ReportBatch, 'faults'> {
+  const faults = listener?.faults() ?? []
+  return faults.length === 0 ? {} : { faults: faults.slice(0, MOST_FAULTS).map(faultText) }
 }
 
 function openFollower(parts: Parts, reporter: Reporter): Follower {

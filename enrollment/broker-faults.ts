@@ -1,9 +1,12 @@
 import type { BrokerView } from '#shared/api'
 import type { Log } from '#shared/log'
 
-/** Why brokers cannot follow the change stream, in their own words: of this process, like the streams themselves. */
+/** What is wrong with brokers, in their own words: of this process, like the streams themselves. */
 export class BrokerFaults {
+  /** Why they cannot follow the change stream. */
   readonly #faults = new Map<string, string>()
+  /** What of their certificates and CAs they cannot use, by their last batch of reports. */
+  readonly #serving = new Map<string, string>()
   readonly #log: Log
 
   constructor(log: Log) {
@@ -20,12 +23,25 @@ export class BrokerFaults {
     }
   }
 
-  /** The same brokers, those that cannot follow with the reason. One that has caught up since can. */
+  /** @param faults of a batch of its reports; undefined when all that it was given is in use */
+  reported(broker: string, faults: readonly string[] = []): void {
+    const said = faults.join('; ')
+    if (said === (this.#serving.get(broker) ?? '')) return
+    if (said === '') this.#serving.delete(broker)
+    else {
+      this.#serving.set(broker, said)
+      this.#log.error({ broker, faults }, 'a broker cannot use what it was given')
+    }
+  }
+
+  /** The same brokers, those with a fault with what it is. One that has caught up since can follow. */
   in(brokers: readonly BrokerView[]): BrokerView[] {
     return brokers.map((broker) => {
       if (broker.behind === 0) this.#faults.delete(broker.id)
-      const fault = this.#faults.get(broker.id)
-      return fault === undefined ? broker : { ...broker, fault }
+      const serving = this.#serving.get(broker.id)
+      const faults = [this.#faults.get(broker.id), serving && `Cannot use what it was given: ${serving}`]
+      const fault = faults.filter((one) => one !== undefined).join('; ')
+      return fault === '' ? broker : { ...broker, fault }
     })
   }
 }

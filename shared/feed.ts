@@ -141,6 +141,14 @@ export type FeedMessage = Static<typeof FeedMessage>
 /** Most characters of the `fault` with which a broker that cannot follow asks again: printable ASCII. */
 export const FAULT_LENGTH = 200
 
+/** What a broker says of a fault, as the registry takes it. */
+export function faultText(text: string): string {
+  return text.replaceAll(/[^ -~]/g, '?').slice(0, FAULT_LENGTH)
+}
+
+/** Most faults of a batch of reports. */
+export const MOST_FAULTS = 8
+
 /** The feed says it is alive at least this often, in ms. */
 export const ALIVE_EVERY_MS = 5_000
 
@@ -206,6 +214,10 @@ export const ReportBatch = Type.Object({
   sessions: Type.Integer({ minimum: 0 }),
   /** `mqtts://host:port` under which it serves. */
   url: Type.String(),
+  /** What it was given to serve with and cannot use, a sentence each: {@link faultText}; left out when there is nothing. */
+  faults: Type.Optional(
+    Type.Array(Type.String({ pattern: '^[ -~]*$', maxLength: FAULT_LENGTH }), { maxItems: MOST_FAULTS }),
+  ),
   reports: Type.Array(Report, { maxItems: 1000 }),
 })
 export type ReportBatch = Static<typeof ReportBatch>

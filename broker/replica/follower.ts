@@ -1,6 +1,6 @@
 import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises'
 import { isMusterError, MusterError } from '#shared/errors'
-import { type Cursor, FAULT_LENGTH } from '#shared/feed'
+import { type Cursor, faultText } from '#shared/feed'
 import { Enforcement, type EnforcementDeps } from '../enforcement.ts'
 import { missingAfter, readMessages, type Turn, turns } from './feed-lines.ts'
 import { Hearing } from './hearing.ts'
@@ -275,7 +275,7 @@ export class Follower {
 }
 
 function feedPath(cursor: Cursor | null, fault: string | null): string {
-  const told = fault === null ? {} : { fault: fault.replaceAll(/[^ -~]/g, '?').slice(0, FAULT_LENGTH) }
+  const told = fault === null ? {} : { fault: faultText(fault) }
   const query = new URLSearchParams(cursor ? { ...cursor, position: `${cursor.position}`, ...told } : told)
   return query.size === 0 ? '/v1/feed' : `/v1/feed?${query}`
 }

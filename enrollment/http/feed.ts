@@ -47,7 +47,9 @@ export const FEED_ROUTES: readonly Route[] = [
     role: 'broker',
     body: ReportBatch,
     handle: async ({ deps, caller, body }): Promise<ReportReply> => {
-      await deps.registry.applyReports(brokerOf(caller).id, body, OVERLAP_MS, deps.now())
+      const { id } = brokerOf(caller)
+      await deps.registry.applyReports(id, body, OVERLAP_MS, deps.now())
+      deps.brokerFaults.reported(id, body.faults)
       deps.reported.ring()
       await attend(deps)
       return { sequence: body.sequence }

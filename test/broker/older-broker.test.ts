@@ -69,6 +69,29 @@ t.test(
   },
 )
 
+t.test('a CA that a broker cannot use is an alarm, until it is taken away', async (t) => {
+  const service = await startEnrollment(t)
+  const broker = await runBroker(t, await invitedBroker(service, 'north'))
+  const db = new Database(service.config.layout.registry)
+  t.teardown(() => db.close())
+  const change = (trusted: boolean) => {
+    const issuer = { id: 'ab', pem: 'no certificate\u001b[2J', trusted }
+    db.prepare('INSERT INTO changes (at, change) VALUES (?, ?)').run(
+      Date.now(),
+      JSON.stringify({ kind: 'issuer', issuer }),
+    )
+    service.deps.changed.ring()
+  }
+  change(true)
+  await broker.says('TLS material refused')
+  const faulty = await brokerOf(service, ({ fault }) => fault !== undefined)
+  t.match(statusText(faulty, Date.now()), /^ALARM {2}broker north: Cannot use what it was given: [ -~]+$/m)
+  t.equal(faulty.brokers[0]?.behind, 0, 'it follows all the same')
+  t.equal(service.logged.filter((line) => line.includes('a broker cannot use')).length, 1, 'said once')
+  change(false)
+  await brokerOf(service, ({ fault }) => fault === undefined)
+})
+
 t.test('what came before a message that is not understood counts', async (t) => {
   const alive = { type: 'alive', epoch: 'e', position: 1, at: 1 }
   const lines = [alive, alive, { type: 'change', position: 2, at: 1, change: UNKNOWN }, alive]
