@@ -34,6 +34,8 @@ export interface Guard {
 }
 
 const GUARD = Symbol('guard')
+/** `setTimeout` fires at once when it is told to wait longer, ms. */
+const LONGEST_MS = 2_147_483_647
 
 /**
  * A stream of octets that judges packets by their headers as they arrive, writes once in a turn of the event loop, and
@@ -152,10 +154,13 @@ export function holdReading(socket: Duplex, ms: number): void {
   if (guard.holding !== null) clearTimeout(guard.holding)
   else if (!guard.hasHeld) socket.once('close', () => clearTimeout(guard.holding ?? undefined))
   guard.hasHeld = true
-  guard.holding = setTimeout(() => {
-    guard.holding = null
-    socket.emit('readable')
-  }, ms)
+  guard.holding = setTimeout(
+    () => {
+      guard.holding = null
+      socket.emit('readable')
+    },
+    Math.min(ms, LONGEST_MS),
+  )
 }
 
 /**

@@ -388,6 +388,17 @@ t.test('a client that is held again and again leaves nothing behind', async (t) 
   author.close()
 })
 
+t.test('a client that is very far over a rate waits, and is not read at once', async (t) => {
+  const broker = await open(t)
+  await broker.enroll('A', { policy: { publish: [{ topic: 'rare', perSecond: 0.000_1 }], subscribe: [] } })
+  const author = await new Piped(broker, 'A').enter()
+  const delays = t.capture(globalThis, 'setTimeout', globalThis.setTimeout)
+  await author.write(Buffer.concat(Array.from({ length: 300 }, () => publish('rare', Buffer.alloc(0)))))
+  const longest = Math.max(...delays().map(({ args }) => Number(args[1] ?? 0)))
+  t.equal(longest, 2 ** 31 - 1, 'all that a timer takes')
+  author.close()
+})
+
 t.test(
   'a filter that is given up and wanted again in one piece is subscribed to, and the other way round not',
   async (t) => {
