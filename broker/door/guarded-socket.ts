@@ -23,6 +23,10 @@ export interface Guard {
   readonly base: Duplex
   connection: Connection | null
   isCorked: boolean
+  /** Memory that is kept alive by what waits for the reader: whole pieces as they arrived, however little of each waits. */
+  keptBytes: number
+  /** The piece that was counted last, until the end of the turn. */
+  keptLast: ArrayBufferLike | null
   /** Set while nothing is read, so that the client's own buffers fill and it has to wait. */
   holding: NodeJS.Timeout | null
   /** It has been held at least once. */
@@ -63,8 +67,11 @@ class Guarded extends Duplex {
 
   /** Always true. After the decision against the client nothing more is written to it. */
   override write(...written: unknown[]): boolean {
-    const { connection, options, isLeaving, base } = this[GUARD]
+    const guard = this[GUARD]
+    const { connection, options, isLeaving, base } = guard
     if (isLeaving || (connection !== null && connection.refused !== null)) return true
+    if (this.writableLength === 0) guard.keptBytes = 0
+    if (written[0] instanceof Uint8Array) written[0] = kept(guard, written[0])
     base.write.call(this, ...(written as Parameters<Duplex['write']>)) // the overloads of Writable.write, passed on as they came
     if (this.writableLength > options.limits.writeBufferBytes && !this.destroyed) {
       options.onSlow(this.writableLength)
@@ -80,6 +87,7 @@ class Guarded extends Duplex {
     guard.base.cork.call(this)
     setImmediate(() => {
       guard.isCorked = false
+      guard.keptLast = null
       if (guard.connection !== null && guard.connection.refused !== null) this.destroy()
       else guard.base.uncork.call(this)
     })
@@ -94,6 +102,23 @@ class Guarded extends Duplex {
     if (!isLeaving || (connection !== null && connection.refused !== null)) base.destroy.call(this, error)
     return this
   }
+}
+
+/**
+ * A message leaves as the octets in which it came, which are a part of a larger piece. For a reader that is so slow that
+ * such pieces add up to what may wait for it, it is copied.
+ */
+function kept(guard: Guard, octets: Uint8Array): Uint8Array {
+  const { buffer } = octets
+  if (buffer === guard.keptLast) return octets
+  if (guard.keptBytes > guard.options.limits.writeBufferBytes && octets.length < buffer.byteLength) {
+    const own = Buffer.allocUnsafeSlow(octets.length)
+    own.set(octets)
+    return own
+  }
+  guard.keptBytes += buffer.byteLength
+  guard.keptLast = buffer
+  return octets
 }
 
 const GUARDED = new WeakMap<object, object>()
@@ -117,6 +142,8 @@ export function guardSocket(socket: Duplex, options: GuardOptions): Guard {
     base,
     connection: null,
     isCorked: false,
+    keptBytes: 0,
+    keptLast: null,
     holding: null,
     hasHeld: false,
     isLeaving: false,

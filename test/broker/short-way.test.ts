@@ -3,6 +3,7 @@ import { PassThrough } from 'node:stream'
 import fc from 'fast-check'
 import mqttPacket from 'mqtt-packet'
 import t, { type Test } from 'tap'
+import { LIMITS } from '../../broker/limits.ts'
 import { Route } from '../../broker/mqtt/route.ts'
 import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
 import { connectPacket } from '../support/mqtt-clients.ts'
@@ -385,6 +386,35 @@ t.test('a client that is held again and again leaves nothing behind', async (t) 
     listeners.push(socket.listenerCount('close'))
   }
   t.ok(Math.max(...listeners) - (listeners[0] ?? 0) <= 1, `${listeners}`)
+  author.close()
+})
+
+t.test('a reader that is slow keeps no more memory alive than may wait for it', async (t) => {
+  const broker = await open(t)
+  for (const id of ['A', 'R']) await broker.enroll(id, { policy: POLICY })
+  const author = await new Piped(broker, 'A').enter()
+  const piece = Buffer.concat([publish('plain/x', Buffer.alloc(1)), publish('kept/x', Buffer.alloc(16_000))])
+  for (const qos of [0, 1, 2] as const) {
+    const reader = await (await new Piped(broker, 'R').enter()).subscribe({ topic: 'plain/#', qos })
+    reader.pause()
+    const { socket } = reader.connection
+    while (socket.writableLength === 0) await author.write(publish('plain/x', Buffer.alloc(16_000)))
+    for (let n = 0; n < 400; n++) {
+      const own = Buffer.allocUnsafeSlow(piece.length)
+      piece.copy(own)
+      author.writeAtOnce(own)
+      await turns(1)
+    }
+    await until(() => author.connection.socket.readableLength === 0)
+    await turns(10)
+    const { writableBuffer } = socket as unknown as { writableBuffer: { chunk: Buffer }[] } // not declared
+    const waiting = writableBuffer.map(({ chunk }) => chunk)
+    t.ok(waiting.length > 300, `${waiting.length} messages wait`)
+    const bytes = [...new Set(waiting.map(({ buffer }) => buffer))].reduce((sum, b) => sum + b.byteLength, 0)
+    t.ok(bytes < 2 * LIMITS.writeBufferBytes, `${bytes} octets are kept for ${socket.writableLength}`)
+    reader.close()
+    await until(() => !broker.mqtt.registered().ids.includes('R'))
+  }
   author.close()
 })
 

@@ -73,6 +73,11 @@ export class Piped {
     return this.write(Buffer.concat(packets.map((packet) => mqttPacket.generate(packet))))
   }
 
+  /** Reads nothing from now on. */
+  pause(): void {
+    this.#wire.pause()
+  }
+
   async has(cmd: Packet['cmd']): Promise<void> {
     await until(() => this.isClosed || this.received.some((packet) => packet.cmd === cmd))
   }
