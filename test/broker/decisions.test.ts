@@ -9,7 +9,7 @@ import { judgePublish, mayForward } from '../../broker/judge/authorization.ts'
 import { decisions } from '../../broker/judge/decisions.ts'
 import { compilePolicy } from '../../broker/judge/topic-policy.ts'
 import { Exchange } from '../../broker/mqtt/exchange.ts'
-import { Ingest } from '../../broker/mqtt/ingest.ts'
+import { Ingest, type IngestDeps } from '../../broker/mqtt/ingest.ts'
 import type { Link } from '../../broker/mqtt/mqtt-client.ts'
 import { type Connection, openConnection, Sessions } from '../../broker/sessions.ts'
 import { type FakeClient, fakeClient } from '../support/fake-client.ts'
@@ -183,11 +183,12 @@ class World {
       if (amidst !== null) this.apply(amidst)
     }
     const fake = fakeClient(this.#exchange, { connection, got })
-    const ingest = new Ingest({
-      ...{ client: fake.client, exchange: this.#exchange, parse() {}, published() {} },
+    const common: IngestDeps = {
+      ...{ exchange: this.#exchange, published() {} },
       route: { isShort: () => true, numbering: () => ({ brokerId: 'b', brokerCounter: 1 }) },
-      isGranted: (arrival) => judgePublish(fake.client.req, arrival) === null,
-    })
+      isGranted: ({ req }, arrival) => judgePublish(req, arrival) === null,
+    }
+    const ingest = new Ingest(common, { client: fake.client, parse() {} })
     const client: Client = { ...fake, device, ingest, filters: new Set(), isOver: false, got: 0 }
     this.clients.push(client)
     this.#sessions.add(connection)
