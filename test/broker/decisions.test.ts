@@ -304,7 +304,11 @@ class World {
     )
     this.#amidst = null
     const reached = before.filter(({ client, got }) => client.got > got)
-    const due = before.filter(({ client, may }) => mayPublish && may && this.mayReceive(client, topic))
+    // Of two filters that match, the one by which it was to be reached may be the one that it has just given up.
+    const leaver = amidst?.kind === 'unsubscribe' ? amidst.device : null
+    const due = before.filter(
+      ({ client, may }) => mayPublish && may && client.device !== leaver && this.mayReceive(client, topic),
+    )
     return (
       (mayPublish || reached.length === 0) &&
       due.every((one) => one.client.got === one.got + 1) &&
