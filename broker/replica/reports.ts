@@ -3,7 +3,7 @@ import { Compile } from 'typebox/compile'
 import { isMusterError } from '#shared/errors'
 import { type Cursor, Report, type ReportBatch, type ReportReply } from '#shared/feed'
 import type { Log } from '#shared/log'
-import type { SpooledBatch } from './spool.ts'
+import type { SpooledBatch, Taken } from './spool.ts'
 
 /** Times in ms. */
 export interface ReportLimits {
@@ -25,10 +25,7 @@ export const REPORT_LIMITS = Object.freeze({
 /** Where reports wait; {@link Spool} and the replica in production. */
 export interface ReportStore {
   add(reports: readonly Report[]): number
-  take(
-    reports: readonly Report[],
-    name: { readonly boot: string; readonly sequence: number },
-  ): { batch: SpooledBatch | null; dropped: number }
+  take(reports: readonly Report[], name: { readonly boot: string; readonly sequence: number }): Taken
   taken(batch: SpooledBatch): void
   size(): number
 }
@@ -67,8 +64,8 @@ export class Reporter {
   #unstored: Report[] = []
   /** The name that the next batch of this boot gets. */
   #sequence = 1
-  /** An empty batch was sent under `#sequence` and its reply is missing: its name must not get other content. */
-  #isHeartbeatOpen = false
+  /** The batch whose reply is missing, empty or not: its name must not get other content, so it is sent as it was. */
+  #open: SpooledBatch | null = null
   #failures = 0
   /** Nothing is sent before `start`: until then the url is not known. */
   #isRunning = false
@@ -123,19 +120,31 @@ export class Reporter {
   }
 
   /** Stores what is in memory by `write`, and tells whom it concerns. Null when the disk refuses: it stays in memory then. */
-  #keep<T extends { readonly dropped: number }>(write: (reports: readonly Report[]) => T): T | null {
+  #keep<T extends Partial<Taken>>(write: (reports: readonly Report[]) => T): T | null {
+    const { log, stored } = this.#deps
     const reports = this.#unstored
+    let kept: T
     try {
-      const kept = write(reports)
+      kept = write(reports)
       this.#unstored = []
-      if (kept.dropped > 0)
-        this.#deps.log.warn({ dropped: kept.dropped }, 'the spool is full: oldest reports were dropped')
-      for (const report of reports) if (report.type === 'applied') this.#deps.stored(report.hold)
-      return kept
     } catch (error) {
-      this.#unstored = reports.slice(-UNSTORED_CAPACITY)
-      this.#deps.log.error({ err: error, waiting: reports.length }, 'cannot store reports')
+      this.#unstored = atMost(UNSTORED_CAPACITY, reports)
+      log.error({ err: error, waiting: reports.length }, 'cannot store reports')
       return null
+    }
+    const { dropped = 0, unreadable = 0 } = kept
+    if (dropped > 0) log.warn({ dropped }, 'the spool is full: oldest reports were dropped')
+    if (unreadable > 0) log.error({ unreadable }, 'reports in the spool could not be read and were dropped')
+    for (const report of reports) if (report.type === 'applied') this.#tell(stored, report.hold)
+    return kept
+  }
+
+  /** One that is not noted is reported once more after the next start. */
+  #tell(stored: ReporterDeps['stored'], hold: string): void {
+    try {
+      stored(hold)
+    } catch (error) {
+      this.#deps.log.error({ err: error, hold }, 'cannot note that a receipt line is stored')
     }
   }
 
@@ -179,16 +188,16 @@ export class Reporter {
   async #deliverOne(): Promise<boolean> {
     const { store, boot, now, state } = this.#deps
     const name = { boot, sequence: this.#sequence }
-    const isRepeated = this.#isHeartbeatOpen
-    if (isRepeated) this.#store()
-    const spooled = isRepeated ? null : (this.#keep((reports) => store.take(reports, name))?.batch ?? null)
-    const batch = spooled ?? { ...name, reports: [] }
-    this.#isHeartbeatOpen = spooled === null
+    const again = this.#open
+    if (again !== null) this.#store()
+    const batch = again ??
+      this.#keep((reports) => store.take(reports, name))?.batch ?? { ...name, reports: [] }
+    this.#open = batch
     await this.#deps.send({ ...batch, at: now(), ...state() })
-    this.#isHeartbeatOpen = false
-    if (spooled !== null) store.taken(spooled)
+    this.#open = null
+    if (batch.reports.length > 0) store.taken(batch)
     if (batch.boot === boot) this.#sequence += 1
-    return (spooled !== null || isRepeated) && store.size() > 0
+    return (batch.reports.length > 0 || again !== null) && store.size() > 0
   }
 
   /** Full jitter. */
@@ -198,6 +207,12 @@ export class Reporter {
     this.#failures += 1
     return backoffFirstMs + this.#deps.random() * (most - backoffFirstMs)
   }
+}
+
+/** Receipt lines stay, however many there are; of the others the newest. */
+function atMost(count: number, reports: Report[]): Report[] {
+  let excess = reports.length - count
+  return reports.filter(({ type }) => type === 'applied' || excess-- <= 0)
 }
 
 function reasonOf(error: unknown): object {

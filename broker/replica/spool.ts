@@ -20,6 +20,14 @@ const BATCH_BYTES = 48_000
 /** Most reports in one batch (the schema of the batch says so too). */
 const BATCH_REPORTS = 1_000
 
+export interface Taken {
+  readonly batch: SpooledBatch | null
+  /** Older reports that had to go. */
+  readonly dropped: number
+  /** Rows of an earlier run that were no reports, and are gone. */
+  readonly unreadable: number
+}
+
 /** The name under which a batch is sent. */
 type BatchName = Pick<SpooledBatch, 'boot' | 'sequence'>
 
@@ -40,6 +48,8 @@ export class Spool {
   readonly #capacity: number
   readonly #statements: Statements
   #count: number
+  /** What an earlier run has left has been looked through. */
+  #isReadable = false
   /** A batch that the registry has. It goes with the next write: until then it could only be sent again, by its name. */
   #done: SpooledBatch | null = null
 
@@ -57,10 +67,11 @@ export class Spool {
 
   /**
    * Stores the reports and names the batch to send next, with one write: one that was named before, or the oldest
-   * reports under the given name; null when there are none. `dropped` older ones had to go.
+   * reports under the given name; null when there are none.
    */
-  take(reports: readonly Report[], name: BatchName): { batch: SpooledBatch | null; dropped: number } {
-    if (this.#count === 0 && reports.length === 0) return { batch: null, dropped: 0 }
+  take(reports: readonly Report[], name: BatchName): Taken {
+    if (this.#count === 0 && reports.length === 0) return { batch: null, dropped: 0, unreadable: 0 }
+    const unreadable = this.#count > 0 ? this.#clear() : 0
     let batch: SpooledBatch | null = null
     const dropped = this.#write((isEmpty) => {
       const rows = reports.map(rowOf)
@@ -69,7 +80,16 @@ export class Spool {
       batch = sent > 0 ? { ...name, reports: reports.slice(0, sent) } : this.#nameOldest(name)
       return gone
     })
-    return { batch, dropped }
+    return { batch, dropped, unreadable }
+  }
+
+  /** Takes out rows that no batch could be made of: they would hold up all others. Returns how many there were. */
+  #clear(): number {
+    if (this.#isReadable) return 0
+    const { changes } = this.#db.prepare('DELETE FROM spool WHERE json_valid(report) = 0').run()
+    this.#count -= changes
+    this.#isReadable = true
+    return changes
   }
 
   /** In one transaction, and with it goes the batch that the registry has. Returns what `work` does. */

@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { mkdtempSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
+import { setImmediate } from 'node:timers/promises'
 import Database from 'better-sqlite3'
 import t, { type Test } from 'tap'
 import type { Report, ReportBatch } from '#shared/feed'
@@ -26,6 +27,9 @@ t.before(async () => {
 t.teardown(() => authority.remove())
 
 const FAST: Partial<ReportLimits> = { gatherMs: 5, heartbeatMs: 60_000, backoffFirstMs: 1, backoffMostMs: 5 }
+
+const SPOOL =
+  'CREATE TABLE spool (id INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT, report TEXT, boot TEXT, sequence INTEGER)'
 
 interface Bench {
   readonly replica: Replica
@@ -231,9 +235,7 @@ t.test('reports that the disk refuses are kept in memory until it takes them', a
 t.test('a full spool drops sessions first, then refusals, and never a receipt line', async (t) => {
   const db = new Database(':memory:')
   t.teardown(() => db.close())
-  db.exec(
-    'CREATE TABLE spool (id INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT, report TEXT, boot TEXT, sequence INTEGER)',
-  )
+  db.exec(SPOOL)
   const spool = new Spool(db, 10)
   spool.add([applied('h1'), connected('lamp'), refused('door'), connected('gate')])
   spool.add(Array.from({ length: 7 }, (_, index) => applied(`more${index}`)))
@@ -306,6 +308,108 @@ t.test('what is too long for one batch waits for the next, in order', async (t) 
     replica.spool.taken(batch)
   }
   t.strictSame(sent, all)
+})
+
+/** A reporter over a spool whose disk, registry and notes fail as a test says. */
+function failing(t: Test, { noted, capacity }: { noted?: (hold: string) => void; capacity?: number } = {}) {
+  const db = new Database(':memory:')
+  db.exec(SPOOL)
+  const spool = new Spool(db, capacity)
+  const sent: ReportBatch[] = []
+  const faults = { disk: false, registry: false }
+  const onDisk = <T>(work: () => T): T => {
+    if (faults.disk) throw new Error('disk is full')
+    return work()
+  }
+  const reporter = new Reporter({
+    store: {
+      add: (reports) => onDisk(() => spool.add(reports)),
+      take: (reports, name) => onDisk(() => spool.take(reports, name)),
+      taken: (batch) => spool.taken(batch),
+      size: () => spool.size(),
+    },
+    async send(batch) {
+      sent.push(structuredClone(batch))
+      if (faults.registry) throw new Error('no answer')
+      return { sequence: batch.sequence }
+    },
+    ...{ state: () => ({ applied: null, sessions: 0, url: '' }), stored: noted ?? (() => {}) },
+    ...{ boot: 'b', now: Date.now, random: () => 0, log: openLog('test', 'silent') },
+    limits: { ...FAST, heartbeatMs: 1 },
+  })
+  t.teardown(async () => {
+    await reporter.stop()
+    db.close()
+  })
+  /** Resolves when the test has seen it. */
+  const until = async (isSeen: () => boolean) => {
+    while (!isSeen()) await setImmediate()
+  }
+  return { reporter, spool, sent, faults, until }
+}
+
+t.test('what is under way keeps its name also when the disk fills up meanwhile', async (t) => {
+  const { reporter, sent, faults, until } = failing(t)
+  faults.registry = true
+  reporter.report(applied('h1'))
+  reporter.start()
+  await until(() => sent.length > 0)
+  faults.disk = true
+  reporter.report(applied('h2'))
+  await until(() => sent.length > 2)
+  const contents = new Set(sent.map(({ sequence, reports }) => `${sequence} ${JSON.stringify(reports)}`))
+  t.strictSame([...contents], [`1 ${JSON.stringify([applied('h1')])}`], 'never an empty batch under its name')
+})
+
+t.test('the name of a batch that was dropped from a full spool is not used for others', async (t) => {
+  const { reporter, spool, sent, faults, until } = failing(t, { capacity: 2 })
+  faults.registry = true
+  reporter.report(connected('lamp'))
+  reporter.start()
+  await until(() => sent.length > 2)
+  spool.add([applied('h'), applied('h')])
+  faults.registry = false
+  await until(() => sent.some(({ sequence, reports }) => sequence === 2 && reports.length > 0))
+  const names = new Map(sent.map(({ sequence, reports }) => [sequence, JSON.stringify(reports)]))
+  t.equal(names.get(1), JSON.stringify([connected('lamp')]))
+  t.equal(names.get(2), JSON.stringify([applied('h'), applied('h')]))
+})
+
+t.test('a receipt line whose note fails is in the spool once', async (t) => {
+  const { reporter, spool } = failing(t, {
+    noted() {
+      throw new Error('disk is full')
+    },
+  })
+  reporter.report(applied('h1'))
+  reporter.report(applied('h2'))
+  t.equal(spool.size(), 2)
+})
+
+t.test('while the disk refuses, receipt lines stay in memory before all others', async (t) => {
+  const { reporter, spool, faults } = failing(t)
+  faults.disk = true
+  reporter.report(applied('h'))
+  for (let index = 0; index < 10_500; index++) reporter.report(connected('lamp'))
+  faults.disk = false
+  reporter.report(applied('last'))
+  t.equal(spool.size(), 10_000 + 1, 'the capacity, and the one with which the disk took them')
+  t.match(spool.take([], { boot: 'b', sequence: 1 }).batch?.reports[0], { type: 'applied', hold: 'h' })
+})
+
+t.test('a row that is no report is taken out, and holds up nobody', async (t) => {
+  const path = join(mkdtempSync(join(t.testdir(), 'spool-')), 'broker.db')
+  openReplica(path).close()
+  const db = new Database(path)
+  db.exec(`INSERT INTO spool (type, report) VALUES ('applied', '{"type":'), ('refused', '')`)
+  db.close()
+  const feed = await feedOf(t)
+  const { reporter, replica, logged } = benchOf(t, feed, { path })
+  reporter.report(applied('h'))
+  await feed.until('the good one has come', () => feed.reports.length === 1)
+  t.ok(logged.some((line) => line.includes('could not be read')))
+  await reporter.stop()
+  t.equal(replica.spool.size(), 0)
 })
 
 t.test(
