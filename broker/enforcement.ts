@@ -172,9 +172,13 @@ export class Enforcement {
     if (record !== null) connection.policy = this.#deps.sessions.policyFor(record, connection.address)
   }
 
-  /** Refuses every session that is no longer live, without a word to the registry. */
-  judgeAll(): void {
-    this.#track(this.#stop({ kind: 'all' }, this.#deps.now(), (connection) => this.#judge(connection)))
+  /** Stops whom these holds cover, without a word to the registry: they are not stored. */
+  held(holds: readonly HoldRecord[]): void {
+    for (const { scope } of holds) {
+      const isPlan = scope.kind === 'plan'
+      const selector: Selector = isPlan ? { kind: 'all' } : scope
+      this.#track(this.#stop(selector, this.#deps.now(), isPlan ? (c) => this.#judge(c) : () => 'held'))
+    }
   }
 
   /** Resolves when every closing and purging that has begun is over. */

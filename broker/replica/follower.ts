@@ -1,11 +1,13 @@
 import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises'
-import { isMusterError, MusterError } from '#shared/errors'
-import { type Cursor, faultText } from '#shared/feed'
+import { isMusterError } from '#shared/errors'
+import type { Cursor } from '#shared/feed'
 import { Enforcement, type EnforcementDeps } from '../enforcement.ts'
 import { missingAfter, readMessages, type Turn, turns } from './feed-lines.ts'
 import { Hearing } from './hearing.ts'
 import { RecordWaiters } from './record-waiters.ts'
 import type { AdmissionRecord, PositionedChange } from './replica.ts'
+import { feedPath, outOfOrder, renewed, silent } from './stream-faults.ts'
+import { Unstorable } from './unstorable.ts'
 
 /** Times in ms. */
 export interface FollowLimits {
@@ -51,6 +53,7 @@ export class Follower {
   readonly #enforcement: Enforcement
   readonly #waiters: RecordWaiters
   readonly #hearing: Hearing
+  readonly #unstorable: Unstorable
   readonly #stopped = new AbortController()
   readonly #complete = Promise.withResolvers<void>()
   readonly #attempted = Promise.withResolvers<void>()
@@ -74,7 +77,12 @@ export class Follower {
       deadlineMs: this.#limits.recordWaitMs,
       capacity: WAITING_CAPACITY,
     })
-    const { alarmMs, heardEveryMs: storeEveryMs } = this.#limits
+    const { alarmMs, heardEveryMs: storeEveryMs, backoffMostMs: lullMs } = this.#limits
+    this.#unstorable = new Unstorable({
+      lullMs,
+      end: (error) => this.#stream.abort(error),
+      hold: (changes) => this.#enforcement.held(deps.replica.stopHeld(changes)),
+    })
     this.#hearing = new Hearing({ ...deps, alarmMs, storeEveryMs, fault: () => this.#fault })
   }
 
@@ -166,7 +174,8 @@ export class Follower {
       for await (const messages of readMessages(body)) {
         silence.refresh()
         for (const turn of turns(messages)) {
-          if (turn.type === 'snapshot-end') await this.#finishSnapshot(turn, stream.signal)
+          const isWhole = turn.type === 'snapshot-end' && !this.#unstorable.isRest
+          if (isWhole) await this.#finishSnapshot(turn, stream.signal)
           silence.refresh()
           this.#take(turn)
           await nextTurn()
@@ -175,42 +184,47 @@ export class Follower {
       }
     } finally {
       clearTimeout(silence)
+      this.#unstorable.end()
     }
   }
 
   #take(turn: Turn): void {
-    if (turn.type === 'changes') this.#takeChanges(turn.changes)
+    if (this.#unstorable.isRest) this.#unstorable.take(turn)
+    else if (turn.type === 'changes') this.#takeChanges(turn.changes)
     else if (turn.type === 'alive') this.#takeAlive(turn)
     else if (turn.type === 'snapshot') this.#beginSnapshot(turn)
     else this.#endSnapshot(turn)
-    if (this.#snapshot === null) this.#failures = 0 // one that never becomes whole is not asked for without end
+    // What never becomes whole, or is refused by the disk, is not asked for without a pause.
+    if (this.#snapshot === null && !this.#unstorable.isRest) this.#failures = 0
   }
 
   /** The one tick: the replica changes, and every session that it no longer admits is refused. */
   #takeChanges(changes: readonly PositionedChange[]): void {
     const { replica, moved } = this.#deps
     if (this.#snapshot !== null) {
-      replica.stage(changes)
+      this.#stored(changes, () => replica.stage(changes))
       return
     }
     const cursor = replica.cursor()
     if (cursor === null) throw outOfOrder('a change came before the first snapshot')
     const missing = missingAfter(cursor.position, changes)
     if (missing !== null) throw outOfOrder(`change ${missing} is missing`)
-    this.#enforcement.changed(this.#apply(changes))
+    const fresh = this.#stored(changes, () => replica.apply(changes))
+    if (fresh === null) return
+    this.#enforcement.changed(fresh)
     this.#hearing.heard()
     this.#waiters.settle()
     if (changes.some(({ change }) => change.kind === 'hold')) this.#sweepReplica()
     moved()
   }
 
-  /** When the disk refuses, the holds stop their sessions, but no receipt says so: a restart would not know of them. */
-  #apply(changes: readonly PositionedChange[]): readonly PositionedChange[] {
+  /** Null when the disk refuses. */
+  #stored<T>(changes: readonly PositionedChange[], store: () => T): T | null {
     try {
-      return this.#deps.replica.apply(changes)
+      return store()
     } catch (error) {
-      this.#enforcement.judgeAll()
-      throw error
+      this.#unstorable.begin(error, changes)
+      return null
     }
   }
 
@@ -226,8 +240,8 @@ export class Follower {
 
   #beginSnapshot({ epoch, position }: Cursor): void {
     this.#deps.log.info({ epoch, position }, 'receiving a snapshot')
-    this.#deps.replica.beginSnapshot()
     this.#snapshot = { epoch, position }
+    this.#stored([], () => this.#deps.replica.beginSnapshot())
   }
 
   /** What comes before the tick in which the snapshot takes over. */
@@ -272,22 +286,4 @@ export class Follower {
         this.#isSweeping = false
       })
   }
-}
-
-function feedPath(cursor: Cursor | null, fault: string | null): string {
-  const told = fault === null ? {} : { fault: faultText(fault) }
-  const query = new URLSearchParams(cursor ? { ...cursor, position: `${cursor.position}`, ...told } : told)
-  return query.size === 0 ? '/v1/feed' : `/v1/feed?${query}`
-}
-
-function silent(): MusterError {
-  return new MusterError('unreachable', 'Cannot follow the change stream: nothing came for too long')
-}
-
-function renewed(): MusterError {
-  return new MusterError('unreachable', 'Cannot follow the old change stream: the certificate was renewed')
-}
-
-function outOfOrder(why: string): MusterError {
-  return new MusterError('invalid_request', `Cannot follow the change stream: ${why}`)
 }

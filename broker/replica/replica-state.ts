@@ -1,5 +1,6 @@
 import type {
   CertificateRecord,
+  Change,
   Cursor,
   DeviceRecord,
   FleetRecord,
@@ -71,6 +72,8 @@ export class ReplicaState {
   readonly #saveMark: (mark: StateMark) => void
   /** Rows that were read since the last change; every change forgets all of them. */
   readonly #known = new Map<string, CredentialRow>()
+  /** Members of holds that could not be stored, by hold. */
+  readonly #unstored = new Map<string, Set<string>>()
   #trust: TrustRow | null | undefined
 
   constructor(db: Sqlite) {
@@ -113,7 +116,8 @@ export class ReplicaState {
   holdOn(device: DeviceRecord, certificate: CertificateRecord): HoldRecord | null {
     const hold = this.holds.covering(device, certificate)
     if (hold !== null || !this.holds.hasPlans()) return hold
-    for (const id of this.read.holdsWithMember(device.id)) {
+    const unstored = [...this.#unstored.keys()].filter((id) => this.#unstored.get(id)?.has(device.id))
+    for (const id of [...unstored, ...this.read.holdsWithMember(device.id)]) {
       const plan = this.holds.get(id)
       if (plan?.scope.kind === 'plan') return plan
     }
@@ -138,8 +142,24 @@ export class ReplicaState {
     for (const { change } of changes) {
       if (change.kind === 'issuer') this.issuers.set(change.issuer.id, change.issuer)
       if (change.kind === 'fleet') this.fleets.set(change.fleet.id, change.fleet)
-      if (change.kind === 'hold') this.holds.put(change.hold)
+      if (change.kind === 'hold') {
+        this.holds.put(change.hold)
+        this.#unstored.delete(change.hold.id) // its members have come before it
+      }
     }
+  }
+
+  /** Puts a hold in force from memory alone, and before it its members; null when that is nothing new. */
+  stop(change: Change): HoldRecord | null {
+    if (change.kind === 'members') {
+      const members = this.#unstored.get(change.hold) ?? new Set()
+      for (const device of change.devices) members.add(device)
+      this.#unstored.set(change.hold, members)
+    }
+    if (change.kind !== 'hold' || change.hold.state !== 'active') return null
+    const isNew = this.holds.get(change.hold.id) === null
+    this.holds.put(change.hold)
+    return isNew ? change.hold : null
   }
 
   heard(now: number, persist: boolean): void {

@@ -191,28 +191,22 @@ export class Replica {
   }
 
   /**
-   * Applies changes that follow the cursor, and moves it, in one transaction; returns those that were new. When the
-   * disk refuses, holds among them are in force all the same (from memory; one on a plan as far as its members are
-   * stored), the cursor stays, and the error goes to the caller, who asks the registry for the same changes again.
-   * @throws what SQLite throws; nothing was stored then
+   * Applies changes that follow the cursor, and moves it, in one transaction; returns those that were new.
+   * @throws what SQLite throws; nothing was stored then, and the cursor stays: {@link stopHeld} is what is left to do
    */
   apply(messages: readonly PositionedChange[]): readonly PositionedChange[] {
     const fresh = messagesAfter(this.#state.mark.position ?? -1, messages)
     const last = fresh.at(-1)
-    if (last === undefined) return fresh
-    try {
-      this.#state.store(fresh, last.position)
-    } catch (error) {
-      this.#stopHeld(fresh)
-      throw error
-    }
+    if (last !== undefined) this.#state.store(fresh, last.position)
     return fresh
   }
 
-  #stopHeld(fresh: readonly PositionedChange[]): void {
-    for (const { change } of fresh) {
-      if (change.kind === 'hold' && change.hold.state === 'active') this.#state.holds.put(change.hold)
-    }
+  /**
+   * Puts the holds among changes that cannot be stored in force all the same, from memory: until they are stored, or
+   * this process ends. Returns those that are new. None is lifted: what followed it is not stored, either.
+   */
+  stopHeld(messages: readonly PositionedChange[]): HoldRecord[] {
+    return messages.flatMap(({ change }) => this.#state.stop(change) ?? [])
   }
 
   /** A new, empty state beside the serving one; one that was begun before and not ended is given up. */

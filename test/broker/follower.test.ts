@@ -454,6 +454,62 @@ t.test('a hold that the disk refuses stops its session, and is reported when it 
   t.match(await bench.applied('h'), { position: 5, sessionsClosed: 0 })
 })
 
+t.test('a hold that comes after many changes that the disk refuses stops its session, too', async (t) => {
+  const path = join(t.testdir(), 'broker.db')
+  const feed = await feedOf(t, smallRegistry(['lamp', 'door', 'gate']))
+  const bench = await benchOf(t, feed, { path })
+  await bench.follower.complete()
+  const [lamp, door, gate] = ['lamp', 'door', 'gate'].map((id) => bench.connect(id)) as [
+    Connection,
+    Connection,
+    Connection,
+  ]
+  const other = new Database(stateFileOf(path))
+  other.exec('BEGIN IMMEDIATE')
+  feed.commit(
+    ...Array.from({ length: 1_600 }, (_, index) => deviceChange(`d${index}`)),
+    membersChange('plan', ['door']),
+    holdChange('plan', { kind: 'plan', id: 'plan' }),
+    holdChange('h', { kind: 'device', id: 'lamp' }),
+  )
+  await Promise.all([lamp, door].map(closed))
+  t.same([lamp.refused, door.refused, gate.refused], ['held', 'held', null])
+  t.match(bench.replica.record(fingerprintOf('door'))?.hold, { id: 'plan' }, 'and it cannot return')
+  t.same(bench.reports, [])
+  other.close()
+  await bench.applied('plan')
+  await bench.applied('h')
+  t.equal(bench.replica.cursor()?.position, feed.position())
+})
+
+t.test('a hold stops its session also when it comes in a snapshot that the disk refuses', async (t) => {
+  const feed = await feedOf(t, smallRegistry(['lamp', 'door']))
+  const bench = await benchOf(t, feed)
+  await bench.follower.complete()
+  const [lamp, door] = [bench.connect('lamp'), bench.connect('door')]
+  const { beginSnapshot, stage } = bench.replica
+  const full = () => {
+    throw new Error('disk full')
+  }
+  bench.replica.stage = full
+  feed.restore('epoch-2', [
+    ...smallRegistry(['lamp', 'door']),
+    holdChange('h', { kind: 'device', id: 'lamp' }),
+  ])
+  await closed(lamp)
+  bench.replica.beginSnapshot = full
+  bench.replica.stage = stage
+  feed.restore('epoch-3', [
+    ...smallRegistry(['lamp', 'door']),
+    holdChange('i', { kind: 'device', id: 'door' }),
+  ])
+  await closed(door)
+  t.same(bench.reports, [])
+  bench.replica.beginSnapshot = beginSnapshot
+  t.match(await bench.applied('i'), { sessionsClosed: 0 })
+  t.equal(bench.replica.record(fingerprintOf('lamp'))?.hold, null, 'by what the registry says now')
+})
+
 t.test('a message that the broker does not understand is not skipped: it stops the stream', async (t) => {
   const lines: [string, string | Uint8Array][] = [
     [
