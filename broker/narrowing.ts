@@ -3,6 +3,7 @@ import { compilePolicies } from '#shared/policy/compile'
 import type { CompiledPolicy } from './judge/topic-policy.ts'
 import type { MqttClient } from './mqtt/mqtt-client.ts'
 import type { AdmissionRecord } from './replica/replica.ts'
+import type { Entry } from './store/queue-entry.ts'
 import type { Session } from './store/session-rows.ts'
 import type { SessionStore } from './store/session-store.ts'
 import type { Subscription } from './store/subscriptions.ts'
@@ -49,7 +50,11 @@ export async function narrowStored(
   const policy = compilePolicies(policies, { ...device, id: identity, ...where })
   const { subscriptions, queues } = store.sessions
   const denied = subscriptions.of(client).filter((subscription) => !isGranted(policy, subscription))
-  const entries = queues.entries(client).filter(({ message }) => !policy.mayReceive(message.topic))
+  // What was sent to a client that is there waits for its answer: it has its place among what is under way.
+  const isUnderWay = ({ isSent }: Entry) => there !== undefined && isSent
+  const entries = queues
+    .entries(client)
+    .filter((entry) => !isUnderWay(entry) && !policy.mayReceive(entry.message.topic))
   const filters = denied.map(({ topic }) => topic)
   end(there, filters)
   if (filters.length > 0) await store.sessions.unsubscribe(client, filters)

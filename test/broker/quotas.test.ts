@@ -77,6 +77,27 @@ t.test('a client that does not answer has no more under way than it may', async 
   await until(() => broker.store.sessions.queues.totals().messages === 0)
 })
 
+t.test('what a narrower policy takes from a queue takes no room from what is under way', async (t) => {
+  const broker = await open(t, { inflightOutbound: 2 })
+  const [a, backend] = [await broker.enroll('A'), await broker.enroll('backend', { kind: 'service' })]
+  const raw = await enter(broker, a, false)
+  await subscribe(raw, 'devices/A/commands/#')
+  const service = await enter(broker, backend)
+  for (let n = 0; n < 4; n++) await acknowledged(service, 'devices/A/commands/old', `old ${n}`)
+  const sent = [await raw.next('publish'), await raw.next('publish')]
+  const policy = { publish: [], subscribe: ['devices/${device.id}/commands/new'] }
+  await broker.change(a, (record) => ({ ...record, fleet: { ...record.fleet, policy } }))
+  const record = broker.replica.record(a.fingerprint)
+  if (record === null) return t.fail('enrolled')
+  broker.sessions.setDevice(record)
+  await broker.mqtt.review('default')
+  await subscribe(raw, 'devices/A/commands/new')
+  for (const { messageId } of sent) raw.send({ cmd: 'puback', messageId: messageId ?? 0 })
+  for (let n = 0; n < 4; n++) await acknowledged(service, 'devices/A/commands/new', `new ${n}`)
+  t.same(await payloads(raw, 4), ['new 0', 'new 1', 'new 2', 'new 3'])
+  await until(() => broker.store.sessions.queues.totals().messages === 0)
+})
+
 t.test('an answer to what Aedes sends by itself is none to what is queued', async (t) => {
   const broker = await open(t)
   const [a, backend] = [await broker.enroll('A'), await broker.enroll('backend', { kind: 'service' })]
