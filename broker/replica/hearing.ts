@@ -31,12 +31,20 @@ export class Hearing {
   /** The registry has spoken, and the replica is what it says. */
   heard(): void {
     const now = this.#deps.now()
-    const isDue = now - this.#storedAt >= this.#deps.storeEveryMs
-    this.#deps.replica.heard(now, isDue)
-    if (isDue) this.#storedAt = now
+    this.#note(now, now - this.#storedAt >= this.#deps.storeEveryMs)
     this.#alarm?.refresh()
     if (this.#isSilent) this.#deps.log.info('the registry is heard again')
     this.#isSilent = false
+  }
+
+  /** A disk that refuses costs the time after a restart, not the stream: a hold would have to wait for the next one. */
+  #note(now: number, isDue: boolean): void {
+    try {
+      this.#deps.replica.heard(now, isDue)
+      if (isDue) this.#storedAt = now
+    } catch (error) {
+      this.#deps.log.warn({ err: error }, 'cannot store when the registry was heard')
+    }
   }
 
   stop(): void {

@@ -1,4 +1,5 @@
 import { once } from 'node:events'
+import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import Database from 'better-sqlite3'
 import t from 'tap'
@@ -6,9 +7,11 @@ import type { StatusView } from '#shared/api'
 import { openLog } from '#shared/log'
 import { readMessages } from '../../broker/replica/feed-lines.ts'
 import { Hearing } from '../../broker/replica/hearing.ts'
+import { openReplica } from '../../broker/replica/replica.ts'
 import { statusText } from '../../operator/commands/status.ts'
 import { enrollDevice, type RunningEnrollment, startEnrollment } from '../support/enrollment.ts'
 import { connectAs, disconnected, invitedBroker, runBroker } from '../support/running-broker.ts'
+import { stateFileOf } from '../support/state-files.ts'
 
 const UNKNOWN = { kind: 'quarantine', device: 'lamp' }
 
@@ -140,4 +143,23 @@ t.test('the alarm says whether the registry is silent, or cannot be followed', a
     hearing.stop()
     t.match(String(line), says)
   }
+})
+
+t.test('a disk that refuses the time when the registry was heard does not cost the stream', async (t) => {
+  const path = join(t.testdir(), 'broker.db')
+  const replica = openReplica(path)
+  t.teardown(() => replica.close())
+  const lines = new PassThrough()
+  const hearing = new Hearing({
+    ...{ replica, now: () => 7, log: openLog('broker', 'warn', lines), fault: () => null },
+    ...{ alarmMs: 60_000, storeEveryMs: 0 },
+  })
+  const other = new Database(stateFileOf(path))
+  other.exec('BEGIN IMMEDIATE')
+  hearing.heard()
+  t.match(String(lines.read()), /cannot store when the registry was heard/)
+  t.equal(replica.lastHeardAt(), 7, 'it counts all the same')
+  other.close()
+  hearing.heard()
+  t.equal(lines.read(), null)
 })
