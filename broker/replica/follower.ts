@@ -254,6 +254,9 @@ export class Follower {
     try {
       await this.#deps.replica.finishSnapshot(begun, signal)
       signal.throwIfAborted()
+    } catch (error) {
+      signal.throwIfAborted()
+      this.#unstorable.begin(error, this.#deps.replica.stagedHolds)
     } finally {
       this.#isFinishing = false
     }
@@ -261,7 +264,8 @@ export class Follower {
 
   /** The one tick: the new state serves, and every session that it no longer admits is refused. */
   #endSnapshot({ epoch, position }: Cursor): void {
-    this.#deps.replica.endSnapshot()
+    const { replica } = this.#deps
+    if (this.#stored(replica.stagedHolds, () => replica.endSnapshot()) === null) return
     this.#snapshot = null
     this.#enforcement.replaced()
     this.#hearing.heard()

@@ -142,10 +142,8 @@ export class ReplicaState {
     for (const { change } of changes) {
       if (change.kind === 'issuer') this.issuers.set(change.issuer.id, change.issuer)
       if (change.kind === 'fleet') this.fleets.set(change.fleet.id, change.fleet)
-      if (change.kind === 'hold') {
-        this.holds.put(change.hold)
-        this.#unstored.delete(change.hold.id) // its members have come before it
-      }
+      if (change.kind === 'hold') this.holds.put(change.hold)
+      if (change.kind === 'members') this.#membersStored(change.hold, change.devices)
     }
   }
 
@@ -160,6 +158,12 @@ export class ReplicaState {
     const isNew = this.holds.get(change.hold.id) === null
     this.holds.put(change.hold)
     return isNew ? change.hold : null
+  }
+
+  #membersStored(hold: string, devices: readonly string[]): void {
+    const members = this.#unstored.get(hold)
+    for (const device of devices) members?.delete(device)
+    if (members?.size === 0) this.#unstored.delete(hold)
   }
 
   heard(now: number, persist: boolean): void {

@@ -106,6 +106,7 @@ export class Replica {
   #generations: Generations
   #state: ReplicaState
   #staging: Staging | null = null
+  #stagedHolds: PositionedChange[] = []
   /** The state that a finished snapshot has become, until it serves. */
   #ready: ReplicaState | null = null
   /** States that nothing reads any more, and whose files are still there. */
@@ -220,9 +221,17 @@ export class Replica {
     this.#staging = new Staging({ path: this.#files.path(generation), generation })
   }
 
+  /** Of the snapshot so far, for {@link stopHeld}. */
+  get stagedHolds(): readonly PositionedChange[] {
+    return this.#stagedHolds
+  }
+
   /** Adds a part of the snapshot. */
   stage(messages: readonly PositionedChange[]): void {
     if (this.#staging === null) throw new TypeError('No snapshot has been begun')
+    this.#stagedHolds.push(
+      ...messages.filter(({ change: { kind } }) => kind === 'hold' || kind === 'members'),
+    )
     this.#staging.add(messages.map(({ change }) => change))
   }
 
@@ -248,6 +257,7 @@ export class Replica {
     this.#generations = next
     this.#state = state
     this.#staging = null
+    this.#stagedHolds = []
     this.#ready = null
   }
 
@@ -259,6 +269,7 @@ export class Replica {
     this.#discarded.push({ generation: this.#staging.generation, close: () => {} })
     this.#ready = null
     this.#staging = null
+    this.#stagedHolds = []
   }
 
   /** Deletes some rows or a file that nothing reads any more; true when there may be others. */
