@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, rmSync } from 'node:fs'
+import { readdirSync, rmSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 
 /** Of every database in WAL mode, besides itself. */
@@ -7,7 +7,6 @@ const COMPANIONS = ['', '-wal', '-shm', '-journal']
 /** The state files beside one `broker.db`: `broker.db-state-7`. */
 export interface StateFiles {
   path(generation: number): string
-  exists(generation: number): boolean
   remove(generation: number): void
   /** Removes every one but that which serves, and those that came with it. */
   removeOthers(serving: number): void
@@ -23,7 +22,6 @@ export function stateFiles(replica: string): StateFiles {
   return {
     path,
     remove,
-    exists: (generation) => existsSync(path(generation)),
     removeOthers(serving) {
       for (const name of readdirSync(directory)) {
         if (!name.startsWith(prefix)) continue
