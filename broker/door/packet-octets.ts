@@ -8,10 +8,10 @@ export interface PublishFields {
 
 const PUBLISH = 0x30
 const DUP = 0x08
-/** PUBACK, its length, and room for a packet identifier (MQTT 3.1.1 section 3.4). */
-const PUBACK = 0x40_02_00_00
-/** PUBREL with its reserved flags (MQTT 3.1.1 section 3.6.1). */
-const PUBREL = 0x62
+/** PUBACK, PUBREL and PUBCOMP, their length, and room for a packet identifier (MQTT 3.1.1 sections 3.4, 3.6 and 3.7). */
+export const ANSWER = { puback: 0x40_02_00_00, pubrel: 0x62_02_00_00, pubcomp: 0x70_02_00_00 } as const
+/** PINGRESP, which is two octets long (MQTT 3.1.1 section 3.13). */
+export const PINGRESP = 0xd000
 
 /** Everything of a PUBLISH but its payload (MQTT 3.1.1 section 3.3); with QoS 0 it has no packet identifier. */
 export function publishHead({ topic, payload, qos, messageId, dup }: PublishFields): Buffer {
@@ -33,15 +33,20 @@ export function publishHead({ topic, payload, qos, messageId, dup }: PublishFiel
   return head
 }
 
-/** The answers to messages of QoS 1, in one piece. */
-export function puback(messageIds: readonly number[]): Buffer {
-  const octets = Buffer.allocUnsafe(messageIds.length * 4)
-  for (let at = 0; at < messageIds.length; at++) octets.writeUInt32BE(PUBACK + (messageIds[at] ?? 0), at * 4) // within its length
-  return octets
+/** Answers in one piece, in their order: each an {@link ANSWER} with its packet identifier, or {@link PINGRESP}. */
+export function answers(all: readonly number[]): Buffer {
+  let octets = 0
+  for (const answer of all) octets += answer === PINGRESP ? 2 : 4
+  const piece = Buffer.allocUnsafe(octets)
+  let at = 0
+  for (const answer of all) {
+    at = answer === PINGRESP ? piece.writeUInt16BE(answer, at) : piece.writeUInt32BE(answer, at)
+  }
+  return piece
 }
 
 export function pubrel(messageId: number): Buffer {
-  return Buffer.of(PUBREL, 2, messageId >> 8, messageId & 0xff)
+  return answers([ANSWER.pubrel + messageId])
 }
 
 function octetsOf(length: number): number {

@@ -188,6 +188,7 @@ function ingestion(
       deps.traffic.published++
       pace(deps, link, arrival)
     },
+    isHalfReceived: ({ id }, messageId) => deps.store.sessions.incoming.has(id, messageId),
   }
 }
 

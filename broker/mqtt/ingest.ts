@@ -1,4 +1,4 @@
-import { puback } from '../door/packet-octets.ts'
+import { ANSWER, answers, PINGRESP } from '../door/packet-octets.ts'
 import { isGrantedStill } from '../judge/authorization.ts'
 import { decisions, NEVER } from '../judge/decisions.ts'
 import { isTopicName, levelsOf } from '../topic-syntax.ts'
@@ -7,8 +7,10 @@ import type { MqttClient } from './mqtt-client.ts'
 import { Outgoing, type OutgoingFields } from './outgoing.ts'
 import type { Route } from './route.ts'
 
-/** First octets: PUBLISH with neither DUP nor RETAIN, of QoS 0 and of QoS 1; PUBACK (MQTT 3.1.1 section 2.2). */
-const [PUBLISH_0, PUBLISH_1, PUBACK] = [0x30, 0x32, 0x40]
+/** First octets: PUBLISH with neither DUP nor RETAIN, of QoS 0 and of QoS 1 (MQTT 3.1.1 section 2.2). */
+const [PUBLISH_0, PUBLISH_1] = [0x30, 0x32]
+/** The same of packets that carry nothing but an identifier, and of PINGREQ. */
+const [PUBACK, PUBREC, PUBREL, PINGREQ] = [0x40, 0x50, 0x62, 0xc0]
 /** Topics of one client that are remembered: a device publishes on few. */
 const REMEMBERED = 4
 /** Most levels of a topic that takes the short way. */
@@ -29,6 +31,8 @@ export interface IngestDeps {
   isGranted(client: MqttClient, arrival: Arrival): boolean
   /** Counts it, and holds the client to its rates. */
   published(client: MqttClient, arrival: Arrival): void
+  /** A message of QoS 2 with this identifier has come from the client, and its PUBREL has not. */
+  isHalfReceived(client: MqttClient, messageId: number): boolean
 }
 
 /** Whose octets they are. */
@@ -63,7 +67,7 @@ export class Ingest {
   /** Of the packet that the parser has begun: octets of its body to come, and of its length so far. */
   #left = 0
   #lengthOctets = -1
-  #acknowledged: number[] = NO_IDS
+  #answers: number[] = NO_ANSWERS
 
   constructor(deps: IngestDeps, of: IngestOf) {
     this.#deps = deps
@@ -80,7 +84,7 @@ export class Ingest {
       else if (end !== -1) this.#parse(chunk.subarray(at, end))
       at = end === -1 ? this.#piece(chunk, at) : end
     }
-    this.#acknowledge()
+    this.#answer()
     if (isShort) client._keepaliveTimer?.refresh()
   }
 
@@ -108,7 +112,7 @@ export class Ingest {
   #length = 0
 
   #parse(octets: Buffer): void {
-    this.#acknowledge() // in the order of the messages [MQTT-4.6.0-2]
+    this.#answer() // in the order of the messages [MQTT-4.6.0-2]
     this.#of.parse(octets)
   }
 
@@ -121,11 +125,26 @@ export class Ingest {
         return this.#publish(chunk, { at, end, qos: 0 })
       case PUBLISH_1:
         return this.#publish(chunk, { at, end, qos: 1 })
-      case PUBACK: // of a clean session nothing waits for it
-        return client.clean && end - at === 4 && chunk.readUInt16BE(at + 2) !== 0
+      case PINGREQ:
+        if (end - at !== 2) return false
+        this.#push(PINGRESP)
+        return true
+      case PUBACK:
+      case PUBREC:
+      case PUBREL:
+        return end - at === 4 && this.#identifier(chunk[at] ?? 0, chunk.readUInt16BE(at + 2))
       default:
         return false
     }
+  }
+
+  /** What nothing waits for is answered as the long way does, which takes a hundred times as long for it. */
+  #identifier(type: number, messageId: number): boolean {
+    const { client } = this.#of
+    if (messageId === 0 || (type !== PUBREL && !client.clean)) return false
+    if (type === PUBREL && this.#deps.isHalfReceived(client, messageId)) return false
+    if (type !== PUBACK) this.#push((type === PUBREL ? ANSWER.pubcomp : ANSWER.pubrel) + messageId)
+    return true
   }
 
   #publish(chunk: Buffer, { at, end, qos }: { at: number; end: number; qos: 0 | 1 }): boolean {
@@ -147,10 +166,7 @@ export class Ingest {
     const wire = { octets: chunk.subarray(at, end), idAt: topicEnd - at, payloadAt: payloadAt - at }
     const fields: OutgoingFields = { topic: known.topic, qos, retain: false, clientId: client.id }
     exchange.deliver(this.#matches(known), new Outgoing(fields, route.numbering, wire), null)
-    if (qos === 1) {
-      if (this.#acknowledged === NO_IDS) this.#acknowledged = []
-      this.#acknowledged.push(messageId)
-    }
+    if (qos === 1) this.#push(ANSWER.puback + messageId)
     return true
   }
 
@@ -190,13 +206,18 @@ export class Ingest {
     return known
   }
 
-  #acknowledge(): void {
-    if (this.#acknowledged.length === 0) return
+  #push(answer: number): void {
+    if (this.#answers === NO_ANSWERS) this.#answers = []
+    this.#answers.push(answer)
+  }
+
+  #answer(): void {
+    if (this.#answers.length === 0) return
     const { conn } = this.#of.client
     conn.cork()
-    conn.write(puback(this.#acknowledged))
+    conn.write(answers(this.#answers))
     conn.uncork()
-    this.#acknowledged = NO_IDS
+    this.#answers = NO_ANSWERS
   }
 }
 
@@ -204,7 +225,7 @@ export class Ingest {
 const ARRIVAL: Arrival = { topic: '', qos: 0, payload: { length: 0 } }
 const NO_TOPICS: readonly Known[] = []
 /** Never written to. */
-const NO_IDS: number[] = []
+const NO_ANSWERS: number[] = []
 
 const NOTHING_GRANTED = { grantedAt: NEVER, grantedBytes: -1, grantedQos: -1 }
 

@@ -54,7 +54,11 @@ function recording() {
   parser.on('error', () => ways.long++)
   const connection = standing()
   const answers = mqttPacket.parser()
-  answers.on('packet', ({ messageId = 0 }) => acknowledged.push(messageId))
+  const answered: string[] = []
+  answers.on('packet', ({ cmd, messageId = 0 }) => {
+    answered.push(`${cmd} ${messageId}`)
+    if (cmd === 'puback') acknowledged.push(messageId)
+  })
   const conn = { destroyed: false, cork() {}, uncork() {}, write: (octets: Buffer) => answers.parse(octets) }
   const client = { id: 'A', connected: true, closed: false, clean: true, conn, req: { connection } }
   const deps: IngestDeps = {
@@ -72,12 +76,13 @@ function recording() {
       return topic !== 'devices/denied' && !asked.isDenied
     },
     published: () => {},
+    isHalfReceived: (_, messageId) => messageId === 8,
   }
   const ingest = new Ingest(deps, {
     client: client as unknown as MqttClient, // the parts of it that are asked
     parse: (octets) => void parser.parse(octets),
   })
-  return { ingest, dealt, acknowledged, ways, connection, asked }
+  return { ingest, dealt, acknowledged, answered, ways, connection, client, asked }
 }
 
 const message = fc.record({
@@ -108,8 +113,9 @@ t.test('what a client sends is dealt with whole and in order, wherever the strea
           ingest.take(octets.subarray(at, at + cut))
           at += cut
         }
-        const expected = packets.filter(({ cmd }) => cmd !== 'puback').map(essence)
-        const found = dealt.filter(({ cmd }) => cmd !== 'puback')
+        const isDealtWith = ({ cmd }: { cmd: string }) => cmd === 'publish' || cmd === 'subscribe'
+        const expected = packets.filter(isDealtWith).map(essence)
+        const found = dealt.filter(isDealtWith)
         return isDeepStrictEqual(found, expected) && acknowledged.length <= ways.short
       },
     ),
@@ -152,6 +158,28 @@ t.test('what comes in one piece takes the short way, unless there is something a
   connection.refused = 'held'
   send({})
   t.equal(ways.short, 2, 'after the decision nothing of it is looked at')
+})
+
+t.test('what nothing waits for is answered in order, and costs next to nothing', async (t) => {
+  const { ingest, answered, ways, client } = recording()
+  const packets = [
+    ...([{ cmd: 'pingreq' }, { cmd: 'pubrel', messageId: 7 }, { cmd: 'puback', messageId: 4 }] as const),
+    ...([{ cmd: 'pubrec', messageId: 9 }, { cmd: 'pingreq' }] as const),
+  ]
+  const octets = Buffer.concat(packets.map((packet) => mqttPacket.generate(packet)))
+  ingest.take(octets)
+  const expected = ['pingresp 0', 'pubcomp 7', 'pubrel 9', 'pingresp 0']
+  t.strictSame([answered, ways.long], [expected, 0])
+  ingest.take(mqttPacket.generate({ cmd: 'pubrel', messageId: 8 }))
+  t.equal(ways.long, 1, 'of a message that waits for it')
+  for (const hex of ['c100', 'c001', '6002', '62020000', '50020000', '620100']) {
+    const other = recording()
+    other.ingest.take(Buffer.from(hex, 'hex'))
+    t.strictSame(other.answered, [], hex)
+  }
+  client.clean = false
+  for (const cmd of ['puback', 'pubrec'] as const) ingest.take(mqttPacket.generate({ cmd, messageId: 5 }))
+  t.equal(ways.long, 3, 'of a session that is kept')
 })
 
 t.test(
