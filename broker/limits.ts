@@ -55,7 +55,7 @@ export interface Limits extends PacingLimits {
   readonly retainedBytes: number
   /** Retained messages of all together; they are in memory. */
   readonly retainedTotalBytes: number
-  /** Requests (PUBLISH, SUBSCRIBE, UNSUBSCRIBE) that an identity may make: so many at once, so many a second; 0 for any. */
+  /** Messages, and filters to subscribe to or to give up, that an identity may send: so many at once, so many a second; 0 for any. */
   readonly publishBurst: number
   readonly publishPerSecond: number
   /** Sessions that outlive their connection, of one identity: a service may have several clients. */

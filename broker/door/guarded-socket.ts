@@ -38,6 +38,8 @@ export interface Guard {
 }
 
 const GUARD = Symbol('guard')
+/** Most octets that are handed over at once: a packet may take some ten microseconds, and be as short as two octets. */
+const PIECE = 16_384
 /** `setTimeout` fires at once when it is told to wait longer, ms. */
 const LONGEST_MS = 2_147_483_647
 
@@ -59,10 +61,12 @@ class Guarded extends Duplex {
     return false
   }
 
-  /** Nothing while reading is held; what arrives stays in buffers that have an end. */
+  /** A piece at most, and nothing while reading is held; what arrives stays in buffers that have an end. */
   override read(size?: number): unknown {
     const { holding, base } = this[GUARD]
-    return holding === null ? base.read.call(this, size) : null
+    if (holding !== null) return null
+    const isMore = (size ?? null) === null && this.readableLength > PIECE
+    return base.read.call(this, isMore ? PIECE : size)
   }
 
   /** Always true. After the decision against the client nothing more is written to it. */

@@ -31,8 +31,12 @@ export function packetFault(packet: ParsedPacket): string | null {
   }
 }
 
+/** Most topic filters of one packet; each is judged, and stored or taken out, before anybody else has a turn. */
+const FILTERS = 1_000
+
 /** At least one filter [MQTT-3.8.3-3], all of them well-formed. */
 function filtersFault(filters: readonly string[]): string | null {
   if (filters.length === 0) return 'no topic filter'
+  if (filters.length > FILTERS) return `${filters.length} topic filters, ${FILTERS} allowed`
   return filters.every(isTopicFilter) ? null : 'malformed topic filter'
 }

@@ -19,22 +19,26 @@ export class PublishRate {
     this.#limits = limits
   }
 
-  /** Takes a request; returns for how long its client must not be read, ms, mostly 0. `times` is its allowance. */
-  take(identity: string, { now, times }: { now: number; times: number }): number {
+  /**
+   * Takes a request, or `cost` of them; returns for how long its client must not be read, ms, mostly 0. `times` is its
+   * allowance.
+   */
+  take(identity: string, { now, times, cost = 1 }: { now: number; times: number; cost?: number }): number {
     const { publishPerSecond, publishBurst } = this.#limits
-    return this.#take(identity, { now, burst: publishBurst * times, perSecond: publishPerSecond * times })
+    const [burst, perSecond] = [publishBurst * times, publishPerSecond * times]
+    return this.#take(identity, { now, cost, burst, perSecond })
   }
 
   /** Takes a message that the rule grants; the same answer. Nothing for a rule without a rate. */
   takeOfRule({ rateKey, burst, perSecond }: RatedRule, now: number): number {
-    return this.#take(rateKey, { now, burst, perSecond })
+    return this.#take(rateKey, { now, cost: 1, burst, perSecond })
   }
 
   /** Below zero goes what came in one piece beyond the burst. */
-  #take(key: string, size: BucketSize & { readonly now: number }): number {
+  #take(key: string, size: BucketSize & { readonly now: number; readonly cost: number }): number {
     if (size.perSecond === 0) return 0
     const bucket = this.#buckets.filled(key, size)
-    bucket.tokens--
+    bucket.tokens -= size.cost
     return bucket.tokens >= 0 ? 0 : Math.ceil((-bucket.tokens / size.perSecond) * 1_000)
   }
 }

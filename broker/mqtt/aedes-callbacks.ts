@@ -82,29 +82,33 @@ export function screen(
       if (isDone) return
     }
     if (packet.cmd === 'disconnect') link.ending = 'client'
-    if (COUNTED.has(packet.cmd))
-      pace(deps, link, packet.cmd === 'publish' ? (packet as Parcel & ParsedPacket) : null) // a PUBLISH has a topic
+    const asked = askedFor(packet)
+    if (asked !== 0) pace(deps, link, asked)
     if (packet.cmd === 'subscribe') lowerQos(deps, link, packet)
     for (const listener of listeners) listener.call(parser, packet)
   })
   parser.prependListener('error', (error: Error) => fail(error.message))
 }
 
-/** Requests that make work for others, or for the disk. */
-const COUNTED = new Set(['publish', 'subscribe', 'unsubscribe'])
+/** A message, or how many filters: what makes work for others, or for the disk. */
+function askedFor(packet: ParsedPacket): Publication | number {
+  const { cmd, subscriptions = [], unsubscriptions = [] } = packet
+  return cmd === 'publish' ? (packet as Parcel & ParsedPacket) : subscriptions.length + unsubscriptions.length // a PUBLISH has a topic
+}
 
 /** A client that asks for more than its rate, or than that of the rule which grants its message, is read more slowly. */
 export function pace(
   deps: MqttDeps & { readonly rate: PublishRate },
   link: Link,
-  message: Publication | null,
+  asked: Publication | number,
 ): void {
   const { device, kind, socket, policy } = link.connection
   if (deps.limits.publishPerSecond === 0 && !policy.hasRates) return
   const now = deps.now()
   const times = deps.store.timesOf(kind)
-  const holdMs = deps.rate.take(device, { now, times })
-  const rule = message !== null && policy.hasRates ? policy.publishRule(message) : null
+  const isMessage = typeof asked !== 'number'
+  const holdMs = deps.rate.take(device, isMessage ? { now, times } : { now, times, cost: asked })
+  const rule = isMessage && policy.hasRates ? policy.publishRule(asked) : null
   const ruleHoldMs = rule === null ? 0 : deps.rate.takeOfRule(rule, now)
   if (holdMs === 0 && ruleHoldMs === 0) return
   holdReading(socket, Math.max(holdMs, ruleHoldMs))

@@ -235,6 +235,30 @@ t.test(
   },
 )
 
+t.test('filters count one by one, and a packet with very many of them ends the connection', async (t) => {
+  const broker = await open(t, { publishBurst: 10, publishPerSecond: 500, subscriptions: 2_000 })
+  const filters = (count: number) => Array.from({ length: count }, (_, n) => `devices/A/${n}`)
+  const a = await broker.enroll('A')
+  const raw = await enter(broker, a)
+  await subscribe(raw, 'devices/A/up', 0)
+  raw.send({ cmd: 'unsubscribe', messageId: 6, unsubscriptions: filters(1_000) })
+  await raw.next('unsuback')
+  t.match(broker.refusals(), [{ code: 'R-QUOTA', evidence: { limit: 'publishPerSecond', allowed: 500 } }])
+  raw.socket.destroy()
+  const subscriptions = filters(1_001).map((topic) => ({ topic, qos: 0 as const }))
+  for (const packet of [
+    { cmd: 'subscribe', messageId: 7, subscriptions },
+    { cmd: 'unsubscribe', messageId: 7, unsubscriptions: filters(1_001) },
+  ] as const) {
+    const other = await enter(broker, a)
+    other.send(packet)
+    await other.closed
+    t.match(broker.refusals('R-PACKET').at(-1)?.evidence, {
+      violation: '1001 topic filters, 1000 allowed',
+    })
+  }
+})
+
 t.test('what a client sends while it is not read stays with the client', async (t) => {
   const broker = await open(t, { publishBurst: 1, publishPerSecond: 1 })
   const raw = await enter(broker, await broker.enroll('A'))
@@ -278,6 +302,7 @@ t.test(
     t.equal(rate.take('A', { now: 0, times: 1 }), 20, 'the time of one request')
     t.equal(rate.take('A', { now: 0, times: 1 }), 40, 'and of what is owed already')
     t.equal(rate.take('B', { now: 0, times: 1 }), 0, 'of one identity')
+    t.equal(rate.take('B', { now: 0, times: 1, cost: 29 }), 200, 'each filter of a packet counts')
     for (let n = 0; n < 10_000; n++) rate.take(`x${n}`, { now: 0, times: 1 })
     t.equal(
       new PublishRate({ publishBurst: 1, publishPerSecond: 0 }).take('A', { now: 0, times: 20 }),

@@ -418,6 +418,26 @@ t.test('a reader that is slow keeps no more memory alive than may wait for it', 
   author.close()
 })
 
+t.test('a client that has sent much at once is read piece by piece', async (t) => {
+  const broker = await open(t)
+  await broker.enroll('A', { policy: POLICY })
+  const author = await new Piped(broker, 'A').enter()
+  const { socket } = author.connection
+  const read: number[] = []
+  const original = socket.read.bind(socket)
+  socket.read = (size) => {
+    const octets: Buffer | null = original(size)
+    read.push(octets?.length ?? 0)
+    return octets
+  }
+  const octets = Buffer.concat(Array.from({ length: 5_000 }, () => publish('plain/x', Buffer.alloc(1))))
+  const before = broker.mqtt.traffic().published
+  for (const piece of pieces(octets, [10_000, 20_000, 3])) socket.push(piece)
+  await until(() => broker.mqtt.traffic().published - before === 5_000)
+  t.ok(Math.max(...read) <= 16_384, `${Math.max(...read)} octets at once`)
+  author.close()
+})
+
 t.test('a client that is very far over a rate waits, and is not read at once', async (t) => {
   const broker = await open(t)
   await broker.enroll('A', { policy: { publish: [{ topic: 'rare', perSecond: 0.000_1 }], subscribe: [] } })
