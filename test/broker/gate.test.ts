@@ -106,6 +106,22 @@ t.test(
   },
 )
 
+t.test(
+  'a certificate of our CA that only TLS finds fault with is refused, even if it were recorded',
+  async (t) => {
+    const broker = await open(t)
+    // RFC 5280 section 4.2: a critical extension that is not known; our own checks ask for what has to be there.
+    const crafted = await craftCertificate(authority, { critical: '1.3.6.1.4.1.32473.1' })
+    const { certificate, ...record } = admissionRecord(await testIdentity(authority, 'dev-1'))
+    const { fingerprint } = crafted
+    broker.replica.put({ ...record, certificate: { ...certificate, fingerprint } })
+    t.equal(await returnCode(broker, crafted), 5)
+    const refused = { code: 'R-PROFILE', fingerprint, evidence: { violation: /^[A-Z_]+$/ } }
+    t.match(broker.refusals(), [refused])
+    t.equal(broker.sessions.count(), 0)
+  },
+)
+
 t.test('a client without a certificate is told so, in the words of its protocol version', async (t) => {
   const broker = await open(t)
   for (const [version, octets] of [

@@ -42,6 +42,8 @@ export interface Fault {
   readonly keyUsage?: readonly KeyUsage[]
   readonly isCa?: boolean
   readonly without?: string
+  /** Type of an extension that is critical and that nobody knows. */
+  readonly critical?: string
   readonly key?: () => KeyObject
   readonly isSha1?: boolean
   readonly signedBy?: 'self' | 'stranger'
@@ -214,5 +216,6 @@ function craftExtensions({ fault, id, spki, issuer }: Crafting): Buffer[] {
     [OID.extKeyUsage, extKeyUsage(fault.purposes ?? [OID.clientAuth])],
     [OID.subjectAltName, subjectAltName(named)],
   ]
-  return all.filter(([type]) => type !== fault.without).map(([, encoded]) => encoded)
+  const known = all.filter(([type]) => type !== fault.without).map(([, encoded]) => encoded)
+  return fault.critical === undefined ? known : [...known, criticalExtension(fault.critical, sequence())]
 }
