@@ -11,7 +11,7 @@ import type { SessionStore } from '../store/session-store.ts'
 import { levelsOf } from '../topic-syntax.ts'
 import { Delivery } from './delivery.ts'
 import { Exchange, type ExchangeDeps, type Handler } from './exchange.ts'
-import type { Link, MqttClient } from './mqtt-client.ts'
+import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
 import { type Done, type Parcel, Route } from './route.ts'
 import type { ShortConnectDeps } from './short-connect.ts'
 
@@ -89,14 +89,15 @@ export class Broker extends Base {
     if (!this.#repairs.mayRegister(client)) return
     const previous = this.clients[client.id]
     if (previous !== undefined) {
-      // One that was decided against has lost nothing to the newcomer: it is only not cleaned up yet.
-      if (previous.req.connection.refused === null) this.#repairs.takenOver(previous, client)
+      // One that has said goodbye, or was decided against, has lost nothing to the newcomer: it is only not cleaned up yet.
+      if (!isGone(previous)) this.#repairs.takenOver(previous, client)
       this.unregisterClient(previous)
-      previous.conn.destroy()
-      previous.close()
     }
     this.connectedClients++
     this.clients[client.id] = client
+    if (previous === undefined) return
+    previous.conn.destroy()
+    previous.close() // with the newcomer in the register, so that what it tidies up is its own
   }
 
   override unregisterClient(client: MqttClient): void {

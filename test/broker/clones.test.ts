@@ -1,9 +1,11 @@
 import { connect as tcpConnect } from 'node:net'
 import { connect as tlsConnect } from 'node:tls'
+import mqttPacket from 'mqtt-packet'
 import t, { type Test } from 'tap'
 import { CloneWatch, type Takeover } from '../../broker/judge/clone-watch.ts'
 import { openTestBroker, type TestBroker, until } from '../support/broker.ts'
 import { connectPacket, openRaw, type Presented, RawClient } from '../support/mqtt-clients.ts'
+import { Piped } from '../support/piped.ts'
 import { testAuthority } from '../support/pki.ts'
 
 const authority = await testAuthority()
@@ -105,6 +107,23 @@ t.test('nothing reaches a client that was replaced, and a revocation closes it a
   t.same(old.raw.received, [])
   old.end()
 })
+
+t.test(
+  'a client that says goodbye and is there again in the same turn was taken over by nobody',
+  async (t) => {
+    const broker = await open(t)
+    await broker.enroll('A')
+    const old = await (await new Piped(broker, 'A').enter()).subscribe({ topic: 'devices/A/#', qos: 0 })
+    const next = new Piped(broker, 'A')
+    old.writeAtOnce(mqttPacket.generate({ cmd: 'disconnect' }))
+    next.writeAtOnce(mqttPacket.generate(connectPacket({ clientId: 'A' })))
+    await next.has('connack')
+    t.match(await broker.report('disconnected'), { reason: 'client' })
+    t.same(broker.refusals(), [])
+    t.notOk(next.isClosed)
+    next.close()
+  },
+)
 
 t.test('takeovers count when the addresses differ, somebody was there, and within a minute', async (t) => {
   const alarms = (...takeovers: Partial<Takeover>[]) => {

@@ -2,6 +2,7 @@ import t, { type Test } from 'tap'
 import type { Link, Will } from '../../broker/mqtt/mqtt-client.ts'
 import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
 import { connectPacket, openRaw, type RawClient } from '../support/mqtt-clients.ts'
+import { Piped, turns } from '../support/piped.ts'
 import { type TestIdentity, testAuthority } from '../support/pki.ts'
 
 const authority = await testAuthority()
@@ -36,6 +37,19 @@ async function isSilent(t: Test, broker: TestBroker, service: RawClient): Promis
   t.equal(await broker.store.getWill({ id: 'M' }), undefined, 'nor stored')
   t.same(await broker.store.createRetainedStreamCombi(['devices/#']).toArray(), [], 'nor retained')
 }
+
+t.test('a client that was decided against takes no will with it but its own', async (t) => {
+  const { broker, service } = await open(t)
+  const old = await new Piped(broker, 'M').enter({ will: WILL })
+  old.connection.refused = 'factor' // its socket is left for later
+  const next = await new Piped(broker, 'M').enter({ will: WILL })
+  await until(() => old.isClosed)
+  await turns(10)
+  const { connection } = (await broker.store.getWill({ id: 'M' })) ?? {}
+  t.equal(connection, next.connection.id, 'the will of the newcomer is still stored')
+  next.close()
+  service.socket.destroy()
+})
 
 t.test('the will of a device that is lost is published, that of one that says goodbye is not', async (t) => {
   const { broker, m, service } = await open(t)
