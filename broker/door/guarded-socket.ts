@@ -53,8 +53,8 @@ class Guarded extends Duplex {
   declare [GUARD]: Guard
 
   override push(chunk: unknown, encoding?: BufferEncoding): boolean {
-    const { walk, options, base } = this[GUARD]
-    const violation = chunk instanceof Uint8Array ? walk.take(chunk) : null
+    const { walk, options, base, isLeaving } = this[GUARD]
+    const violation = chunk instanceof Uint8Array && !isLeaving ? walk.take(chunk) : null
     if (violation === null) return base.push.call(this, chunk, encoding)
     options.onViolation(violation)
     this.destroy()
@@ -208,6 +208,8 @@ export function farewell(
   }
   const guarded = socket as Guarded // by the line above
   guarded[GUARD].isLeaving = true
+  clearTimeout(guarded[GUARD].holding ?? undefined) // its answer counts, however fast it was before
+  guarded[GUARD].holding = null
   let wasAlive = false
   const leave = () => {
     guarded[GUARD].isLeaving = false

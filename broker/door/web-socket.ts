@@ -13,6 +13,8 @@ const HEADER_BYTES = 8_192
 /** Fixed header of the largest packet: type, and four octets of length. */
 const FIXED_HEADER_BYTES = 5
 const FRAGMENTS = 256
+/** The client has closed without a word, or is not there any more (RFC 6455 section 7.1.5). */
+const ABNORMAL = 1006
 /** How long the client has for its part of the closing handshake, ms. */
 const CLOSE_MS = 1_000
 /** Answers to a client's pings that wait to be sent: whoever asks and does not read is cut off. */
@@ -142,8 +144,8 @@ class WebSocketStream extends Duplex {
     webSocket.on('pong', () => {
       this.#isAnswered = true
     })
-    webSocket.on('close', () => {
-      if (!this.destroyed) this.push(null)
+    webSocket.on('close', (code) => {
+      if (!this.destroyed && code !== ABNORMAL) this.push(null)
       this.destroy()
     })
     this.#pings = setInterval(() => this.#ping(), pingMs)

@@ -1,12 +1,17 @@
+import { once } from 'node:events'
 import { connect as tcpConnect } from 'node:net'
+import { duplexPair } from 'node:stream'
 import { connect as tlsConnect } from 'node:tls'
 import mqttPacket from 'mqtt-packet'
 import t, { type Test } from 'tap'
+import { farewell, guardSocket, holdReading } from '../../broker/door/guarded-socket.ts'
 import { CloneWatch, type Takeover } from '../../broker/judge/clone-watch.ts'
-import { openTestBroker, type TestBroker, until } from '../support/broker.ts'
+import { LIMITS } from '../../broker/limits.ts'
+import { openTestBroker, PATIENCE_MS, type TestBroker, until } from '../support/broker.ts'
 import { connectPacket, openRaw, type Presented, RawClient } from '../support/mqtt-clients.ts'
 import { Piped } from '../support/piped.ts'
 import { testAuthority } from '../support/pki.ts'
+import { openWebSocket, tlsOf } from '../support/web-socket.ts'
 
 const authority = await testAuthority()
 t.teardown(() => authority.remove())
@@ -78,6 +83,37 @@ t.test('a device whose network is lost again and again, at one address or anothe
   t.equal(broker.refusals('R-DUPLICATE').length, 4)
   t.same(broker.refusals('R-CLONE'), [])
   for (const { end } of networks) end()
+})
+
+t.test('nor is one that comes by WebSocket', async (t) => {
+  const broker = await open(t)
+  const a = await broker.enroll('A')
+  const sockets = []
+  for (const localAddress of [HERE, THERE, HERE, THERE, HERE]) {
+    const socket = await openWebSocket(broker, a, { localAddress })
+    socket.send(mqttPacket.generate(connectPacket({ clientId: 'A' })))
+    await once(socket, 'message', { signal: AbortSignal.timeout(PATIENCE_MS) })
+    tlsOf(socket).pause() // it hears no more of the broker
+    sockets.push(socket)
+  }
+  await until(() => broker.sessions.count() === 1)
+  t.equal(broker.refusals('R-DUPLICATE').length, 4)
+  t.same(broker.refusals('R-CLONE'), [])
+  for (const socket of sockets) socket.terminate()
+})
+
+t.test('of a client that is let go in peace nothing is looked at but whether it closes', async (t) => {
+  const violations: string[] = []
+  const [theirs, socket] = duplexPair()
+  guardSocket(socket, { limits: LIMITS, onViolation: (rule) => violations.push(rule), onSlow() {} })
+  socket.push(Buffer.from('100c00044d51545404020000', 'hex'))
+  holdReading(socket, PATIENCE_MS)
+  const parted = Promise.withResolvers<boolean>()
+  farewell(socket, { ms: PATIENCE_MS, done: parted.resolve })
+  for (let n = 0; n < 3; n++) socket.push(Buffer.alloc(100, 0xff))
+  theirs.resume().end()
+  t.equal(await parted.promise, true, 'it has answered, although it was held')
+  t.same(violations, [])
 })
 
 t.test('nothing reaches a client that was replaced, and a revocation closes it at once', async (t) => {
