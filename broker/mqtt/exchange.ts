@@ -148,7 +148,8 @@ export class Exchange {
       if (queued !== null && client?.clean === false && queued.has(client.id)) continue
       const qos = Math.min(listener.qos, message.qos)
       const isOurs = listener.isPlain && qos < 2 && (qos === 0 || client?.clean === true)
-      if (client === null || !isOurs) listener.handler(message.routed(), noop)
+      if (client === null) listener.handler(message.routed(), noop)
+      else if (!isOurs) listener.handler(message.routed(qos), noop)
       else if (this.#isPermitted(match, client, topic)) {
         this.#deps.traffic.delivered++
         write(client, message, qos)

@@ -76,10 +76,10 @@ export class Outgoing {
     return typeof payload === 'string' ? Buffer.from(payload) : payload
   }
 
-  /** As Aedes' parts pass it on. */
-  routed(): Routed {
+  /** As Aedes' parts pass it on, with this QoS: they look for that of a subscription by the topic, and find no wildcard. */
+  routed(qos = this.qos): Routed {
     const payload = this.#payload()
     this.#routed ??= { cmd: 'publish', dup: false, ...this.#fields, payload, ...this.#number() }
-    return this.#routed
+    return qos === this.#routed.qos ? this.#routed : { ...this.#routed, qos }
   }
 }

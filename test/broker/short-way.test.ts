@@ -418,6 +418,32 @@ t.test('a reader that is slow keeps no more memory alive than may wait for it', 
   author.close()
 })
 
+t.test('a bridge gets nothing with a higher QoS than it was granted', async (t) => {
+  const broker = await open(t)
+  for (const id of ['A', 'R']) await broker.enroll(id, { policy: POLICY })
+  const author = await new Piped(broker, 'A').enter()
+  const connect = mqttPacket.generate(connectPacket({ clientId: 'R' }))
+  connect[8] = 0x84 // the protocol level of a bridge, which wants the retain flag as it was published
+  for (const qos of [0, 1, 2] as const) {
+    const bridge = new Piped(broker, 'R')
+    await bridge.write(connect)
+    await bridge.has('connack')
+    await bridge.subscribe({ topic: 'plain/#', qos })
+    bridge.received.length = 0
+    for (const sent of [0, 1, 2])
+      await author.write(publish('plain/x', Buffer.of(sent), { qos: sent, retain: true, id: qos + 1 }))
+    await until(() => bridge.messages().length === 3)
+    t.strictSame(
+      bridge.messages().toSorted(),
+      [0, 1, 2].map((sent) => `plain/x q${Math.min(sent, qos)} rtrue dfalse 0${sent}`),
+    )
+    bridge.close()
+    await author.write(publish('plain/x', Buffer.alloc(0), { retain: true }))
+    await until(() => !broker.mqtt.registered().ids.includes('R'))
+  }
+  author.close()
+})
+
 t.test('a client that has sent much at once is read piece by piece', async (t) => {
   const broker = await open(t)
   await broker.enroll('A', { policy: POLICY })
