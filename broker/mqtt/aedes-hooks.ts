@@ -55,6 +55,8 @@ export interface Mqtt extends Inside {
 }
 
 const HEARTBEAT_MS = 60_000
+/** Packets that wait for CONNACK. A client may send them at once, and no more than one piece is read before it: they are in memory already. */
+const BEFORE_CONNACK = 8_192
 /** Longest client id of MQTT 3.1, which says 23: ours are device ids of up to 64, and services add a name. */
 const CLIENT_ID_LENGTH = 129
 
@@ -98,6 +100,7 @@ function openBroker(deps: MqttDeps, traffic: Traffic): Broker {
       connectTimeout: deps.limits.connectMs,
       maxInflightInbound: deps.limits.inflightInbound,
       maxClientsIdLength: CLIENT_ID_LENGTH,
+      queueLimit: BEFORE_CONNACK,
       ...connectHooks(deps),
       ...topicHooks(deps, {
         acknowledge: (packet, client, done) => broker.acknowledge(packet, client, done),

@@ -57,6 +57,28 @@ t.test('what comes in the same octets as CONNECT is taken after it, in order', a
   raw.socket.destroy()
 })
 
+t.test('much may come behind CONNECT, whichever way it takes', async (t) => {
+  const broker = await openTestBroker({ authority, limits: { publishPerSecond: 0 } })
+  t.teardown(() => broker.close())
+  const device = await broker.enroll('dev-1')
+  for (const clean of [true, false]) {
+    const raw = await openRaw(broker, device)
+    const messages = Array.from({ length: 300 }, (_, n) => ({
+      ...({ cmd: 'publish', topic: 'devices/dev-1/a', payload: `${n}`, qos: 1, dup: false } as const),
+      ...{ retain: false, messageId: n + 1 },
+    }))
+    raw.send(connectPacket({ clientId: 'dev-1', clean }), ...messages)
+    await until(() => raw.received.length === 301)
+    t.strictSame(
+      raw.received.map(({ messageId = 0 }) => messageId),
+      Array.from({ length: 301 }, (_, n) => n),
+      'CONNACK, and a PUBACK for each in its order',
+    )
+    raw.socket.destroy()
+    await until(() => broker.sessions.count() === 0)
+  }
+})
+
 t.test(
   'the newer of two clean sessions of one client id stays, and a second CONNECT ends its own',
   async (t) => {
