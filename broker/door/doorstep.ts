@@ -94,6 +94,11 @@ export class Doorstep {
     return !isHammering || this.#budgets.mayTell(why.fingerprint ?? '', now)
   }
 
+  /** The same of a socket that may have closed since, and is not told from the others of its address. */
+  wasted(address: string): void {
+    this.#budgets.refused(address, { now: this.#deps.now(), isHammering: false })
+  }
+
   /** Sockets that have a place. */
   open(): number {
     return this.#standing.size

@@ -145,9 +145,10 @@ function webSocketDoor(deps: ListenerDeps, { gate, doorstep }: Ways): WebSocketD
     limits,
     origins: webSocket?.origins ?? [],
     enter: gate,
-    refused(socket, violation) {
-      const address = doorstep.addressOf(socket)
-      doorstep.refused(socket)
+    addressOf: (socket) => doorstep.addressOf(socket),
+    refused(address, violation) {
+      doorstep.wasted(address)
+      if (violation === null) return
       const refusal = { code: 'packet', evidence: { violation } } as const
       deps.report(refusedReport(refusal, { device: null, fingerprint: null, address }, deps.now()))
     },

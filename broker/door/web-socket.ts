@@ -26,8 +26,10 @@ export interface WebSocketDoorDeps {
   readonly origins: readonly string[]
   /** The gate; says what it knows of the client. */
   enter(socket: TLSSocket, stream: Duplex): Guard
-  /** A client that asked for something else, or whose page may not. */
-  refused(socket: TLSSocket, violation: string): void
+  /** A client that asked for something else, or whose page may not; with null one that has closed before it asked. Once each. */
+  refused(address: string, violation: string | null): void
+  /** Where the client of an open socket comes from. */
+  addressOf(socket: TLSSocket): string
 }
 
 export interface WebSocketDoor {
@@ -51,7 +53,7 @@ export function openWebSocketDoor(deps: WebSocketDoorDeps): WebSocketDoor {
     handleProtocols: (offered) => offered.has(SUBPROTOCOL) && SUBPROTOCOL,
   })
   const http = createServer({ maxHeaderSize: HEADER_BYTES }, (request, response) => {
-    deps.refused(tlsOf(request), 'HTTP without WebSocket')
+    turnAway(deps, { tls: tlsOf(request), violation: 'HTTP without WebSocket' })
     response.writeHead(426, { connection: 'close', upgrade: 'websocket' }).end()
   })
   http.on('clientError', (_, socket) => socket.destroy())
@@ -62,7 +64,7 @@ export function openWebSocketDoor(deps: WebSocketDoorDeps): WebSocketDoor {
       sockets.handleUpgrade(request, socket, head, (webSocket) => admit(deps, { webSocket, tls }))
       return
     }
-    deps.refused(tls, refusal.violation)
+    turnAway(deps, { tls, violation: refusal.violation })
     socket.on('error', () => socket.destroy())
     socket.end(`HTTP/1.1 ${refusal.status} ${STATUS_CODES[refusal.status]}\r\nconnection: close\r\n\r\n`)
     setTimeout(() => socket.destroy(), CLOSE_MS)
@@ -70,16 +72,35 @@ export function openWebSocketDoor(deps: WebSocketDoorDeps): WebSocketDoor {
   return {
     entered(tls) {
       const deadline = setTimeout(() => tls.destroy(), limits.connectMs)
-      DEADLINES.set(tls, deadline)
-      tls.once('close', () => clearTimeout(deadline))
+      VISITS.set(tls, { deadline, address: deps.addressOf(tls) })
+      tls.once('close', () => {
+        clearTimeout(deadline)
+        turnAway(deps, { tls, violation: null })
+      })
       tls.disableRenegotiation()
       http.emit('connection', tls)
     },
   }
 }
 
-/** Of sockets that have not been upgraded. */
-const DEADLINES = new WeakMap<TLSSocket, NodeJS.Timeout>()
+interface Visit {
+  readonly deadline: NodeJS.Timeout
+  /** A socket that has closed does not know it any more. */
+  readonly address: string
+}
+
+/** Of sockets that have neither been upgraded nor turned away. */
+const VISITS = new WeakMap<TLSSocket, Visit>()
+
+/** A client may ask many times before it hears the first answer. */
+function turnAway(
+  deps: WebSocketDoorDeps,
+  { tls, violation }: { tls: TLSSocket; violation: string | null },
+): void {
+  const visit = VISITS.get(tls)
+  if (visit !== undefined) deps.refused(visit.address, violation)
+  VISITS.delete(tls)
+}
 
 function tlsOf({ socket }: IncomingMessage): TLSSocket {
   return socket as TLSSocket // `entered` hands over no others
@@ -105,7 +126,8 @@ export function refusalOf(
 }
 
 function admit(deps: WebSocketDoorDeps, { webSocket, tls }: { webSocket: WebSocket; tls: TLSSocket }): void {
-  clearTimeout(DEADLINES.get(tls))
+  clearTimeout(VISITS.get(tls)?.deadline)
+  VISITS.delete(tls)
   const stream = new WebSocketStream(webSocket, { tls, pingMs: deps.limits.webSocketPingMs })
   const guard = deps.enter(tls, stream)
   const most = 2 * deps.limits.connectBytes + HEADER_BYTES

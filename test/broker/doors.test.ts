@@ -273,6 +273,23 @@ t.test(
   },
 )
 
+t.test('a handshake that comes to nothing is one refusal of its address, whatever was asked', async (t) => {
+  const broker = await open(t, { limits: { refusedPerMinute: 3, waitingMs: 100 } })
+  const at = { port: broker.listener.webSocketPort ?? 0, authority }
+  const asked = ['', 'GET / HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(100), 'GET / HTTP/9.9\r\n\r\n']
+  for (const octets of asked) {
+    const raw = await openRaw(at, {}, { ALPNProtocols: ['http/1.1'] })
+    raw.send(Buffer.from(octets))
+    if (octets === '') raw.socket.end()
+    await raw.closed
+    await until(() => broker.listener.open() === 0)
+  }
+  t.match(broker.refusals(), [{ evidence: { violation: 'HTTP without WebSocket' } }])
+  t.equal(broker.refusals().length, 1, 'reported once a connection')
+  await t.rejects(openRaw(at, {}, { ALPNProtocols: ['http/1.1'] }), 'no more handshakes now')
+  t.match(broker.refusals('R-RATE'), [{ evidence: { limit: 'waitingMs' } }])
+})
+
 t.test('ALPN: MQTT is spoken under both names and without one, and nothing under another', async (t) => {
   const broker = await open(t, { isAlpnSpoken: true })
   const device = await broker.enroll('dev-1')
