@@ -28,11 +28,12 @@ interface Seen {
 export class CloneWatch {
   readonly #seen = new Map<string, Seen[]>()
   readonly #alarmedAt = new Map<string, number>()
+  #pruneAbove = PRUNE_ABOVE
 
   /** How many takeovers there were, when that is an alarm; at most one a minute for each client id. */
   saw({ clientId, from, to, wasAlive, now }: Takeover): number | null {
     if (addressGroup(from) === addressGroup(to)) return null
-    if (this.#seen.size >= PRUNE_ABOVE) this.#prune(now)
+    if (this.#seen.size >= this.#pruneAbove) this.#prune(now)
     const recent = [...this.#recent(clientId, now), { at: now, wasAlive }]
     this.#seen.set(clientId, recent)
     const isAlarm = recent.length >= TAKEOVERS && recent.filter((one) => one.wasAlive).length >= ALIVE
@@ -54,5 +55,7 @@ export class CloneWatch {
     for (const [clientId, at] of this.#alarmedAt) {
       if (now - at >= WITHIN_MS) this.#alarmedAt.delete(clientId)
     }
+    // A fleet may change its addresses within a minute: not all of it is looked through for each of its devices.
+    this.#pruneAbove = Math.max(PRUNE_ABOVE, this.#seen.size * 2)
   }
 }
