@@ -100,8 +100,12 @@ class KeySource {
     }
   }
 
+  /** A clock that was set back says nothing of how old they are: old enough to be fetched anew, and their time runs from now. */
   #age(): number {
-    return this.#keys === null ? Number.POSITIVE_INFINITY : this.#deps.now() - this.#keys.fetchedAt
+    if (this.#keys === null) return Number.POSITIVE_INFINITY
+    const now = this.#deps.now()
+    if (now < this.#keys.fetchedAt) this.#keys = { ...this.#keys, fetchedAt: now - FRESH_MS - 1 }
+    return now - this.#keys.fetchedAt
   }
 
   #current(): JWTVerifyGetKey {
@@ -112,7 +116,7 @@ class KeySource {
   /** Never throws: what there is already goes on, until it is stale. */
   #refresh(): Promise<void> {
     if (this.#fetching !== null) return this.#fetching
-    if (this.#deps.now() - this.#triedAt < PAUSE_MS) return Promise.resolve()
+    if (Math.abs(this.#deps.now() - this.#triedAt) < PAUSE_MS) return Promise.resolve()
     this.#triedAt = this.#deps.now()
     this.#fetching = this.#fetch()
       .catch(() => {}) // the age of the keys says that it failed
@@ -125,7 +129,10 @@ class KeySource {
   async #fetch(): Promise<void> {
     const request = this.#deps.fetch ?? fetch
     const response = await request(this.#url, { redirect: 'error', signal: AbortSignal.timeout(FETCH_MS) })
-    if (!response.ok || response.body === null) throw new Error(`status ${response.status}`)
+    if (!response.ok || response.body === null) {
+      await response.body?.cancel()
+      throw new Error(`status ${response.status}`)
+    }
     const chunks: Uint8Array[] = []
     let octets = 0
     for await (const chunk of response.body as AsyncIterable<Uint8Array>) {

@@ -239,6 +239,16 @@ t.test(
     t.equal(fetched, 3, 'what is there goes on while the URL is down')
     now += 86_400_000
     await t.rejects(judge.judge(long, remote()), { message: 'keys' })
+    isUp = true
+    now += 31_000
+    await judge.judge(long, remote())
+    now -= 2 * 86_400_000
+    const before = fetched
+    await judge.judge(long, remote())
+    t.equal(fetched, before + 1, 'a clock that is set back does not keep a key that was withdrawn')
+    isUp = false
+    now += 90_000_000
+    await t.rejects(judge.judge(long, remote()), { message: 'keys' }, 'nor for longer than any other')
   },
 )
 
