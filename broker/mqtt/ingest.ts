@@ -43,7 +43,8 @@ export interface IngestOf {
 }
 
 interface Known {
-  readonly octets: Buffer
+  /** A copy with memory of its own: a piece of the pool of Buffers would keep all of that for as long as the client is there. */
+  readonly octets: Uint8Array
   readonly topic: string
   matches: Matches
   version: number
@@ -196,9 +197,9 @@ export class Ingest {
   #known(chunk: Buffer, { at, end }: { at: number; end: number }): Known | null {
     const topics = this.#topics ?? NO_TOPICS
     for (const known of topics) if (isSame(chunk, at, { end, octets: known.octets })) return known
-    const octets = Buffer.from(chunk.subarray(at, end))
-    const topic = octets.toString()
+    const topic = chunk.toString('utf8', at, end)
     if (!isTopicName(topic) || levelsOf(topic) > LEVELS) return null
+    const octets = new Uint8Array(chunk.subarray(at, end))
     const known = { octets, topic, matches: [], version: -1, ...NOTHING_GRANTED }
     this.#topics ??= []
     this.#topics[this.#nextTopic] = known
@@ -230,7 +231,7 @@ const NO_ANSWERS: number[] = []
 const NOTHING_GRANTED = { grantedAt: NEVER, grantedBytes: -1, grantedQos: -1 }
 
 /** From the end: topics of one client begin alike. */
-function isSame(chunk: Buffer, at: number, { end, octets }: { end: number; octets: Buffer }): boolean {
+function isSame(chunk: Buffer, at: number, { end, octets }: { end: number; octets: Uint8Array }): boolean {
   if (end - at !== octets.length) return false
   for (let index = octets.length - 1; index >= 0; index--) {
     if (chunk[at + index] !== octets[index]) return false

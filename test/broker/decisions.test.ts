@@ -184,7 +184,7 @@ class World {
     }
     const fake = fakeClient(this.#exchange, { connection, got })
     const common: IngestDeps = {
-    isHalfReceived: () => false,
+      isHalfReceived: () => false,
       ...{ exchange: this.#exchange, published() {} },
       route: { isShort: () => true, numbering: () => ({ brokerId: 'b', brokerCounter: 1 }) },
       isGranted: ({ req }, arrival) => judgePublish(req, arrival) === null,

@@ -1,4 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import fc from 'fast-check'
 import mqttPacket, { type Packet } from 'mqtt-packet'
 import t, { type Test } from 'tap'
@@ -85,6 +87,7 @@ function recording() {
   return { ingest, dealt, acknowledged, answered, ways, connection, client, asked }
 }
 
+const ONCE = { cmd: 'publish', topic: 'devices/A/x', payload: 'x', retain: false, dup: false } as const
 const message = fc.record({
   cmd: fc.constant('publish' as const),
   topic: fc.constantFrom('devices/A/x', 'devices/A/temperature', 'ä/ö', 'devices/denied', 'a', 'b', 'c', 'd'),
@@ -158,6 +161,22 @@ t.test('what comes in one piece takes the short way, unless there is something a
   connection.refused = 'held'
   send({})
   t.equal(ways.short, 2, 'after the decision nothing of it is looked at')
+})
+
+t.test('a client of which a topic is remembered keeps no more memory than that alive', async (t) => {
+  setFlagsFromString('--expose-gc')
+  const collect: () => void = runInNewContext('gc')
+  const others = Array.from({ length: 200 }, recording)
+  collect()
+  const before = process.memoryUsage().arrayBuffers
+  for (const { ingest } of others) {
+    ingest.take(mqttPacket.generate({ ...ONCE, qos: 0 }))
+    for (let n = 0; n < 4; n++) Buffer.allocUnsafe(20_000) // what happens in between
+  }
+  collect()
+  const kept = process.memoryUsage().arrayBuffers - before
+  t.ok(kept < 200 * 4_096, `${kept} octets`)
+  t.equal(others.length, 200)
 })
 
 t.test('what nothing waits for is answered in order, and costs next to nothing', async (t) => {
