@@ -48,6 +48,8 @@ interface Known {
   readonly topic: string
   matches: Matches
   version: number
+  /** It was published on since the last PINGREQ. */
+  isUsed: boolean
   /** A message that was granted: its octets and its QoS, and the count of decisions at which it was. */
   grantedAt: number
   grantedBytes: number
@@ -127,9 +129,7 @@ export class Ingest {
       case PUBLISH_1:
         return this.#publish(chunk, { at, end, qos: 1 })
       case PINGREQ:
-        if (end - at !== 2) return false
-        this.#push(PINGRESP)
-        return true
+        return end - at === 2 && this.#pinged()
       case PUBACK:
       case PUBREC:
       case PUBREL:
@@ -137,6 +137,16 @@ export class Ingest {
       default:
         return false
     }
+  }
+
+  /** Says that it is there, and perhaps no more: who gets what it has not published of late is forgotten, they may be many. */
+  #pinged(): boolean {
+    for (const known of this.#topics ?? NO_TOPICS) {
+      if (!known.isUsed) Object.assign(known, NOT_MATCHED)
+      known.isUsed = false
+    }
+    this.#push(PINGRESP)
+    return true
   }
 
   /** What nothing waits for is answered as the long way does, which takes a hundred times as long for it. */
@@ -186,6 +196,7 @@ export class Ingest {
 
   #matches(known: Known): Matches {
     const { exchange } = this.#deps
+    known.isUsed = true
     if (known.version !== exchange.version) {
       known.matches = exchange.matching(known.topic)
       known.version = exchange.version
@@ -200,7 +211,7 @@ export class Ingest {
     const topic = chunk.toString('utf8', at, end)
     if (!isTopicName(topic) || levelsOf(topic) > LEVELS) return null
     const octets = new Uint8Array(chunk.subarray(at, end))
-    const known = { octets, topic, matches: [], version: -1, ...NOTHING_GRANTED }
+    const known = { octets, topic, isUsed: true, ...NOT_MATCHED, ...NOTHING_GRANTED }
     this.#topics ??= []
     this.#topics[this.#nextTopic] = known
     this.#nextTopic = (this.#nextTopic + 1) % REMEMBERED
@@ -228,6 +239,7 @@ const NO_TOPICS: readonly Known[] = []
 /** Never written to. */
 const NO_ANSWERS: number[] = []
 
+const NOT_MATCHED: Pick<Known, 'matches' | 'version'> = { matches: [], version: -1 }
 const NOTHING_GRANTED = { grantedAt: NEVER, grantedBytes: -1, grantedQos: -1 }
 
 /** From the end: topics of one client begin alike. */

@@ -48,6 +48,7 @@ function recording() {
   const acknowledged: number[] = []
   const ways = { short: 0, long: 0 }
   const asked = { times: 0, isDenied: false }
+  const matched = { times: 0 }
   const parser = mqttPacket.parser()
   parser.on('packet', (packet) => {
     ways.long++
@@ -66,7 +67,10 @@ function recording() {
   const deps: IngestDeps = {
     exchange: {
       version: 1,
-      matching: () => [],
+      matching() {
+        matched.times++
+        return []
+      },
       deliver(_, message) {
         ways.short++
         dealt.push(essence(message.routed()))
@@ -84,7 +88,7 @@ function recording() {
     client: client as unknown as MqttClient, // the parts of it that are asked
     parse: (octets) => void parser.parse(octets),
   })
-  return { ingest, dealt, acknowledged, answered, ways, connection, client, asked }
+  return { ingest, dealt, acknowledged, answered, ways, connection, client, asked, matched }
 }
 
 const ONCE = { cmd: 'publish', topic: 'devices/A/x', payload: 'x', retain: false, dup: false } as const
@@ -177,6 +181,16 @@ t.test('a client of which a topic is remembered keeps no more memory than that a
   const kept = process.memoryUsage().arrayBuffers - before
   t.ok(kept < 200 * 4_096, `${kept} octets`)
   t.equal(others.length, 200)
+})
+
+t.test('a client that only says that it is there does not remember to whom its messages go', async (t) => {
+  const { ingest, matched } = recording()
+  const ping = mqttPacket.generate({ cmd: 'pingreq' })
+  const publish = mqttPacket.generate({ ...ONCE, qos: 0 })
+  for (const octets of [publish, ping, publish, ping, publish]) ingest.take(octets)
+  t.equal(matched.times, 1, 'while it publishes it is not asked again')
+  for (const octets of [ping, ping, publish, publish]) ingest.take(octets)
+  t.equal(matched.times, 2)
 })
 
 t.test('what nothing waits for is answered in order, and costs next to nothing', async (t) => {
