@@ -93,7 +93,7 @@ function addSessions(metrics: Metrics, { sessions, mqtt }: Measured): void {
   })
   metrics.counter({
     name: 'muster_broker_messages_received_total',
-    help: 'PUBLISH packets of clients, and wills, permitted or not.',
+    help: 'PUBLISH packets of clients, permitted or not; wills are none.',
     read: () => mqtt.traffic().published,
   })
   metrics.counter({

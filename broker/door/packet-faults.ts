@@ -3,6 +3,7 @@ import { isCleanText, isTopicFilter, isTopicName } from '../topic-syntax.ts'
 /** The fields of a parsed packet that may be wrong in a way that neither the parser nor Aedes looks at. */
 export interface ParsedPacket {
   readonly cmd: string
+  readonly protocolVersion?: number
   readonly messageId?: number
   readonly topic?: string
   readonly username?: string

@@ -76,6 +76,9 @@ export function screen(
     if (socket.destroyed || link.connection.refused !== null) return
     const fault = packetFault(packet)
     if (fault !== null) return fail(fault)
+    // Aedes answers it.
+    if (packet.cmd === 'connect' && packet.protocolVersion === 5)
+      refuse(deps, link, { code: 'packet', evidence: { violation: 'MQTT 5' } })
     if (packet.cmd === 'connect' && connect !== null) {
       const isDone = connect(packet)
       connect = null // a second CONNECT is none for it, and it holds on to what it asks

@@ -221,10 +221,11 @@ t.test('a second CONNECT and anything before the first end the connection', asyn
   t.same(broker.mqtt.registered(), { ids: [], counted: 0 })
 })
 
-t.test('an MQTT 5 client is told that its version is not spoken', async (t) => {
+t.test('an MQTT 5 client is told that its version is not spoken, and so is the operator', async (t) => {
   const broker = await open(t)
   const raw = await openRaw(broker, await broker.enroll('A'))
   raw.send(connectPacket({ clientId: 'A', protocolVersion: 5 }))
   t.match(await raw.next('connack'), { returnCode: 1 })
   await raw.closed
+  t.match(broker.refusals(), [{ code: 'R-PACKET', device: 'A', evidence: { violation: 'MQTT 5' } }])
 })
