@@ -3,11 +3,12 @@ import { connect as tcpConnect } from 'node:net'
 import { duplexPair } from 'node:stream'
 import { connect as tlsConnect } from 'node:tls'
 import mqttPacket from 'mqtt-packet'
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { farewell, guardSocket, holdReading } from '../../broker/door/guarded-socket.ts'
 import { CloneWatch, type Takeover } from '../../broker/judge/clone-watch.ts'
 import { LIMITS } from '../../broker/limits.ts'
-import { openTestBroker, PATIENCE_MS, type TestBroker, until } from '../support/broker.ts'
+import { PATIENCE_MS, type TestBroker, until } from '../support/broker.ts'
+import { brokersOf } from '../support/broker-opener.ts'
 import { connectPacket, openRaw, type Presented, RawClient } from '../support/mqtt-clients.ts'
 import { Piped } from '../support/piped.ts'
 import { testAuthority } from '../support/pki.ts'
@@ -16,11 +17,7 @@ import { openWebSocket, tlsOf } from '../support/web-socket.ts'
 const authority = await testAuthority()
 t.teardown(() => authority.remove())
 
-async function open(t: Test): Promise<TestBroker> {
-  const broker = await openTestBroker({ authority })
-  t.teardown(() => broker.close())
-  return broker
-}
+const open = brokersOf(authority)
 
 const HERE = '127.0.0.7'
 const THERE = '127.0.0.8'

@@ -3,9 +3,10 @@ import { once } from 'node:events'
 import { request } from 'node:https'
 import { connectAsync, type IClientOptions } from 'mqtt'
 import mqttPacket from 'mqtt-packet'
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { refusalCode } from '#shared/refusals'
-import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
+import { until } from '../support/broker.ts'
+import { brokersOf } from '../support/broker-opener.ts'
 import { connectDevice, connectPacket, openRaw } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
 import { HOSTILE, type HostileName, hostileIdentity } from '../support/pki-hostile.ts'
@@ -14,11 +15,7 @@ import { DOORS, type DoorClient, openWebSocket, tlsOf } from '../support/web-soc
 const authority = await testAuthority()
 t.teardown(() => authority.remove())
 
-async function open(t: Test, options: Omit<TestBrokerOptions, 'authority'> = {}): Promise<TestBroker> {
-  const broker = await openTestBroker({ authority, ...options })
-  t.teardown(() => broker.close())
-  return broker
-}
+const open = brokersOf(authority)
 
 const connectAs = (clientId: string) => mqttPacket.generate(connectPacket({ clientId }))
 const ACCEPTED = '20020000'

@@ -4,8 +4,8 @@ import t, { type Test } from 'tap'
 import type { Limits } from '../../broker/limits.ts'
 import { forgetRetained } from '../../broker/store/purge.ts'
 import { until } from '../support/broker.ts'
-import { cut, type DurableBroker, openDurableBroker, publish, subscribe } from '../support/durable-broker.ts'
-import { connectPacket, enter, openRaw, type RawClient } from '../support/mqtt-clients.ts'
+import { cut, type DurableBroker, openDurableBroker } from '../support/durable-broker.ts'
+import { connectPacket, enter, openRaw, publish, type RawClient, subscribe } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
 
 const authority = await testAuthority()

@@ -1,25 +1,14 @@
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { bury, cut } from '../../broker/door/guarded-socket.ts'
-import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
-import { connectDevice, connectPacket, enter, openRaw, type RawClient } from '../support/mqtt-clients.ts'
+import { openTestBroker, until } from '../support/broker.ts'
+import { brokersOf } from '../support/broker-opener.ts'
+import { connectDevice, connectPacket, enter, openRaw, publish, subscribe } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
 
 const authority = await testAuthority()
 t.teardown(() => authority.remove())
 
-async function open(t: Test, options: Omit<TestBrokerOptions, 'authority'> = {}): Promise<TestBroker> {
-  const broker = await openTestBroker({ authority, ...options })
-  t.teardown(() => broker.close())
-  return broker
-}
-let messageIds = 0
-function publish(topic: string, payload: string, qos: 0 | 1 | 2 = 1, retain = false) {
-  return { cmd: 'publish', topic, payload, qos, retain, dup: false, messageId: ++messageIds } as const
-}
-async function subscribe(raw: RawClient, topic: string, qos: 0 | 1 | 2 = 1): Promise<void> {
-  raw.send({ cmd: 'subscribe', messageId: ++messageIds, subscriptions: [{ topic, qos }] })
-  await raw.next('suback')
-}
+const open = brokersOf(authority)
 const gone = { ids: [], counted: 0 }
 
 t.test('a revoked device is disconnected and cannot return with the same certificate', async (t) => {

@@ -3,15 +3,10 @@ import { once } from 'node:events'
 import { connect as tcpConnect } from 'node:net'
 import { Duplex, PassThrough } from 'node:stream'
 import { type TLSSocket, connect as tlsConnect } from 'node:tls'
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { REFUSALS, refusalCode } from '#shared/refusals'
-import {
-  admissionRecord,
-  openTestBroker,
-  type TestBroker,
-  type TestBrokerOptions,
-  until,
-} from '../support/broker.ts'
+import { admissionRecord, type TestBroker, until } from '../support/broker.ts'
+import { brokersOf } from '../support/broker-opener.ts'
 import { connectDevice, connectPacket, openRaw, type Presented, refusalOf } from '../support/mqtt-clients.ts'
 import { testAuthority, testIdentity } from '../support/pki.ts'
 import { craftCertificate, HOSTILE, type HostileName, hostileIdentity } from '../support/pki-hostile.ts'
@@ -19,11 +14,7 @@ import { craftCertificate, HOSTILE, type HostileName, hostileIdentity } from '..
 const authority = await testAuthority()
 t.teardown(() => authority.remove())
 
-async function open(t: Test, options: Omit<TestBrokerOptions, 'authority'> = {}): Promise<TestBroker> {
-  const broker = await openTestBroker({ authority, ...options })
-  t.teardown(() => broker.close())
-  return broker
-}
+const open = brokersOf(authority)
 
 /** The CONNACK return code that a refused client reads. */
 async function returnCode(

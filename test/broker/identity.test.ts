@@ -1,16 +1,13 @@
-import t, { type Test } from 'tap'
-import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
+import t from 'tap'
+import { until } from '../support/broker.ts'
+import { brokersOf } from '../support/broker-opener.ts'
 import { connectDevice, connectPacket, openRaw, refusalOf } from '../support/mqtt-clients.ts'
 import { testAuthority, testIdentity } from '../support/pki.ts'
 
 const authority = await testAuthority()
 t.teardown(() => authority.remove())
 
-async function open(t: Test, options: Omit<TestBrokerOptions, 'authority'> = {}): Promise<TestBroker> {
-  const broker = await openTestBroker({ authority, ...options })
-  t.teardown(() => broker.close())
-  return broker
-}
+const open = brokersOf(authority)
 
 t.test('a device with another device’s client id is refused, and that one is undisturbed', async (t) => {
   const broker = await open(t)

@@ -1,29 +1,16 @@
 import fc from 'fast-check'
 import mqttPacket from 'mqtt-packet'
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { PacketWalk } from '../../broker/door/packet-walk.ts'
 import { LIMITS } from '../../broker/limits.ts'
-import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
-import { connectPacket, enter, openRaw, type RawClient } from '../support/mqtt-clients.ts'
+import { openTestBroker, until } from '../support/broker.ts'
+import { brokersOf } from '../support/broker-opener.ts'
+import { connectPacket, enter, openRaw, publish, subscribe } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
 
 const authority = await testAuthority()
 t.teardown(() => authority.remove())
 
-async function open(t: Test, options: Omit<TestBrokerOptions, 'authority'> = {}): Promise<TestBroker> {
-  const { limits } = options
-  const broker = await openTestBroker({ authority, ...options, limits: { ...UNPACED, ...limits } })
-  t.teardown(() => broker.close())
-  return broker
-}
-let messageIds = 0
-function publish(topic: string, payload: string | Buffer, qos: 0 | 1 | 2 = 1, retain = false) {
-  return { cmd: 'publish', topic, payload, qos, retain, dup: false, messageId: ++messageIds } as const
-}
-async function subscribe(raw: RawClient, topic: string, qos: 0 | 1 | 2 = 1): Promise<void> {
-  raw.send({ cmd: 'subscribe', messageId: ++messageIds, subscriptions: [{ topic, qos }] })
-  await raw.next('suback')
-}
 const KIB_16 = Buffer.alloc(16_384, 'x')
 /** Of those who send as fast as they can. */
 const UNPACED = {
@@ -32,6 +19,7 @@ const UNPACED = {
   retainedBytes: 16_777_216,
   queueBytes: 16_777_216,
 }
+const open = brokersOf(authority, UNPACED)
 const everything = { publish: ['devices/#'], subscribe: ['devices/#'] }
 
 t.test('packets are followed through whatever pieces they arrive in', async (t) => {

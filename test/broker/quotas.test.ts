@@ -5,8 +5,8 @@ import { PublishRate } from '../../broker/judge/publish-rate.ts'
 import type { Limits } from '../../broker/limits.ts'
 import { LAST_QUEUE_ID } from '../../broker/store/queue-entry.ts'
 import { until } from '../support/broker.ts'
-import { cut, type DurableBroker, openDurableBroker, publish, subscribe } from '../support/durable-broker.ts'
-import { enter, openRaw, type RawClient } from '../support/mqtt-clients.ts'
+import { cut, type DurableBroker, openDurableBroker } from '../support/durable-broker.ts'
+import { enter, openRaw, publish, type RawClient, subscribe } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
 
 const authority = await testAuthority()

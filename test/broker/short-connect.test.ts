@@ -1,17 +1,14 @@
 /** A CONNECT that is answered in one turn leaves what the long way would leave. */
-import t, { type Test } from 'tap'
-import { openTestBroker, type TestBroker, until } from '../support/broker.ts'
+import t from 'tap'
+import { openTestBroker, until } from '../support/broker.ts'
+import { brokersOf } from '../support/broker-opener.ts'
 import { connectPacket, openRaw } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
 
 const authority = await testAuthority()
 t.teardown(() => authority.remove())
 
-async function open(t: Test): Promise<TestBroker> {
-  const broker = await openTestBroker({ authority })
-  t.teardown(() => broker.close())
-  return broker
-}
+const open = brokersOf(authority)
 
 const FILTER = { topic: 'devices/dev-1/#', qos: 1 as const }
 

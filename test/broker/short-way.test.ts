@@ -2,10 +2,11 @@
 import { PassThrough } from 'node:stream'
 import fc from 'fast-check'
 import mqttPacket from 'mqtt-packet'
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { LIMITS } from '../../broker/limits.ts'
 import { Route } from '../../broker/mqtt/route.ts'
-import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
+import { type TestBroker, until } from '../support/broker.ts'
+import { brokersOf } from '../support/broker-opener.ts'
 import { connectPacket } from '../support/mqtt-clients.ts'
 import { Piped, turns } from '../support/piped.ts'
 import { testAuthority } from '../support/pki.ts'
@@ -35,12 +36,7 @@ const POLICY = {
   subscribe: ['#', '$SYS/#', 'devices/A/#'],
 }
 
-async function open(t: Test, options: Omit<TestBrokerOptions, 'authority'> = {}): Promise<TestBroker> {
-  const limits = { publishPerSecond: 0, ...options.limits }
-  const broker = await openTestBroker({ authority, ...options, limits })
-  t.teardown(() => broker.close())
-  return broker
-}
+const open = brokersOf(authority, { publishPerSecond: 0 })
 
 /** Stands still while a script is played: as many tokens come back each time. */
 let clock = Date.now()

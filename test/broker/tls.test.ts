@@ -4,7 +4,8 @@ import type { TLSSocket } from 'node:tls'
 import t, { type Test } from 'tap'
 import { generateKey, privateKeyPem } from '#shared/pki/keys'
 import type { Credentials } from '../../broker/door/tls.ts'
-import { openTestBroker, type TestBroker, type TestBrokerOptions } from '../support/broker.ts'
+import { openTestBroker, type TestBroker } from '../support/broker.ts'
+import { brokersOf } from '../support/broker-opener.ts'
 import { enter, openRaw, type Presented } from '../support/mqtt-clients.ts'
 import { testAuthority, testIdentity } from '../support/pki.ts'
 
@@ -15,11 +16,7 @@ t.teardown(() => {
   stranger.remove()
 })
 
-async function open(t: Test, options: Omit<TestBrokerOptions, 'authority'> = {}): Promise<TestBroker> {
-  const broker = await openTestBroker({ authority, ...options })
-  t.teardown(() => broker.close())
-  return broker
-}
+const open = brokersOf(authority)
 
 /** Numbers of the groups (RFC 8446 section 4.2.7; IANA "TLS Supported Groups"). */
 const X25519MLKEM768 = 0x11ec

@@ -1,31 +1,14 @@
 import mqttPacket from 'mqtt-packet'
-import t, { type Test } from 'tap'
-import { openTestBroker, SERVICE_POLICY, type TestBroker, type TestBrokerOptions } from '../support/broker.ts'
-import { connectPacket, enter, openRaw, type RawClient } from '../support/mqtt-clients.ts'
+import t from 'tap'
+import { SERVICE_POLICY } from '../support/broker.ts'
+import { brokersOf } from '../support/broker-opener.ts'
+import { connectPacket, enter, openRaw, publish, type RawClient, subscribe } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
 
 const authority = await testAuthority()
 t.teardown(() => authority.remove())
 
-async function open(t: Test, options: Omit<TestBrokerOptions, 'authority'> = {}): Promise<TestBroker> {
-  const broker = await openTestBroker({ authority, ...options })
-  t.teardown(() => broker.close())
-  return broker
-}
-let messageIds = 0
-async function subscribe(
-  raw: RawClient,
-  topics: readonly string[],
-  qos: 0 | 1 = 1,
-): Promise<readonly number[]> {
-  const messageId = ++messageIds
-  raw.send({ cmd: 'subscribe', messageId, subscriptions: topics.map((topic) => ({ topic, qos })) })
-  const suback = await raw.next('suback')
-  return suback.cmd === 'suback' ? (suback.granted as number[]) : [] // numbers in MQTT 3.1.1
-}
-function publish(topic: string, payload: string, qos: 0 | 1 | 2 = 1, retain = false) {
-  return { cmd: 'publish', topic, payload, qos, retain, dup: false, messageId: ++messageIds } as const
-}
+const open = brokersOf(authority)
 
 t.test('a device may not subscribe beyond its own tree, and is told filter by filter', async (t) => {
   const broker = await open(t)

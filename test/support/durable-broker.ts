@@ -63,18 +63,6 @@ export async function openDurableBroker(t: Test, options: Options): Promise<Dura
   }
 }
 
-let messageIds = 0
-
-export function publish(topic: string, payload: string | Buffer, qos: 0 | 1 | 2 = 1, retain = false) {
-  messageIds = (messageIds % 30_000) + 1
-  return { cmd: 'publish', topic, payload, qos, retain, dup: false, messageId: messageIds } as const
-}
-
-export async function subscribe(raw: RawClient, topic: string, qos: 0 | 1 | 2 = 1): Promise<void> {
-  raw.send({ cmd: 'subscribe', messageId: 1, subscriptions: [{ topic, qos }] })
-  await raw.next('suback')
-}
-
 /** Cuts the connection without a word. */
 export async function cut(raw: RawClient): Promise<void> {
   raw.socket.destroy()

@@ -169,3 +169,23 @@ export async function enter(broker: TestBroker, presented: Presented, clean = tr
   if (returnCode !== 0) throw new Error(`refused ${returnCode}`)
   return raw
 }
+
+let messageIds = 0
+const nextId = () => (messageIds = (messageIds % 30_000) + 1)
+
+export function publish(topic: string, payload: string | Buffer, qos: 0 | 1 | 2 = 1, retain = false) {
+  return { cmd: 'publish', topic, payload, qos, retain, dup: false, messageId: nextId() } as const
+}
+
+/** Resolves with what each filter was granted; 128 is a refusal. */
+export async function subscribe(
+  raw: RawClient,
+  filters: string | readonly string[],
+  qos: 0 | 1 | 2 = 1,
+): Promise<number[]> {
+  const messageId = nextId()
+  const topics = typeof filters === 'string' ? [filters] : filters
+  raw.send({ cmd: 'subscribe', messageId, subscriptions: topics.map((topic) => ({ topic, qos })) })
+  const suback = await raw.next('suback', (packet) => packet.messageId === messageId)
+  return suback.cmd === 'suback' ? (suback.granted as number[]) : [] // numbers in MQTT 3.1.1
+}
