@@ -25,6 +25,10 @@ export interface Guard {
   isCorked: boolean
   /** Memory that is kept alive by what waits for the reader: whole pieces as they arrived, however little of each waits. */
   keptBytes: number
+  /** Its pieces, and how much had been written when each was counted. */
+  readonly keptPieces: { readonly end: number; readonly bytes: number }[]
+  /** Octets so far. */
+  written: number
   /** The piece that was counted last, until the end of the turn. */
   keptLast: ArrayBufferLike | null
   /** Set while nothing is read, so that the client's own buffers fill and it has to wait. */
@@ -74,7 +78,6 @@ class Guarded extends Duplex {
     const guard = this[GUARD]
     const { connection, options, isLeaving, base } = guard
     if (isLeaving || (connection !== null && connection.refused !== null)) return true
-    if (this.writableLength === 0) guard.keptBytes = 0
     if (written[0] instanceof Uint8Array) written[0] = kept(guard, written[0])
     base.write.call(this, ...(written as Parameters<Duplex['write']>)) // the overloads of Writable.write, passed on as they came
     if (this.writableLength > options.limits.writeBufferBytes && !this.destroyed) {
@@ -88,6 +91,7 @@ class Guarded extends Duplex {
     const guard = this[GUARD]
     if (guard.isCorked) return
     guard.isCorked = true
+    forget(guard, this.writableLength)
     guard.base.cork.call(this)
     setImmediate(() => {
       guard.isCorked = false
@@ -114,15 +118,29 @@ class Guarded extends Duplex {
  */
 function kept(guard: Guard, octets: Uint8Array): Uint8Array {
   const { buffer } = octets
-  if (buffer === guard.keptLast) return octets
-  if (guard.keptBytes > guard.options.limits.writeBufferBytes && octets.length < buffer.byteLength) {
+  guard.written += octets.length
+  if (buffer === guard.keptLast || octets.length === buffer.byteLength) return octets
+  if (guard.keptBytes > guard.options.limits.writeBufferBytes) {
     const own = Buffer.allocUnsafeSlow(octets.length)
     own.set(octets)
     return own
   }
   guard.keptBytes += buffer.byteLength
+  guard.keptPieces.push({ end: guard.written, bytes: buffer.byteLength })
   guard.keptLast = buffer
   return octets
+}
+
+/** Takes out of the account what has been read. */
+function forget(guard: Guard, waitingBytes: number): void {
+  const { keptPieces } = guard
+  let over = 0
+  for (; over < keptPieces.length; over++) {
+    const { end, bytes } = keptPieces[over] ?? { end: 0, bytes: 0 } // within its length
+    if (end > guard.written - waitingBytes) break
+    guard.keptBytes -= bytes
+  }
+  if (over > 0) keptPieces.splice(0, over)
 }
 
 const GUARDED = new WeakMap<object, object>()
@@ -146,6 +164,8 @@ export function guardSocket(socket: Duplex, options: GuardOptions): Guard {
     base,
     connection: null,
     isCorked: false,
+    keptPieces: [],
+    written: 0,
     keptBytes: 0,
     keptLast: null,
     holding: null,
