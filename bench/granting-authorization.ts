@@ -7,7 +7,7 @@ export function judgePublish(): null {
   return null
 }
 
-export function judgeSubscribe(_: object, { filters }: Link, { topic }: { readonly topic: string }): null {
+export function judgeSubscribe({ filters }: Link, { topic }: { readonly topic: string }): null {
   filters.add(topic)
   return null
 }

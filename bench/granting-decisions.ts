@@ -1,3 +1,4 @@
+import { CAP_DEFAULTS, defaultAllowance } from '#shared/policy/caps'
 import type { Connection } from '../broker/sessions.ts'
 
 /** Connections that nothing is ever decided against, and that may say and hear everything. */
@@ -14,6 +15,8 @@ const ANYTHING: Policy = {
   mayReceive: () => true,
   whyPublish: () => ({ isAllowed: true, rule: null, reason: '' }),
   whySubscribe: () => ({ isAllowed: true, rule: null, reason: '' }),
+  // As that of the broker beside it, whose rates are lifted.
+  allowance: defaultAllowance('service', { caps: { ...CAP_DEFAULTS, publishPerSecond: 0 } }),
   hasRates: false,
   rules: () => [],
 }

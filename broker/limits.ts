@@ -1,3 +1,4 @@
+import { CAP_DEFAULTS, CAP_RANGES, SERVICE_TIMES } from '#shared/policy/caps'
 import type { PacingLimits } from './door/pacing.ts'
 
 /** What one client, or all of them together, may ask of the broker. Sizes in octets, times in ms. */
@@ -87,22 +88,13 @@ export const LIMITS = Object.freeze({
   replayBufferBytes: 65_536,
   recordWaitMs: 2_000,
   keepaliveMs: 1_200_000,
-  subscriptions: 100,
-  filterLevels: 10,
-  inflightInbound: 20,
-  inflightOutbound: 20,
-  queueMessages: 1_000,
-  queueBytes: 1_048_576,
+  ...CAP_DEFAULTS,
   queueTotalMessages: 1_000_000,
   queueTotalBytes: 1_073_741_824,
   queueResidentBytes: 67_108_864,
-  retainedMessages: 100,
-  retainedBytes: 1_048_576,
   retainedTotalBytes: 268_435_456,
-  publishBurst: 200,
-  publishPerSecond: 50,
   sessions: 100,
-  serviceTimes: 20,
+  serviceTimes: SERVICE_TIMES,
   rejudgeMs: 60_000,
 }) satisfies Limits
 
@@ -123,20 +115,11 @@ const RANGES = {
   packetBytes: [64, 268_435_455],
   writeBufferBytes: [1_024, 1_073_741_824],
   keepaliveMs: [1_000, 65_535_000],
-  subscriptions: [1, 100_000],
-  filterLevels: [1, 100],
-  inflightInbound: [1, 1_000],
-  inflightOutbound: [1, 1_000],
-  queueMessages: [0, 30_000],
-  queueBytes: [0, 1_073_741_824],
+  ...CAP_RANGES,
   queueTotalMessages: [0, 100_000_000],
   queueTotalBytes: [0, 1_099_511_627_776],
   queueResidentBytes: [0, 17_179_869_184],
-  retainedMessages: [0, 1_000_000],
-  retainedBytes: [0, 1_073_741_824],
   retainedTotalBytes: [0, 17_179_869_184],
-  publishBurst: [1, 1_000_000],
-  publishPerSecond: [0, 1_000_000],
   sessions: [0, 100_000],
   serviceTimes: [1, 1_000],
 } as const satisfies Partial<Record<keyof Limits, readonly [number, number]>>

@@ -4,6 +4,8 @@ import type { DeviceRecord, FleetRecord, Scope } from '#shared/feed'
 import { closeSockets } from './closing.ts'
 import { FleetPolicy, Standing } from './judge/decisions.ts'
 import { type CompiledPolicy, LivePolicy } from './judge/topic-policy.ts'
+import { LIMITS, type Limits } from './limits.ts'
+import { type Defaults, defaultsOf } from './store/allowances.ts'
 
 /** One open socket of an identified client, from the decision to let it in until it has closed. */
 export type Connection = Described & Standing
@@ -65,6 +67,8 @@ interface Known {
 
 export interface SessionsOptions {
   now(): number
+  /** What its clients may have where no policy says so; {@link LIMITS} when it is left out. */
+  readonly limits?: Limits
   /** As many sockets are closed at once; of more the descriptors first, and the rest as many in a turn at most. */
   readonly sliceSize?: number
   /** How long `close` waits for the sockets, ms. */
@@ -95,6 +99,7 @@ type Found = Connection | Set<Connection>
 /** Every open connection of an identified client, found by certificate, device, batch, fleet and issuer. */
 export class Sessions {
   readonly #now: () => number
+  readonly #defaults: Defaults
   readonly #sliceSize: number
   readonly #deadlineMs: number
   readonly #policyChanged: (fleet: string) => void
@@ -115,6 +120,7 @@ export class Sessions {
 
   constructor(options: SessionsOptions) {
     this.#now = options.now
+    this.#defaults = defaultsOf(options.limits ?? LIMITS)
     this.#sliceSize = options.sliceSize ?? SLICE_SIZE
     this.#deadlineMs = options.deadlineMs ?? DEADLINE_MS
     this.#policyChanged = (fleet) => options.policyChanged?.(fleet)
@@ -175,7 +181,7 @@ export class Sessions {
 
   /** What the client may do; it follows the policy of its fleet. */
   policyFor({ device, fleet }: Known, address: string): CompiledPolicy {
-    const policies = { policy: fleet.policy, own: device.policy }
+    const policies = { policy: fleet.policy, own: device.policy, defaults: this.#defaults[device.kind] }
     return new LivePolicy(this.#policyOf(fleet.id), { policies, client: { ...device, address } })
   }
 

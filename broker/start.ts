@@ -143,6 +143,7 @@ async function openParts(config: Config, deps: StartDeps): Promise<Parts> {
   const meter = openMeter()
   const sessions = new Sessions({
     now,
+    limits,
     policyChanged: (fleet) => void wiring.mqtt?.review(fleet),
     closed: (afterMs) => meter.closed(afterMs),
   })

@@ -13,13 +13,14 @@ import type { AdmissionRecord } from '../replica/replica.ts'
 import type { TrustRow } from '../replica/replica-rows.ts'
 import { endWithRecord } from '../session-end.ts'
 import { type Connection, openConnection, type Sessions } from '../sessions.ts'
+import type { PolicyReader } from '../store/allowances.ts'
 import { sendConnackRefused } from './connack-refused.ts'
 import type { Doorstep } from './doorstep.ts'
 import { type Guard, guardSocket } from './guarded-socket.ts'
 import { KnownPeers } from './known-peers.ts'
 
 /** What admission reads of the replica. */
-export interface AdmissionReader {
+export interface AdmissionReader extends PolicyReader {
   record(fingerprint: string): AdmissionRecord | null
   /** Null when the registry has never been heard. */
   lastHeardAt(): number | null

@@ -1,9 +1,9 @@
 import type { Evidence } from '#shared/errors'
+import { ruleOfCap } from '#shared/policy/caps'
 import { compilePolicies, nameOfRule, type Publication, type Verdict } from '#shared/policy/compile'
 import { reservedFilter } from '#shared/policy/reserved'
 import { isForServices } from '#shared/presence'
 import { type AdmissionReader, silence } from '../door/gate.ts'
-import type { Limits } from '../limits.ts'
 import type { Link, Will } from '../mqtt/mqtt-client.ts'
 import type { Refusal } from '../refusals.ts'
 import { isTopicName, levelsOf } from '../topic-syntax.ts'
@@ -14,7 +14,6 @@ export interface AuthorizationDeps {
   now(): number
   readonly replica: AdmissionReader
   readonly maxStalenessMs: number
-  readonly limits: Pick<Limits, 'subscriptions' | 'filterLevels'>
 }
 
 /** Judges CONNECT: the certificate once more, the client id that must be its own, and the will. */
@@ -53,24 +52,24 @@ function evidenceOf({ rule, reason }: Verdict, asked: Evidence): Evidence {
   return rule === null ? { ...asked, reason } : { ...asked, reason, rule: nameOfRule(rule) }
 }
 
+/** A filter of a SUBSCRIBE, or of a session that is taken up again. */
+export interface Asked {
+  readonly topic: string
+  readonly qos: number
+  /** The session has it already: a limit that was lowered since takes nothing away. */
+  readonly isKept: boolean
+}
+
 /**
- * Judges one filter of a SUBSCRIBE, or of a session that is taken up again, and counts it when it is granted. A QoS above
- * what is granted is refused: of a SUBSCRIBE it has been lowered before, and a session does not keep it.
+ * Judges one filter and counts it when it is granted. A QoS above what is granted is refused: of a SUBSCRIBE it has
+ * been lowered before, and a session does not keep it.
  */
-export function judgeSubscribe(
-  { limits }: Pick<AuthorizationDeps, 'limits'>,
-  link: Link,
-  { topic: filter, qos }: { readonly topic: string; readonly qos: number },
-): Refusal | null {
+export function judgeSubscribe(link: Link, { topic: filter, qos, isKept }: Asked): Refusal | null {
   const { connection, filters } = link
   if (connection.refused !== null) return { code: connection.refused, evidence: {} }
-  if (levelsOf(filter) > limits.filterLevels) {
-    return { code: 'policy_sub', evidence: { filter, allowedLevels: limits.filterLevels } }
-  }
-  if (!filters.has(filter) && filters.size >= limits.subscriptions) {
-    return { code: 'policy_sub', evidence: { filter, allowedSubscriptions: limits.subscriptions } }
-  }
   const { policy } = connection
+  const evidence = isKept || filters.has(filter) ? null : beyondCaps(link, filter)
+  if (evidence !== null) return { code: 'policy_sub', evidence }
   if (policy.subscribeQos(filter) < qos) {
     return { code: 'policy_sub', evidence: evidenceOf(policy.whySubscribe(filter, qos), { filter }) }
   }
@@ -78,6 +77,17 @@ export function judgeSubscribe(
   if (reason !== null) return { code: 'policy_sub', evidence: { filter, reason } }
   filters.add(filter)
   return null
+}
+
+/** Which cap is against one more subscription, this one. */
+function beyondCaps({ connection, filters }: Link, filter: string): Evidence | null {
+  const { allowance } = connection.policy
+  const { filterLevels, subscriptions } = allowance.caps
+  if (levelsOf(filter) > filterLevels) {
+    return { filter, allowedLevels: filterLevels, ...ruleOfCap(allowance, 'filterLevels') }
+  }
+  if (filters.size < subscriptions) return null
+  return { filter, allowedSubscriptions: subscriptions, ...ruleOfCap(allowance, 'subscriptions') }
 }
 
 /** True while what was granted at that count of decisions is granted still. */

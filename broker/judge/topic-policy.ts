@@ -19,6 +19,7 @@ export class LivePolicy implements CompiledPolicy {
   readonly #fleet: FleetPolicy
   readonly #client: Client
   readonly #own: Policies['own']
+  readonly #defaults: Policies['defaults']
   #policy: Policy
   #seen: number
   #compiled: CompiledPolicy | null = null
@@ -27,6 +28,7 @@ export class LivePolicy implements CompiledPolicy {
     this.#fleet = fleet
     this.#client = client
     this.#own = policies.own
+    this.#defaults = policies.defaults
     this.#policy = policies.policy
     this.#seen = fleet.version
   }
@@ -36,7 +38,8 @@ export class LivePolicy implements CompiledPolicy {
     if (this.#compiled !== null && this.#seen === version) return this.#compiled
     if (this.#seen !== version && policy !== null) this.#policy = policy
     this.#seen = version
-    this.#compiled = compilePolicies({ policy: this.#policy, own: this.#own }, this.#client)
+    const policies = { policy: this.#policy, own: this.#own, defaults: this.#defaults }
+    this.#compiled = compilePolicies(policies, this.#client)
     return this.#compiled
   }
 
@@ -62,6 +65,10 @@ export class LivePolicy implements CompiledPolicy {
 
   mayReceive(topic: string) {
     return this.#now().mayReceive(topic)
+  }
+
+  get allowance() {
+    return this.#now().allowance
   }
 
   get hasRates() {

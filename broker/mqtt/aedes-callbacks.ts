@@ -3,6 +3,7 @@
  * in them denies.
  */
 import type { EventEmitter } from 'node:events'
+import { capReached } from '#shared/policy/caps'
 import { nameOfRule, type Publication } from '#shared/policy/compile'
 import type { GateDeps } from '../door/gate.ts'
 import { holdReading } from '../door/guarded-socket.ts'
@@ -19,7 +20,7 @@ import { asksForFactor, proveFactor } from '../judge/factor-at-connect.ts'
 import type { PublishRate } from '../judge/publish-rate.ts'
 import { openSecondFactors } from '../judge/second-factor.ts'
 import { type Refusal, refusedReport } from '../refusals.ts'
-import { judgeRetained, judgeSession } from '../store/session-quota.ts'
+import { judgeHalfReceived, judgeRetained, judgeSession } from '../store/session-quota.ts'
 import { NO_SUBSCRIPTION, type SessionStore } from '../store/session-store.ts'
 import type { Subscription } from '../store/subscriptions.ts'
 import type { Link, MqttClient, Will } from './mqtt-client.ts'
@@ -30,7 +31,7 @@ const NOT_AUTHORIZED = 5
 type Answer<T> = (error: Error | null, value: T) => void
 
 export interface MqttDeps
-  extends Omit<AuthorizationDeps, 'limits'>,
+  extends AuthorizationDeps,
     Pick<GateDeps, 'report' | 'log' | 'limits' | 'sessions'> {
   /** How often this broker says that it is alive, ms; wills of dead ones are swept every fourth time. */
   readonly heartbeatMs?: number
@@ -105,13 +106,15 @@ export function pace(
   link: Link,
   asked: Publication | number,
 ): void {
-  const { device, kind, socket, policy } = link.connection
-  if (deps.limits.publishPerSecond === 0 && !policy.hasRates) return
+  const { device, socket, policy } = link.connection
+  const { allowance, hasRates } = policy
+  const { publishBurst: burst, publishPerSecond: perSecond } = allowance.caps
+  if (perSecond === 0 && !hasRates) return
   const now = deps.now()
-  const times = deps.store.timesOf(kind)
   const isMessage = typeof asked !== 'number'
-  const holdMs = deps.rate.take(device, isMessage ? { now, times } : { now, times, cost: asked })
-  const rule = isMessage && policy.hasRates ? policy.publishRule(asked) : null
+  const size = { now, burst, perSecond }
+  const holdMs = deps.rate.take(device, isMessage ? size : { ...size, cost: asked })
+  const rule = isMessage && hasRates ? policy.publishRule(asked) : null
   const ruleHoldMs = rule === null ? 0 : deps.rate.takeOfRule(rule, now)
   if (holdMs === 0 && ruleHoldMs === 0) return
   holdReading(socket, Math.max(holdMs, ruleHoldMs))
@@ -119,7 +122,7 @@ export function pace(
   link.isThrottled = true
   const evidence =
     holdMs > 0 || rule === null
-      ? { limit: 'publishPerSecond', allowed: deps.limits.publishPerSecond * times }
+      ? capReached(allowance, 'publishPerSecond')
       : { limit: 'perSecond', allowed: rule.perSecond, rule: nameOfRule(rule.origin) }
   refuse(deps, link, { code: 'quota', evidence })
 }
@@ -191,7 +194,9 @@ export function topicHooks(deps: MqttDeps, inner: Inner) {
     authorizeSubscribe(client: MqttClient, subscription: Subscription, answer: Answer<Subscription | null>) {
       if (subscription === NO_SUBSCRIPTION) return answer(null, null)
       const { topic } = subscription
-      const judge = () => judgeSubscribe(deps, client.req, subscription)
+      const { subscriptions } = store.sessions
+      const isKept = !client.clean && subscriptions.has(client.id, topic)
+      const judge = () => judgeSubscribe(client.req, { topic, qos: subscription.qos, isKept })
       const refusal = orDeny(deps, 'subscribe', judge, DENIED)
       if (refusal === null) {
         store.grant(subscription)
@@ -227,8 +232,9 @@ export function forwarding(deps: MqttDeps): Inner['mayForward'] {
 /** Every message comes through here: no closure, no allocation. */
 function judgeMessage(deps: MqttDeps, client: MqttClient, packet: Parcel): Refusal | null {
   try {
-    const refusal = judgePublish(client.req, packet)
-    return refusal === null && packet.retain === true ? judgeRetained(deps, client, packet) : refusal
+    let refusal = judgePublish(client.req, packet)
+    if (refusal === null && packet.retain === true) refusal = judgeRetained(deps, client, packet)
+    return refusal === null && packet.qos === 2 ? judgeHalfReceived(deps, client, packet) : refusal
   } catch (error) {
     failed(deps, 'publish', error)
     return DENIED

@@ -23,7 +23,7 @@ import {
 } from './aedes-callbacks.ts'
 import { Ingest, type IngestDeps } from './ingest.ts'
 import { lighten } from './lighten.ts'
-import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
+import { identityOf, isGone, type Link, type MqttClient } from './mqtt-client.ts'
 import { News } from './news.ts'
 import { closeShort } from './short-close.ts'
 import { type ConnectPacket, connectShort } from './short-connect.ts'
@@ -65,7 +65,8 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
   const { store } = deps
   const traffic: Traffic = { published: 0, delivered: 0 }
   const broker = openBroker(deps, traffic)
-  const rate = new PublishRate(deps.limits)
+  const rate = new PublishRate()
+  store.allowances.follow(deps.replica)
   const news = openNews(broker, deps)
   observe(broker, { deps, store, news })
   await broker.listen()
@@ -98,7 +99,7 @@ function openBroker(deps: MqttDeps, traffic: Traffic): Broker {
       concurrency: 0, // as many listeners to events of a socket as there are
       heartbeatInterval: deps.heartbeatMs ?? HEARTBEAT_MS,
       connectTimeout: deps.limits.connectMs,
-      maxInflightInbound: deps.limits.inflightInbound,
+      maxInflightInbound: 0, // it knows one number for all clients: ours is that of each
       maxClientsIdLength: CLIENT_ID_LENGTH,
       queueLimit: BEFORE_CONNACK,
       ...connectHooks(deps),
@@ -281,7 +282,7 @@ function reportDropped(
   { dropped, ...evidence }: Parameters<Dropped>[1],
 ): void {
   if (dropped > 1) return
-  const [identity = clientId] = clientId.split(':', 1)
+  const identity = identityOf(clientId)
   const refused = {
     device: identity,
     fingerprint: deps.store.sessions.get(clientId)?.fingerprint ?? null,

@@ -83,8 +83,8 @@ export class Delivery {
 
   #send(reader: Reader): void {
     const { client } = reader
-    const { inflightOutbound, replayBufferBytes } = this.#store.limits
-    const window = inflightOutbound * this.#store.allowance(client.id)
+    const { replayBufferBytes } = this.#store.limits
+    const window = client.req.connection.policy.allowance.caps.inflightOutbound
     try {
       while (reader.next < reader.entries.length && reader.inflight < window && !isGone(client)) {
         if (client.conn.writableLength > replayBufferBytes && client.conn.writableNeedDrain) {

@@ -51,6 +51,10 @@ export class Incoming {
     return received.packet
   }
 
+  has(clientId: string, messageId: number): boolean {
+    return this.#byClient.get(clientId)?.has(messageId) === true
+  }
+
   count(clientId: string): number {
     return this.#byClient.get(clientId)?.size ?? 0
   }

@@ -50,6 +50,8 @@ export interface MqttClient {
   readonly _keepaliveTimer: NodeJS.Timeout | null
   /** Packets that Aedes has not done with; it reads on with each of them. */
   readonly _parsingBatch: number
+  /** Packet identifiers of QoS 2 messages that came on this connection and wait for PUBREL. */
+  readonly _inboundInflight: Set<number>
   /** By filter; what each was granted. */
   readonly subscriptions?: Readonly<Record<string, { readonly qos: number }>>
   /** Packet identifier of the next message that is sent to it and is in no queue. */
@@ -57,6 +59,12 @@ export interface MqttClient {
   /** How Aedes hands it a message. */
   deliver0(packet: Routed, done: Done): void
   deliverQoS(packet: Routed, done: Done): void
+}
+
+/** Whose client id it is: a service may have several, `<id>:<name>`. */
+export function identityOf(clientId: string): string {
+  const end = clientId.indexOf(':')
+  return end === -1 ? clientId : clientId.slice(0, end)
 }
 
 /** True when the client cannot take part any more: closed, its socket gone, or decided against. */

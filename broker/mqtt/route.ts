@@ -140,9 +140,9 @@ export class Route {
     const packet: RetainedPacket = { cmd: 'publish', topic, payload, qos, retain: true }
     const identity = author?.req.connection.device ?? parcel.clientId?.split(':', 1)[0] ?? null
     const isWill = author === null || author.closed
-    const times =
-      author === null ? store.allowance(parcel.clientId ?? '') : store.timesOf(author.req.connection.kind)
-    const owner = identity === null ? null : { identity, times }
+    const allowance =
+      author === null ? store.allowance(parcel.clientId ?? '') : author.req.connection.policy.allowance
+    const owner = identity === null ? null : { identity, allowance }
     if (isWill && store.retained.fullness(packet, owner) !== null) return null
     return store.retained.plan(packet, identity)
   }

@@ -137,6 +137,7 @@ export interface TrustRow {
 /** Point reads of a state, each a few microseconds. */
 export interface StateReader {
   credential(fingerprint: string): CredentialRow | null
+  device(id: string): DeviceRecord | null
   /** Ids of the holds, of any state, that have the device as a member. */
   holdsWithMember(device: string): string[]
   isMember(hold: string, device: string): boolean
@@ -190,6 +191,10 @@ export function prepareReader(db: Sqlite): StateReader {
       const owner = device.get(row[2])
       return owner === undefined ? null : toCredential(fingerprint, row, owner)
     },
+    device(id) {
+      const row = device.get(id)
+      return row === undefined ? null : toDevice(id, row)
+    },
     holdsWithMember: (device) => holds.all(device),
     isMember: (hold, device) => member.get(hold, device) !== undefined,
     countMembers: (hold, limit) => count.get(hold, limit) ?? 0,
@@ -204,12 +209,15 @@ function toCredential(fingerprint: string, row: CertificateColumns, owner: Devic
   const [serial, issuer] = [hexOf(row[0]), hexOf(row[1])]
   const [renewAfter, renewBefore] = [row[9], row[10]]
   const window = renewAfter === null || renewBefore === null ? {} : { renewAfter, renewBefore }
-  const [kind, fleet, batch, state, also] = owner
   const life = { notBefore, notAfter, supersededFrom, revokedAt, reason }
   return {
     certificate: { fingerprint, serial, issuer, device: id, state: certificateState, ...life, ...window },
-    device: { id, kind, fleet, batch, state, ...(also === null ? {} : JSON.parse(also)) },
+    device: toDevice(id, owner),
   }
+}
+
+function toDevice(id: string, [kind, fleet, batch, state, also]: DeviceColumns): DeviceRecord {
+  return { id, kind, fleet, batch, state, ...(also === null ? {} : JSON.parse(also)) }
 }
 
 /** What is kept in memory of a state: it is small, and read at every CONNECT. */

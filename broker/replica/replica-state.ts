@@ -31,6 +31,9 @@ const CACHE_KIB = 16_384
 /** Most certificates whose rows are kept after they were read: one connection asks for its own six times. */
 const MOST_READ = 1_024
 
+/** Most devices that are kept: those with a session, whose queue a message may reach at any time. */
+const MOST_DEVICES = 20_000
+
 /** What a state was made of, and when it was heard of last. */
 export interface StateMark {
   readonly epoch: string | null
@@ -74,6 +77,8 @@ export class ReplicaState {
   readonly #known = new Map<string, CredentialRow>()
   /** Members of holds that could not be stored, by hold. */
   readonly #unstored = new Map<string, Set<string>>()
+  /** Devices that were asked for since they changed last. */
+  readonly #devices = new Map<string, DeviceRecord>()
   #trust: TrustRow | null | undefined
 
   constructor(db: Sqlite) {
@@ -108,6 +113,17 @@ export class ReplicaState {
     return row
   }
 
+  /** The same object until the device changes; null when it is not known. */
+  device(id: string): DeviceRecord | null {
+    const known = this.#devices.get(id)
+    if (known !== undefined) return known
+    const device = this.read.device(id)
+    if (device === null) return null
+    if (this.#devices.size >= MOST_DEVICES) this.#devices.clear()
+    this.#devices.set(id, device)
+    return device
+  }
+
   trust(): TrustRow | null {
     if (this.#trust === undefined) this.#trust = this.read.trust()
     return this.#trust
@@ -136,6 +152,7 @@ export class ReplicaState {
         .immediate()
     } finally {
       this.#known.clear()
+      for (const { change } of changes) this.#forget(change)
       this.#trust = undefined
     }
     this.mark = next
@@ -164,6 +181,11 @@ export class ReplicaState {
     const members = this.#unstored.get(hold)
     for (const device of devices) members?.delete(device)
     if (members?.size === 0) this.#unstored.delete(hold)
+  }
+
+  #forget(change: Change): void {
+    if (change.kind === 'device') this.#devices.delete(change.device.id)
+    if (change.kind === 'forgotten') this.#devices.delete(change.device)
   }
 
   heard(now: number, persist: boolean): void {

@@ -132,9 +132,10 @@ export class Replica {
     return { certificate, device, fleet, hold: this.#state.holdOn(device, certificate) }
   }
 
-  fleet(id: string): FleetRecord | null {
-    return this.#state.fleets.get(id) ?? null
-  }
+  /** The same object until the device changes. */
+  readonly device = (id: string): DeviceRecord | null => this.#state.device(id)
+
+  readonly fleet = (id: string): FleetRecord | null => this.#state.fleets.get(id) ?? null
 
   fleets(): FleetRecord[] {
     return [...this.#state.fleets.values()]
@@ -153,9 +154,7 @@ export class Replica {
     return this.#state.holds.get(hold) !== null
   }
 
-  isMember(hold: string, device: string): boolean {
-    return this.#state.read.isMember(hold, device)
-  }
+  readonly isMember = (hold: string, device: string): boolean => this.#state.read.isMember(hold, device)
 
   /** True when the device is in the scope of the hold, whatever the state of both. */
   covers(hold: HoldRecord, device: string): boolean {

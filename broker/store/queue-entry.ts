@@ -41,8 +41,6 @@ export interface Queue {
 }
 
 export interface QueueLimits {
-  readonly queueMessages: number
-  readonly queueBytes: number
   readonly queueTotalMessages: number
   readonly queueTotalBytes: number
   /** Octets of payload that are kept in memory; what is beyond is read when it is sent. */

@@ -1,3 +1,5 @@
+import type { Evidence } from '#shared/errors'
+import { type Allowance, capReached } from '#shared/policy/caps'
 import {
   type Entry,
   LAST_QUEUE_ID,
@@ -15,10 +17,13 @@ export interface Enqueueing {
 }
 
 /** Told of by {@link Queues.plan}: the queue of a client was full. */
-export type Dropped = (
-  clientId: string,
-  evidence: { limit: string; allowed: number; dropped: number },
-) => void
+export type Dropped = (clientId: string, evidence: Evidence & { readonly dropped: number }) => void
+
+export interface QueuesOptions {
+  readonly limits: QueueLimits
+  /** What the client may have, connected or not. */
+  allowance(clientId: string): Allowance
+}
 
 export interface Parcel {
   readonly topic: string
@@ -37,7 +42,7 @@ export interface Parcel {
 export class Queues {
   readonly #rows: QueueRows
   readonly #limits: QueueLimits
-  readonly #allowance: (clientId: string) => number
+  readonly #allowance: QueuesOptions['allowance']
   readonly #queues = new Map<string, Queue>()
   #nextSeq = 1
   #messages = 0
@@ -45,8 +50,7 @@ export class Queues {
   #residentBytes = 0
   #dropped = 0
 
-  /** @param allowance how often the limits of a client may be had by this one */
-  constructor(rows: QueueRows, options: { limits: QueueLimits; allowance(clientId: string): number }) {
+  constructor(rows: QueueRows, options: QueuesOptions) {
     this.#rows = rows
     this.#limits = options.limits
     this.#allowance = options.allowance
@@ -212,19 +216,20 @@ export class Queues {
     message.payload = null
   }
 
-  #fullness(clientId: string, { bytes }: Message): { limit: string; allowed: number } | null {
+  #fullness(clientId: string, { bytes }: Message): Evidence | null {
     const queue = this.#queues.get(clientId)
-    const limits = this.#limits
-    const times = this.#allowance(clientId)
-    const over = (limit: keyof QueueLimits, allowed: number) => ({ limit, allowed })
+    const { queueTotalMessages, queueTotalBytes } = this.#limits
+    const allowance = this.#allowance(clientId)
+    const { queueMessages, queueBytes } = allowance.caps
     const isNumbered = (queue?.byMessageId.size ?? 0) >= LAST_QUEUE_ID - 1 // what is leaving has its identifier still
-    if (isNumbered || (queue?.messages ?? 0) >= limits.queueMessages * times)
-      return over('queueMessages', Math.min(limits.queueMessages * times, LAST_QUEUE_ID - 1))
-    if ((queue?.bytes ?? 0) + bytes > limits.queueBytes * times)
-      return over('queueBytes', limits.queueBytes * times)
-    if (this.#messages >= limits.queueTotalMessages)
-      return over('queueTotalMessages', limits.queueTotalMessages)
-    if (this.#bytes + bytes > limits.queueTotalBytes) return over('queueTotalBytes', limits.queueTotalBytes)
+    if (isNumbered || (queue?.messages ?? 0) >= queueMessages) {
+      const reached = capReached(allowance, 'queueMessages')
+      return { ...reached, allowed: Math.min(reached.allowed, LAST_QUEUE_ID - 1) }
+    }
+    if ((queue?.bytes ?? 0) + bytes > queueBytes) return capReached(allowance, 'queueBytes')
+    if (this.#messages >= queueTotalMessages)
+      return { limit: 'queueTotalMessages', allowed: queueTotalMessages }
+    if (this.#bytes + bytes > queueTotalBytes) return { limit: 'queueTotalBytes', allowed: queueTotalBytes }
     return null
   }
 

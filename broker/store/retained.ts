@@ -1,10 +1,10 @@
+import type { Evidence } from '#shared/errors'
+import { type Allowance, capReached } from '#shared/policy/caps'
 import type { CommitGroup } from './commit-group.ts'
 import type { SessionRows } from './session-rows.ts'
 import { TopicTree } from './topic-tree.ts'
 
 export interface RetainedLimits {
-  readonly retainedMessages: number
-  readonly retainedBytes: number
   readonly retainedTotalBytes: number
 }
 
@@ -16,10 +16,10 @@ export interface RetainedPacket {
   readonly retain: boolean
 }
 
-/** Whom a retained message counts for; `times` is how often the limits may be had. */
+/** Whom a retained message counts for. */
 export interface Owner {
   readonly identity: string
-  readonly times: number
+  readonly allowance: Allowance
 }
 
 interface Account {
@@ -67,11 +67,14 @@ export class Retained {
     return { messages: this.#accounts.size, bytes: this.#bytes }
   }
 
-  /** Which limit keeps this message out, or null. The broker itself (`owner` null) is kept out by none. */
-  fullness(packet: RetainedPacket, owner: Owner | null): { limit: string; allowed: number } | null {
+  /**
+   * Which limit keeps this message out, or null. The broker itself (`owner` null) is kept out by none; nor is a message
+   * that is no longer than the author's own in its place: then the limit was lowered meanwhile.
+   */
+  fullness(packet: RetainedPacket, owner: Owner | null): Evidence | null {
     const { topic, payload } = packet
     if (owner === null || payload.length === 0) return null
-    const { retainedMessages, retainedBytes, retainedTotalBytes } = this.#limits
+    const { retainedTotalBytes } = this.#limits
     const before = this.#accounts.get(topic)
     const bytes = sizeOf(topic, payload)
     if (this.#bytes - (before?.bytes ?? 0) + bytes > retainedTotalBytes) {
@@ -79,11 +82,13 @@ export class Retained {
     }
     const own = before?.owner === owner.identity ? before : null
     const usage = this.#usage.get(owner.identity) ?? { messages: 0, bytes: 0 }
-    if (own === null && usage.messages >= retainedMessages * owner.times) {
-      return { limit: 'retainedMessages', allowed: retainedMessages * owner.times }
-    }
-    const isTooMuch = usage.bytes - (own?.bytes ?? 0) + bytes > retainedBytes * owner.times
-    return isTooMuch ? { limit: 'retainedBytes', allowed: retainedBytes * owner.times } : null
+    const { allowance } = owner
+    const { retainedMessages, retainedBytes } = allowance.caps
+    if (own === null && usage.messages >= retainedMessages) return capReached(allowance, 'retainedMessages')
+    const grownBy = bytes - (own?.bytes ?? 0)
+    return grownBy > 0 && usage.bytes + grownBy > retainedBytes
+      ? capReached(allowance, 'retainedBytes')
+      : null
   }
 
   /** Books the message; returns how to write it and what to do when that is done, or has failed. */

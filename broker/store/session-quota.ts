@@ -1,3 +1,4 @@
+import { capReached } from '#shared/policy/caps'
 import type { AdmissionReader } from '../door/gate.ts'
 import type { MqttClient } from '../mqtt/mqtt-client.ts'
 import type { Parcel } from '../mqtt/route.ts'
@@ -40,11 +41,31 @@ export function judgeRetained(
   client: MqttClient,
   parcel: Parcel,
 ): Refusal | null {
-  const { device, kind } = client.req.connection
+  const { device, policy } = client.req.connection
   const { topic, payload = '', qos = 0 } = parcel
-  const owner = { identity: device, times: store.timesOf(kind) }
+  const owner = { identity: device, allowance: policy.allowance }
   const evidence = store.retained.fullness({ cmd: 'publish', topic, payload, qos, retain: true }, owner)
   return evidence === null ? null : { code: 'quota', evidence }
+}
+
+/**
+ * Takes a place for a QoS 2 message among those that wait for PUBREL, or refuses it. Aedes looks at one number for all
+ * clients, and gives the places back: with PUBREL, and when the message could not be stored. One that is there already
+ * is not new.
+ */
+export function judgeHalfReceived(
+  { store }: Pick<Deps, 'store'>,
+  client: MqttClient,
+  { messageId = 0 }: Parcel,
+): Refusal | null {
+  const { _inboundInflight: places, req } = client
+  if (places.has(messageId) || store.sessions.incoming.has(client.id, messageId)) return null
+  const { allowance } = req.connection.policy
+  if (places.size >= allowance.caps.inflightInbound) {
+    return { code: 'quota', evidence: capReached(allowance, 'inflightInbound') }
+  }
+  places.add(messageId)
+  return null
 }
 
 /** The certificate is over for good: not held, not replaced by a newer one. */

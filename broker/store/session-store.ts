@@ -1,8 +1,10 @@
 import { Readable } from 'node:stream'
+import type { Allowance } from '#shared/policy/caps'
 import type { Limits } from '../limits.ts'
-import { isGone, type MqttClient, type Will } from '../mqtt/mqtt-client.ts'
+import { identityOf, isGone, type MqttClient, type Will } from '../mqtt/mqtt-client.ts'
 import { paced } from '../mqtt/paced.ts'
 import { Wills } from '../mqtt/wills.ts'
+import { Allowances, defaultsOf } from './allowances.ts'
 import type { CommitGroup } from './commit-group.ts'
 import { asPacket, type Entry, type Message } from './queue-entry.ts'
 import type { QueueRows } from './queue-rows.ts'
@@ -48,6 +50,7 @@ export class SessionStore {
   readonly sessions: StoredSessions
   readonly retained: Retained
   readonly limits: Limits
+  readonly allowances: Allowances
   /** Told when a client has answered for a message of its queue. */
   answered: (clientId: string) => void = () => {}
   readonly #parts: StoreParts
@@ -61,6 +64,7 @@ export class SessionStore {
     this.#parts = parts
     this.group = group
     this.limits = limits
+    this.allowances = new Allowances(defaultsOf(limits))
     const queues = new Queues(queueRows, { limits, allowance: (clientId) => this.allowance(clientId) })
     this.sessions = new StoredSessions({ rows, group, queues })
     this.retained = new Retained(rows, limits)
@@ -78,13 +82,9 @@ export class SessionStore {
     return this.#broker
   }
 
-  /** How often the limits of one client may be had by this one. */
-  allowance(clientId: string): number {
-    return this.timesOf(this.sessions.get(clientId)?.kind ?? 'device')
-  }
-
-  timesOf(kind: 'device' | 'service'): number {
-    return kind === 'service' ? this.limits.serviceTimes : 1
+  /** What the client may have by the policies of now, connected or not. */
+  allowance(clientId: string): Allowance {
+    return this.allowances.of(this.sessions.get(clientId) ?? { identity: identityOf(clientId) })
   }
 
   /** Notes that a subscription has been granted; others are not stored. */

@@ -53,6 +53,10 @@ export class Subscriptions {
     return [...(this.#byClient.get(clientId)?.values() ?? [])]
   }
 
+  has(clientId: string, filter: string): boolean {
+    return this.#byClient.get(clientId)?.has(filter) === true
+  }
+
   /** Every subscription that a topic matches; a client with overlapping filters is there more than once. */
   matching(topic: string): Subscriber[] {
     const found: Subscriber[] = []

@@ -1,5 +1,6 @@
 import { Compile } from 'typebox/compile'
 import { isTopicFilter } from '../topic-syntax.ts'
+import { CAP_NAMES, CAP_RANGES, type CapName } from './caps.ts'
 import { readNetwork } from './networks.ts'
 import { Policy, type PolicyRule, type RuleList, type RuleObject } from './schema.ts'
 import { readTemplate, unknownVariables } from './topic-template.ts'
@@ -26,14 +27,32 @@ export function pathText(path: PolicyFault['path']): string {
     .join('')
 }
 
+const SECTIONS = ['publish', 'subscribe', 'limits']
 const RULE_FIELDS = ['topic', 'effect', 'maxQos', 'retain', 'maxPayloadBytes', 'perSecond', 'burst', 'when']
 
 function formFaults(policy: unknown): PolicyFault[] {
   if (!isObject(policy)) return [{ path: [], message: 'must be an object with "publish" and "subscribe"' }]
-  const unknown = Object.keys(policy).filter((name) => name !== 'publish' && name !== 'subscribe')
+  const unknown = Object.keys(policy).filter((name) => !SECTIONS.includes(name))
   const lists = (['publish', 'subscribe'] as const).flatMap((list) => listFaults(policy[list], list))
-  const found = [...unknown.map((name) => ({ path: [name], message: 'is not known' })), ...lists]
+  const caps = Object.hasOwn(policy, 'limits') ? capFaults(policy.limits) : []
+  const found = [...unknown.map((name) => ({ path: [name], message: 'is not known' })), ...lists, ...caps]
   return found.length > 0 ? found : [{ path: [], message: 'has not the form of a policy' }]
+}
+
+function capFaults(limits: unknown): PolicyFault[] {
+  if (!isObject(limits))
+    return [{ path: ['limits'], message: 'must be an object with a number for each limit' }]
+  return Object.keys(limits).flatMap((name) => {
+    const message = capFault(name, limits[name])
+    return message === null ? [] : [{ path: ['limits', name], message }]
+  })
+}
+
+function capFault(name: string, value: unknown): string | null {
+  if (!Object.hasOwn(CAP_RANGES, name)) return `is not known; limits are ${CAP_NAMES.join(', ')}`
+  const [least, most] = CAP_RANGES[name as CapName] // by the line before
+  if (Number.isInteger(value) && (value as number) >= least && (value as number) <= most) return null // it is a number
+  return `must be a whole number from ${least} to ${most}, not ${shown(value)}`
 }
 
 function listFaults(rules: unknown, list: RuleList): PolicyFault[] {

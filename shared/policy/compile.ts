@@ -1,5 +1,6 @@
 import { isForServices } from '../presence.ts'
 import { isTopicFilter, isTopicName } from '../topic-syntax.ts'
+import { type Allowance, allowanceOf } from './caps.ts'
 import { matches, overlap, probes } from './match.ts'
 import { type Client, type Origin, type Rule, readPolicy, ruleFor } from './rules.ts'
 import type { Policy, RuleList } from './schema.ts'
@@ -37,6 +38,8 @@ export interface CompiledPolicy {
   mayReceive(topic: string): boolean
   whyPublish(message: Publication): Verdict
   whySubscribe(filter: string, qos?: number): Verdict
+  /** What the client may have at most, whatever the topics. */
+  readonly allowance: Allowance
   /** Some rule for publishing has a rate. */
   readonly hasRates: boolean
   /** The rules that say something about this client. */
@@ -47,6 +50,8 @@ export interface CompiledPolicy {
 export interface Policies {
   readonly policy: Policy
   readonly own?: Policy | null | undefined
+  /** What the client may have where neither has a limit; that of a device, when it is left out. */
+  readonly defaults?: Allowance | undefined
 }
 
 export interface RuleSet {
@@ -57,20 +62,23 @@ export interface RuleSet {
 }
 
 /** Compiles what counts for a client. A policy that cannot be read at all grants nothing. */
-export function compilePolicies({ policy, own = null }: Policies, client: Client): CompiledPolicy {
+export function compilePolicies(policies: Policies, client: Client): CompiledPolicy {
+  const allowance = allowanceOf(policies)
   try {
-    return compiled(
-      ruleSet({ policy, own }, client, 'publish'),
-      ruleSet({ policy, own }, client, 'subscribe'),
-    )
+    const publish = ruleSet(policies, client, 'publish')
+    return compiled({ publish, subscribe: ruleSet(policies, client, 'subscribe'), allowance })
   } catch {
-    return compiled(NOTHING, NOTHING) // stored by another version, or damaged
+    return compiled({ publish: NOTHING, subscribe: NOTHING, allowance }) // stored by another version, or damaged
   }
+}
+
+interface Compilable extends Record<RuleList, RuleSet> {
+  readonly allowance: Allowance
 }
 
 const NOTHING: RuleSet = { allow: [], deny: [], deepest: 0 }
 
-function ruleSet({ policy, own }: Policies, client: Client, list: RuleList): RuleSet {
+function ruleSet({ policy, own = null }: Policies, client: Client, list: RuleList): RuleSet {
   const fleets = readPolicy(policy, 'fleet')[list]
   const read = own
     ? [...fleets.filter(({ origin }) => origin.effect === 'deny'), ...readPolicy(own, 'own')[list]]
@@ -83,10 +91,11 @@ function ruleSet({ policy, own }: Policies, client: Client, list: RuleList): Rul
   }
 }
 
-function compiled(publish: RuleSet, subscribe: RuleSet): CompiledPolicy {
+function compiled({ publish, subscribe, allowance }: Compilable): CompiledPolicy {
   const published = finder(publish)
   const received = finder(subscribe)
   return {
+    allowance,
     publishRule(message) {
       if (isOfThePlane(message.topic)) return null
       for (const rule of published(message.topic)) if (isWithin(rule, message)) return rule

@@ -1,4 +1,5 @@
 import { type Static, Type } from 'typebox'
+import { PolicyLimits } from './caps.ts'
 
 /** Rules of one list; and characters of one topic, variables included. */
 export const RULES_MAX = 100
@@ -58,6 +59,8 @@ export const Policy = Type.Object(
   {
     publish: Type.Array(PolicyRule, { maxItems: RULES_MAX }),
     subscribe: Type.Array(PolicyRule, { maxItems: RULES_MAX }),
+    /** What one client may have at most, whatever the topics, in the place of what its broker says. */
+    limits: Type.Optional(PolicyLimits),
   },
   { additionalProperties: false },
 )

@@ -131,7 +131,7 @@ t.test(
     connection.refused = 'held'
     const link = { connection: { refused: 'R-HELD' }, filters: new Set() }
     const verdicts = ['judgePublish', 'judgeSubscribe', 'mayForward', 'isGrantedStill']
-      .map((name) => name === 'judgeSubscribe' ? judge[name]({}, link, { topic: '#' }) : judge[name](link, 'a'))
+      .map((name) => name === 'judgeSubscribe' ? judge[name](link, { topic: '#' }) : judge[name](link, 'a'))
     const { device, refused, policy } = connection
     console.log(JSON.stringify([verdicts, [device, refused, policy.hasRates, policy.mayReceive('a')],
       typeof judge.judgeConnect, typeof judge.mayFire, typeof Exchange]))`

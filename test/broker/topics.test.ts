@@ -311,7 +311,7 @@ t.test('a hook that fails denies: connecting, subscribing, publishing and receiv
     throw new Error('broken policy')
   }
   for (const connection of broker.sessions.select({ kind: 'all' })) {
-    const { hasRates } = connection.policy
+    const { allowance, hasRates } = connection.policy
     const asked = { mayPublish: broken, mayReceive: broken, maySubscribe: broken }
     const why = {
       publishQos: broken,
@@ -320,7 +320,7 @@ t.test('a hook that fails denies: connecting, subscribing, publishing and receiv
       whyPublish: broken,
       whySubscribe: broken,
     }
-    connection.policy = { hasRates, rules: () => [], ...asked, ...why }
+    connection.policy = { allowance, hasRates, rules: () => [], ...asked, ...why }
   }
   t.same(await subscribe(raw, ['devices/A/#']), [128])
   raw.send(publish('devices/A/up', 'x'))

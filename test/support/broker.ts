@@ -1,6 +1,6 @@
 /** The broker's data plane in this process: real TLS, real Aedes, a replica of maps behind the same interface. */
 import { PassThrough } from 'node:stream'
-import type { Policy, Report } from '#shared/feed'
+import type { DeviceRecord, FleetRecord, Policy, Report } from '#shared/feed'
 import { openLog } from '#shared/log'
 import type { AdmissionReader, GateDeps } from '../../broker/door/gate.ts'
 import { type Listener, openListener } from '../../broker/door/listener.ts'
@@ -53,6 +53,19 @@ export class FakeReplica implements AdmissionReader {
     this.onRead(++this.reads)
     if (this.failure !== null && this.readsLeft-- <= 0) throw this.failure
     return this.records.get(fingerprint) ?? null
+  }
+
+  device(id: string): DeviceRecord | null {
+    return this.#find(({ device }) => device.id === id)?.device ?? null
+  }
+
+  fleet(id: string): FleetRecord | null {
+    return this.#find(({ fleet }) => fleet.id === id)?.fleet ?? null
+  }
+
+  #find(isIt: (record: AdmissionRecord) => boolean): AdmissionRecord | undefined {
+    for (const record of this.records.values()) if (isIt(record)) return record
+    return undefined
   }
 
   lastHeardAt(): number | null {
@@ -127,8 +140,10 @@ export async function openTestBroker(options: TestBrokerOptions): Promise<TestBr
   const { authority } = options
   const now = options.now ?? Date.now
   const replica = new FakeReplica()
+  const limits = { ...LIMITS, ...options.limits }
   const sessions = new Sessions({
     now,
+    limits,
     ...(options.few === undefined ? {} : { sliceSize: options.few }),
   })
   const reports: Report[] = []
@@ -141,14 +156,14 @@ export async function openTestBroker(options: TestBrokerOptions): Promise<TestBr
     waitForRecord: (fingerprint) => replica.waitForRecord(fingerprint),
     maxStalenessMs: options.maxStalenessMs ?? 86_400_000,
     sessions,
-    limits: { ...LIMITS, ...options.limits },
+    limits,
     log: openLog('test', 'debug', lines),
     report(report) {
       reports.push(report)
       for (const watcher of watchers) watcher()
     },
   }
-  const { limits, log } = deps
+  const { log } = deps
   const { heartbeatMs, store = openSessionStore(':memory:', { durability: 'full', limits, log }) } = options
   const mqtt = await createMqtt({ ...deps, store, ...(heartbeatMs === undefined ? {} : { heartbeatMs }) })
   const server = await testIdentity(authority, 'broker-1', { kind: 'broker' })

@@ -1,0 +1,509 @@
+/** Caps of policies: hostile sections, and each cap in a broker that runs, for two fleets that differ. */
+import { join } from 'node:path'
+import fc from 'fast-check'
+import t, { type Test } from 'tap'
+import type { DeviceRecord } from '#shared/feed'
+import {
+  allowanceOf,
+  CAP_DEFAULTS,
+  CAP_NAMES,
+  CAP_RANGES,
+  type CapName,
+  defaultAllowance,
+  type PolicyLimits,
+} from '#shared/policy/caps'
+import { pathText, policyFaults } from '#shared/policy/check'
+import { compilePolicies } from '#shared/policy/compile'
+import type { Policy } from '#shared/policy/schema'
+import type { Limits } from '../../broker/limits.ts'
+import { until } from '../support/broker.ts'
+import { cut, type DurableBroker, openDurableBroker, publish } from '../support/durable-broker.ts'
+import { enter, openRaw, type RawClient } from '../support/mqtt-clients.ts'
+import { type TestIdentity, testAuthority } from '../support/pki.ts'
+
+const authority = await testAuthority()
+t.teardown(() => authority.remove())
+
+const own = 'devices/${device.id}/#'
+const limited = (limits: PolicyLimits): Policy => ({ publish: [own], subscribe: [own], limits })
+const EVERYTHING: Policy = { publish: ['#'], subscribe: ['#'] }
+
+/** Fleet `tight` with these limits, fleet `wide` without, and who writes to both. */
+async function open(t: Test, limits: PolicyLimits, ofBroker: Partial<Limits> = {}) {
+  const broker = await openDurableBroker(t, {
+    authority,
+    path: join(t.testdir(), 'sessions.db'),
+    limits: ofBroker,
+  })
+  const tight = await broker.enroll('tight', { fleet: 'tight', policy: limited(limits) })
+  const wide = await broker.enroll('wide', { fleet: 'wide', policy: { publish: [own], subscribe: [own] } })
+  const writer = await broker.enroll('writer', { fleet: 'writers', kind: 'service', policy: EVERYTHING })
+  return { broker, tight, wide, writer }
+}
+
+/** The fleet of the identity has these limits from now on, as the follower would say it. */
+function setLimits(broker: DurableBroker, { fingerprint }: TestIdentity, limits: PolicyLimits): void {
+  const record = recordOf(broker, fingerprint)
+  const fleet = { ...record.fleet, policy: { ...record.fleet.policy, limits } }
+  broker.replica.put({ ...record, fleet })
+  broker.sessions.setPolicy(fleet)
+}
+
+/** The same of its device. */
+function setDevice(
+  broker: DurableBroker,
+  { fingerprint }: TestIdentity,
+  change: Partial<DeviceRecord>,
+): void {
+  const record = recordOf(broker, fingerprint)
+  const device = { ...record.device, ...change }
+  broker.replica.put({ ...record, device })
+  broker.sessions.setDevice({ device, fleet: record.fleet })
+}
+
+function recordOf(broker: DurableBroker, fingerprint: string) {
+  const record = broker.replica.records.get(fingerprint)
+  if (record === undefined) throw new TypeError('not enrolled')
+  return record
+}
+
+let messageIds = 0
+async function subscribe(raw: RawClient, ...topics: string[]): Promise<number[]> {
+  const messageId = ++messageIds
+  raw.send({ cmd: 'subscribe', messageId, subscriptions: topics.map((topic) => ({ topic, qos: 1 })) })
+  const suback = await raw.next('suback', (packet) => packet.messageId === messageId)
+  return suback.cmd === 'suback' ? (suback.granted as number[]) : [] // numbers in MQTT 3.1.1
+}
+async function acknowledged(raw: RawClient, topic: string, payload: string | Buffer = 'x', retain = false) {
+  raw.send(publish(topic, payload, 1, retain))
+  await raw.next('puback')
+}
+/** True when the message is acknowledged, false when its author is cut off for it. */
+async function retains(broker: DurableBroker, who: TestIdentity, topic: string, payload: string | Buffer) {
+  const raw = await enter(broker, who)
+  raw.send(publish(topic, payload, 1, true))
+  const isTaken = await raw.next('puback').then(
+    () => true,
+    () => false,
+  )
+  await cut(raw)
+  return isTaken
+}
+const queued = (broker: DurableBroker, { id }: TestIdentity) =>
+  broker.store.sessions.queues.entries(id).length
+/** Of what it was refused, in order. */
+const evidence = (broker: DurableBroker, device: string) =>
+  broker
+    .refusals()
+    .flatMap((report) =>
+      report.device === device && ['R-QUOTA', 'R-POLICY-SUB'].includes(report.code) ? [report.evidence] : [],
+    )
+
+t.test('hostile limits are refused, each with its place and what may stand there', async (t) => {
+  const at = (limits: unknown) =>
+    policyFaults({ publish: [], subscribe: [], limits }).map(
+      ({ path, message }) => `${pathText(path)}: ${message}`,
+    )
+  t.same(at({}), [], 'none is a limit too few')
+  t.same(at(CAP_DEFAULTS), [])
+  for (const name of CAP_NAMES) {
+    const [least, most] = CAP_RANGES[name]
+    t.same(at({ [name]: least }), [], name)
+    t.same(at({ [name]: most }), [], name)
+    for (const value of [least - 1, most + 1, -1e308, 1e308, 2 ** 53, 1.5, '7', null, true, [7], {}]) {
+      t.match(at({ [name]: value }), [
+        `limits.${name}: must be a whole number from ${least} to ${most}, not `,
+      ])
+    }
+  }
+  const parsed = (json: string) => at(JSON.parse(json))
+  t.match(parsed('{"subscriptions":1e999}'), [/limits\.subscriptions: must be a whole number/])
+  for (const name of [
+    '__proto__',
+    'constructor',
+    'toString',
+    'hasOwnProperty',
+    '',
+    'Subscriptions',
+    'packetBytes',
+  ]) {
+    const faults = parsed(`{"${name}":1,"queueMessages":5}`)
+    t.match(faults, [`limits.${name}: is not known; limits are subscriptions, `], name)
+    t.equal(faults.length, 1)
+  }
+  for (const limits of [null, 7, 'x', [], [{ subscriptions: 1 }], true]) {
+    t.match(at(limits), [/limits: must be an object with a number for each limit/])
+  }
+  const many = Object.fromEntries(Array.from({ length: 10_000 }, (_, n) => [`x${n}`, n]))
+  t.equal(at(many).length, 20, 'and no more faults than somebody reads')
+  t.match(policyFaults({ publish: [], subscribe: [], limit: {} }), [
+    { path: ['limit'], message: 'is not known' },
+  ])
+})
+
+t.test('what is stored and cannot be read is as if it were not there', async (t) => {
+  const device = { id: 'A', fleet: 'lab' }
+  for (const limits of [
+    7,
+    null,
+    [],
+    'subscriptions',
+    { subscriptions: -1, queueMessages: '5', colour: 3 },
+    JSON.parse('{"__proto__":{"subscriptions":1},"constructor":2}'),
+    Object.create({ subscriptions: 1 }),
+  ]) {
+    const policy = { ...EVERYTHING, limits } as Policy
+    const compiled = compilePolicies({ policy, own: policy }, device)
+    t.same(compiled.allowance.caps, CAP_DEFAULTS)
+    t.same(compiled.allowance.from, {})
+    t.ok(compiled.mayPublish('x'), 'its rules count')
+  }
+  const partly = { ...EVERYTHING, limits: { subscriptions: 0.5, queueBytes: 10 } }
+  t.match(compilePolicies({ policy: partly }, device).allowance, {
+    caps: { ...CAP_DEFAULTS, queueBytes: 10 },
+    from: { queueBytes: 'fleet' },
+  })
+  const broken = { publish: 7, limits: { subscriptions: 3 } } as unknown as Policy
+  t.notOk(compilePolicies({ policy: broken }, device).mayPublish('x'), 'a policy that is broken denies')
+})
+
+const anyLimits = fc.oneof(
+  fc.record(
+    Object.fromEntries(
+      CAP_NAMES.map((name) => [name, fc.integer({ min: CAP_RANGES[name][0], max: CAP_RANGES[name][1] })]),
+    ) as Record<CapName, fc.Arbitrary<number>>,
+    { requiredKeys: [] },
+  ),
+  fc.dictionary(fc.constantFrom(...CAP_NAMES, '__proto__', 'constructor', 'x'), fc.anything()),
+  fc.anything({ withNullPrototype: true }),
+)
+
+t.test(
+  'the own limit counts, then that of the fleet, then the default: each in its range, or the default',
+  async (t) => {
+    fc.assert(
+      fc.property(anyLimits, anyLimits, fc.constantFrom('device', 'service'), (fleets, owns, kind) => {
+        const isFaulty = (limits: unknown) => policyFaults({ publish: [], subscribe: [], limits }).length > 0
+        const defaults = defaultAllowance(kind as 'device' | 'service')
+        const policies = { policy: { limits: fleets }, own: { limits: owns }, defaults }
+        const { caps, from } = allowanceOf(policies)
+        const said = (limits: unknown, name: CapName): number | null => {
+          const { [name]: value = null } = Object.hasOwn(Object(limits), name) ? Object(limits) : {}
+          return value !== null && !isFaulty({ [name]: value }) ? value : null
+        }
+        return CAP_NAMES.every((name) => {
+          const [ofOwn, ofFleet] = [said(owns, name), said(fleets, name)]
+          const expected = ofOwn ?? ofFleet ?? defaults.caps[name]
+          const origin = ofOwn !== null ? 'own' : ofFleet !== null ? 'fleet' : undefined
+          return caps[name] === expected && from[name] === origin
+        })
+      }),
+      { numRuns: 2_000 },
+    )
+    t.same(Object.keys(CAP_DEFAULTS).sort(), [...CAP_NAMES].sort())
+    const service = defaultAllowance('service').caps
+    t.match(service, {
+      queueMessages: 20_000,
+      publishPerSecond: 1_000,
+      subscriptions: 100,
+      inflightInbound: 20,
+    })
+  },
+)
+
+t.test('subscriptions and their levels differ by fleet and by device', async (t) => {
+  const { broker, tight, wide } = await open(t, { subscriptions: 2, filterLevels: 4 })
+  const [narrow, broad] = [await enter(broker, tight), await enter(broker, wide)]
+  const three = (id: string) => [`devices/${id}/1`, `devices/${id}/2`, `devices/${id}/3`]
+  t.same(await subscribe(narrow, 'devices/tight/1/2/3'), [128])
+  t.same(await subscribe(broad, 'devices/wide/1/2/3'), [1])
+  t.same(await subscribe(narrow, ...three('tight')), [1, 1, 128])
+  t.same(await subscribe(broad, ...three('wide')), [1, 1, 1])
+  t.same(evidence(broker, 'tight'), [
+    { filter: 'devices/tight/1/2/3', allowedLevels: 4, rule: 'fleet limits.filterLevels' },
+    { filter: 'devices/tight/3', allowedSubscriptions: 2, rule: 'fleet limits.subscriptions' },
+  ])
+  t.same(evidence(broker, 'wide'), [])
+
+  setDevice(broker, tight, { policy: limited({ subscriptions: 3 }) })
+  t.same(await subscribe(narrow, 'devices/tight/4'), [1], 'its own limit counts')
+  t.same(await subscribe(narrow, 'devices/tight/5'), [128])
+  t.same(await subscribe(narrow, 'devices/tight/5/6/7'), [128])
+  t.match(evidence(broker, 'tight').slice(2), [
+    { allowedSubscriptions: 3, rule: 'own limits.subscriptions' },
+    { allowedLevels: 4, rule: 'fleet limits.filterLevels' },
+  ])
+})
+
+t.test(
+  'what a session has subscribed to stays when the limits are lowered; nothing comes to it',
+  async (t) => {
+    const { broker, tight } = await open(t, {})
+    const first = await enter(broker, tight, false)
+    const filters = ['devices/tight/1', 'devices/tight/2', 'devices/tight/3/4/5/6']
+    t.same(await subscribe(first, ...filters), [1, 1, 1])
+    setLimits(broker, tight, { subscriptions: 1, filterLevels: 3 })
+    t.same(await subscribe(first, 'devices/tight/7'), [128])
+    t.same(await subscribe(first, 'devices/tight/3/4/5/6'), [1], 'what it has it may ask for again')
+    await cut(first)
+    const again = await broker.restart()
+    const raw = await enter(again, tight, false)
+    t.same(again.refusals(), [], 'the session is taken up again as it was')
+    t.same(
+      again.store.sessions.subscriptions.of('tight').map(({ topic }) => topic),
+      filters,
+    )
+    t.same(await subscribe(raw, 'devices/tight/7'), [128])
+    raw.send({ cmd: 'unsubscribe', messageId: 9, unsubscriptions: filters })
+    await raw.next('unsuback')
+    t.same(await subscribe(raw, 'devices/tight/3/4/5/6'), [128], 'what it has given up is gone')
+    t.same(await subscribe(raw, 'devices/tight/7', 'devices/tight/8'), [1, 128])
+    await cut(raw)
+  },
+)
+
+t.test('the queue of who is away has the length that its policy gives it, and follows it', async (t) => {
+  const { broker, tight, wide, writer } = await open(t, { queueMessages: 2 })
+  const service = await broker.enroll('backend', {
+    fleet: 'b',
+    kind: 'service',
+    policy: { ...EVERYTHING, limits: { queueMessages: 3 } },
+  })
+  for (const who of [tight, wide, service]) {
+    const raw = await enter(broker, who, false)
+    t.same(await subscribe(raw, who === service ? 'devices/#' : `devices/${who.id}/#`), [1])
+    await cut(raw)
+  }
+  const raw = await enter(broker, writer)
+  const send = async (count: number, payload = 'x') => {
+    for (let n = 0; n < count; n++)
+      for (const { id } of [tight, wide]) await acknowledged(raw, `devices/${id}/x`, payload)
+  }
+  await send(4)
+  t.same(
+    [tight, wide, service].map((who) => queued(broker, who)),
+    [2, 4, 3],
+    'that of a service is not multiplied',
+  )
+  const reached = { limit: 'queueMessages', rule: 'fleet limits.queueMessages' }
+  t.same(evidence(broker, 'tight'), [{ ...reached, allowed: 2 }])
+  t.same(evidence(broker, 'backend'), [{ ...reached, allowed: 3 }])
+  t.same(evidence(broker, 'wide'), [])
+
+  setLimits(broker, tight, { queueMessages: 5 })
+  await send(4)
+  t.equal(queued(broker, tight), 5, 'a higher limit counts for the next message')
+  setLimits(broker, tight, { queueMessages: 1 })
+  await send(1)
+  t.equal(queued(broker, tight), 5, 'a lower one takes nothing away')
+  setDevice(broker, tight, { policy: limited({ queueMessages: 6 }) })
+  await send(2)
+  t.equal(queued(broker, tight), 6, 'and so does its own')
+  setDevice(broker, tight, { policy: limited({ queueMessages: 30_000, queueBytes: 6 * 16 }) })
+  await send(1)
+  t.equal(queued(broker, tight), 6, 'octets count as well')
+  t.equal(queued(broker, wide), 12)
+
+  const later = await broker.restart()
+  setLimits(later, tight, { queueMessages: 1 })
+  const back = await enter(later, tight, false)
+  for (let n = 0; n < 6; n++) {
+    const packet = await back.next('publish')
+    if (packet.cmd === 'publish') back.send({ cmd: 'puback', messageId: packet.messageId ?? 0 })
+  }
+  await until(() => queued(later, tight) === 0)
+  t.pass('what was kept is delivered, also after a restart')
+  await cut(back)
+})
+
+t.test('octets that wait are limited by policy', async (t) => {
+  const { broker, tight, wide, writer } = await open(t, { queueBytes: 100 })
+  for (const who of [tight, wide]) {
+    const raw = await enter(broker, who, false)
+    await subscribe(raw, `devices/${who.id}/#`)
+    await cut(raw)
+  }
+  const raw = await enter(broker, writer)
+  for (const { id } of [tight, wide]) {
+    await acknowledged(raw, `devices/${id}/x`, Buffer.alloc(101))
+    await acknowledged(raw, `devices/${id}/x`, Buffer.alloc(10))
+  }
+  t.same(
+    [tight, wide].map((who) => queued(broker, who)),
+    [1, 2],
+  )
+  t.same(evidence(broker, 'tight'), [{ limit: 'queueBytes', allowed: 100, rule: 'fleet limits.queueBytes' }])
+})
+
+t.test('retained messages, and their octets, are limited by policy', async (t) => {
+  const { broker, tight, wide } = await open(t, { retainedMessages: 1, retainedBytes: 1_000 })
+  for (const [who, expected] of [
+    [tight, [true, false, false, true]],
+    [wide, [true, true, true, true]],
+  ] as const) {
+    const taken = []
+    taken.push(await retains(broker, who, `devices/${who.id}/1`, 'x'))
+    taken.push(await retains(broker, who, `devices/${who.id}/2`, 'x'))
+    taken.push(await retains(broker, who, `devices/${who.id}/1`, Buffer.alloc(1_000)))
+    taken.push(await retains(broker, who, `devices/${who.id}/1`, Buffer.alloc(500)))
+    t.same(taken, expected, who.id)
+  }
+  t.same(evidence(broker, 'tight'), [
+    { limit: 'retainedMessages', allowed: 1, rule: 'fleet limits.retainedMessages' },
+    { limit: 'retainedBytes', allowed: 1_000, rule: 'fleet limits.retainedBytes' },
+  ])
+  t.same(evidence(broker, 'wide'), [])
+
+  setLimits(broker, tight, { retainedMessages: 0, retainedBytes: 0 })
+  t.ok(await retains(broker, tight, 'devices/tight/1', Buffer.alloc(499)), 'no longer than what it replaces')
+  t.notOk(await retains(broker, tight, 'devices/tight/1', Buffer.alloc(500)))
+  t.ok(await retains(broker, tight, 'devices/tight/1', ''), 'and it may go')
+  t.notOk(await retains(broker, tight, 'devices/tight/1', 'x'))
+  t.match(broker.store.retained.totals(), { messages: 2 })
+})
+
+t.test('a will is retained as far as the policy of its author allows', async (t) => {
+  const { broker, tight, wide } = await open(t, { retainedMessages: 0 })
+  for (const { id, ...who } of [tight, wide]) {
+    const raw = await openRaw(broker, { id, ...who })
+    const will = { topic: `devices/${id}/gone`, payload: Buffer.from('x'), qos: 1, retain: true } as const
+    await raw.connect({ clientId: id, will })
+    await cut(raw)
+  }
+  await until(() => broker.store.retained.isKept('devices/wide/gone', 'x'))
+  t.match(broker.store.retained.totals(), { messages: 1 })
+  const fires = (id: string) => {
+    const will = { topic: `devices/${id}/late`, payload: 'x', qos: 0, retain: true, clientId: id }
+    const { promise, resolve } = Promise.withResolvers<void>()
+    broker.mqtt.publish(will)
+    setImmediate(resolve)
+    return promise
+  }
+  await fires('wide')
+  await fires('tight')
+  await until(() => broker.store.retained.isKept('devices/wide/late', 'x'))
+  t.notOk(broker.store.retained.isKept('devices/tight/late', 'x'), 'nor is one of a broker that is gone')
+})
+
+t.test('what is sent and not answered is limited by policy', async (t) => {
+  const { broker, tight, wide, writer } = await open(t, { inflightOutbound: 2 })
+  const [narrow, broad] = [await enter(broker, tight, false), await enter(broker, wide, false)]
+  await subscribe(narrow, 'devices/tight/#')
+  await subscribe(broad, 'devices/wide/#')
+  const service = await enter(broker, writer)
+  for (let n = 0; n < 5; n++)
+    for (const { id } of [tight, wide]) await acknowledged(service, `devices/${id}/x`)
+  const sent = async (raw: RawClient) => {
+    await raw.ping()
+    return raw.received.filter(({ cmd }) => cmd === 'publish').length
+  }
+  await until(async () => (await sent(broad)) === 5)
+  t.equal(await sent(narrow), 2)
+  setLimits(broker, tight, { inflightOutbound: 4 })
+  const [first] = narrow.received.filter(({ cmd }) => cmd === 'publish')
+  narrow.send({ cmd: 'puback', messageId: first?.messageId ?? 0 })
+  await until(async () => (await sent(narrow)) === 5)
+  t.pass('with its next answer a client has what it may have now')
+  await cut(narrow)
+  await cut(broad)
+})
+
+t.test('messages of QoS 2 that wait for PUBREL are limited by policy, however they come', async (t) => {
+  const { broker, tight, wide, writer } = await open(t, { inflightInbound: 2 })
+  const listener = await enter(broker, writer)
+  await subscribe(listener, 'devices/#')
+  const many = (id: string, count: number) =>
+    Array.from({ length: count }, () => publish(`devices/${id}/x`, 'x', 2))
+  const broad = await enter(broker, wide)
+  broad.send(...many('wide', 20))
+  for (let n = 0; n < 20; n++) await broad.next('pubrec')
+  const narrow = await enter(broker, tight)
+  const [first, second, third] = many('tight', 3)
+  if (!first || !second || !third) return t.fail()
+  for (const dup of [false, true]) {
+    narrow.send({ ...first, dup }, { ...second, dup })
+    for (let n = 0; n < 2; n++) await narrow.next('pubrec')
+  }
+  narrow.send({ cmd: 'pubrel', messageId: first.messageId })
+  await narrow.next('pubcomp')
+  narrow.send(third)
+  await narrow.next('pubrec', ({ messageId }) => messageId === third.messageId)
+  narrow.send(...many('tight', 1))
+  await narrow.closed
+  const burst = await enter(broker, tight)
+  burst.send(...many('tight', 50))
+  await burst.closed
+  const heard = async () => {
+    await listener.ping()
+    return listener.received.filter(
+      (packet) => packet.cmd === 'publish' && packet.topic === 'devices/tight/x',
+    ).length
+  }
+  t.ok((await heard()) <= 5, 'of those that came in one piece no more than two are taken')
+  const reached = { limit: 'inflightInbound', allowed: 2, rule: 'fleet limits.inflightInbound' }
+  t.match(evidence(broker, 'tight').slice(0, 2), [reached, reached])
+  t.same(evidence(broker, 'wide'), [])
+  broad.send(...many('wide', 1))
+  await broad.closed
+  t.same(
+    evidence(broker, 'wide'),
+    [{ limit: 'inflightInbound', allowed: 20 }],
+    'by the broker alone no rule is named',
+  )
+})
+
+t.test('a session that waits for more PUBRELs than it may now is taken up again', async (t) => {
+  const { broker, tight } = await open(t, {})
+  const first = await enter(broker, tight, false)
+  const sent = Array.from({ length: 4 }, () => publish('devices/tight/x', 'x', 2))
+  first.send(...sent)
+  for (const _ of sent) await first.next('pubrec')
+  await cut(first)
+  setLimits(broker, tight, { inflightInbound: 1 })
+  const raw = await enter(broker, tight, false)
+  raw.send(...sent.map((packet) => ({ ...packet, dup: true })))
+  for (const _ of sent) await raw.next('pubrec')
+  raw.send(...sent.map(({ messageId }) => ({ cmd: 'pubrel', messageId }) as const))
+  for (const _ of sent) await raw.next('pubcomp')
+  t.same(evidence(broker, 'tight'), [])
+  await cut(raw)
+})
+
+t.test('how fast a client may publish is limited by policy, from its next message on', async (t) => {
+  const { broker, tight, wide } = await open(t, { publishPerSecond: 1, publishBurst: 2 })
+  const many = (id: string) => Array.from({ length: 100 }, () => publish(`devices/${id}/x`, 'x', 0))
+  const broad = await enter(broker, wide)
+  broad.send(...many('wide'))
+  await broad.ping()
+  t.same(evidence(broker, 'wide'), [])
+  const narrow = await enter(broker, tight)
+  narrow.send(...many('tight').slice(0, 3))
+  await broker.report('refused', ({ device }) => device === 'tight')
+  t.same(evidence(broker, 'tight'), [
+    { limit: 'publishPerSecond', allowed: 1, rule: 'fleet limits.publishPerSecond' },
+  ])
+  await cut(narrow)
+  setLimits(broker, tight, { publishPerSecond: 0 })
+  const free = await enter(broker, tight)
+  free.send(...many('tight'), ...many('tight'), ...many('tight'))
+  await free.ping()
+  t.same(evidence(broker, 'tight').slice(1), [], '0 is any')
+  setDevice(broker, wide, { policy: limited({ publishPerSecond: 1, publishBurst: 1 }) })
+  broad.send(...many('wide').slice(0, 2))
+  await broker.report('refused', ({ device }) => device === 'wide')
+  t.match(evidence(broker, 'wide'), [{ rule: 'own limits.publishPerSecond' }], 'who is connected has it, too')
+  await cut(free)
+  await cut(broad)
+})
+
+t.test('a broker with limits of its own has them for whom no policy says otherwise', async (t) => {
+  const { broker, tight, wide } = await open(t, { subscriptions: 3 }, { subscriptions: 1 })
+  const [narrow, broad] = [await enter(broker, tight), await enter(broker, wide)]
+  t.same(
+    await subscribe(narrow, 'devices/tight/1', 'devices/tight/2'),
+    [1, 1],
+    'more than the broker gives others',
+  )
+  t.same(await subscribe(broad, 'devices/wide/1', 'devices/wide/2'), [1, 128])
+  t.match(evidence(broker, 'wide'), [{ allowedSubscriptions: 1, rule: undefined }])
+})
