@@ -8,18 +8,26 @@ import {
 } from '#shared/api'
 import { MusterError } from '#shared/errors'
 import type { DeviceRecord, Policy } from '#shared/feed'
+import { type Allowance, allowanceOf, defaultAllowance } from '#shared/policy/caps'
 import { pathText, policyFaults } from '#shared/policy/check'
 import { type CompiledPolicy, compilePolicies, type Verdict } from '#shared/policy/compile'
 import { reservedFilter } from '#shared/policy/reserved'
 import type { Rule } from '#shared/policy/rules'
 import type { Deps } from './deps.ts'
 import { cutsOf, newTally } from './policy-cuts.ts'
+import { changesIn, limitsOf, tooDeep } from './policy-limits.ts'
 import type { Actor } from './registry/registry.ts'
 
 /** Devices that a preview looks at, at most; and in one turn of the event loop. */
 const EXAMINED_MAX = 2_000
 const SLICE = 50
 const SHOWN_FAULTS = 5
+
+/** Of brokers whose operators say nothing else. */
+const DEFAULTS: Readonly<Record<DeviceRecord['kind'], Allowance>> = {
+  device: defaultAllowance('device'),
+  service: defaultAllowance('service'),
+}
 
 /** @throws MusterError invalid_request with the first faults and their places */
 export function checkPolicy(policy: Policy): void {
@@ -33,7 +41,7 @@ export function checkPolicy(policy: Policy): void {
 export async function showFleetPolicy({ registry }: Deps, fleet: string): Promise<FleetPolicyView> {
   const found = (await registry.listFleets()).find(({ id }) => id === fleet)
   if (found === undefined) throw new MusterError('not_found', `Cannot find the fleet "${fleet}"`)
-  return { fleet, policy: found.policy, policyEpoch: found.policyEpoch }
+  return viewOfFleet({ ...found, fleet })
 }
 
 /** Counts for every device of the fleet within a second. @throws MusterError invalid_request, not_found */
@@ -44,7 +52,11 @@ export async function setFleetPolicy(
   const { fleet, policy, by } = request
   checkPolicy(policy)
   const { policyEpoch } = await registry.setPolicy(fleet, policy, { now: now(), by })
-  return { fleet, policy, policyEpoch }
+  return viewOfFleet({ fleet, policy, policyEpoch })
+}
+
+function viewOfFleet({ fleet, policy, policyEpoch }: Omit<FleetPolicyView, 'limits'>): FleetPolicyView {
+  return { fleet, policy, policyEpoch, limits: limitsOf(allowanceOf({ policy })) }
 }
 
 /** @throws MusterError not_found */
@@ -99,7 +111,7 @@ function whySubscribe(
   { topic, qos }: PolicyQuestion,
 ): Verdict {
   const verdict = compiled.whySubscribe(topic, qos)
-  const reason = reservedFilter(topic, kind)
+  const reason = reservedFilter(topic, kind) ?? tooDeep(compiled.allowance, topic)
   return verdict.isAllowed && reason !== null ? { isAllowed: false, rule: null, reason } : verdict
 }
 
@@ -114,17 +126,18 @@ export async function previewFleetPolicy(
   const tally = newTally()
   for (const [at, { device, isOnline }] of sample.entries()) {
     const client = { ...device, isSourceGiven: true }
-    const own = device.policy
+    const both = { own: device.policy, defaults: DEFAULTS[device.kind] }
     cutsOf(tally, {
       device: device.id,
       isOnline,
-      before: compilePolicies({ policy: before, own }, client),
-      after: compilePolicies({ policy, own }, client),
+      before: compilePolicies({ ...both, policy: before }, client),
+      after: compilePolicies({ ...both, policy }, client),
     })
     if (at % SLICE === SLICE - 1) await new Promise(setImmediate)
   }
-  const { affected, cuts } = tally
-  return { fleet, devices: total, examined: sample.length, affected, cuts: [...cuts.values()] }
+  const { affected } = tally
+  const [cuts, limits] = [[...tally.cuts.values()], changesIn(tally.limits)]
+  return { fleet, devices: total, examined: sample.length, affected, cuts, limits }
 }
 
 async function policyOf(deps: Deps, { fleet }: DeviceRecord): Promise<Policy> {
@@ -133,9 +146,10 @@ async function policyOf(deps: Deps, { fleet }: DeviceRecord): Promise<Policy> {
 
 function viewOf(device: DeviceRecord, policy: Policy): DevicePolicyView {
   const { id, kind, fleet, batch, attributes = {}, policy: own = null } = device
-  const compiled = compilePolicies({ policy, own }, { ...device, isSourceGiven: true })
-  const rules = rulesOf(compiled)
-  return { device: id, kind, fleet, batch, attributes, own, rules }
+  const policies = { policy, own, defaults: DEFAULTS[kind] }
+  const compiled = compilePolicies(policies, { ...device, isSourceGiven: true })
+  const [rules, limits] = [rulesOf(compiled), limitsOf(compiled.allowance)]
+  return { device: id, kind, fleet, batch, attributes, own, rules, limits }
 }
 
 function rulesOf(compiled: CompiledPolicy): DevicePolicyView['rules'] {

@@ -3,14 +3,16 @@ import type { CompiledPolicy } from '#shared/policy/compile'
 import { matches, patternOf, probes } from '#shared/policy/match'
 import type { Rule } from '#shared/policy/rules'
 import type { RuleList } from '#shared/policy/schema'
+import { type LimitTally, limitChangesOf } from './policy-limits.ts'
 
 /** What a preview has found so far. */
 export interface Tally {
   affected: number
   readonly cuts: Map<string, PolicyCut>
+  readonly limits: LimitTally
 }
 
-export const newTally = (): Tally => ({ affected: 0, cuts: new Map() })
+export const newTally = (): Tally => ({ affected: 0, cuts: new Map(), limits: new Map() })
 
 interface Compared {
   readonly device: string
@@ -19,11 +21,13 @@ interface Compared {
   readonly after: CompiledPolicy
 }
 
-/** Adds what one device would lose, by the rules that grant it now. Lengths of payloads and rates are not compared. */
+/** Adds what one device would lose, by the rules that grant it now. Lengths of payloads and rates of rules are not compared. */
 export function cutsOf(tally: Tally, compared: Compared): void {
-  let isAffected = false
+  const { isOnline, before, after } = compared
+  const allowances = { isOnline, before: before.allowance, after: after.allowance }
+  let isAffected = limitChangesOf(tally.limits, allowances)
   for (const list of ['publish', 'subscribe'] as const) {
-    for (const rule of compared.before.rules(list)) {
+    for (const rule of before.rules(list)) {
       if (rule.origin.effect === 'deny') continue
       const loss = lossOf(compared, { list, rule })
       if (loss === null) continue

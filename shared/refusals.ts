@@ -150,9 +150,9 @@ export const REFUSALS = {
   },
   'R-QUOTA': {
     stage: 'session',
-    text: 'The client has reached a limit of the broker.',
+    text: 'The client has reached a limit of its policy or of the broker.',
     evidence: ['limit', 'allowed'],
-    fix: 'Let the client ask for less, or raise the limit: `muster broker --limit <limit>=<n>`; docs/operations.md lists them.',
+    fix: 'Let the client ask for less, or raise the limit: in the policy that `rule` names (`muster policy apply`), or with `muster broker --limit <limit>=<n>`; docs/operations.md lists them.',
   },
   'R-PACKET': {
     stage: 'session',

@@ -67,10 +67,6 @@ export class Incoming {
     return null
   }
 
-  has(clientId: string, messageId: number): boolean {
-    return this.#byClient.get(clientId)?.has(messageId) === true
-  }
-
   hasAny(clientId: string): boolean {
     return this.#byClient.has(clientId)
   }

@@ -1,6 +1,7 @@
 import { Compile } from 'typebox/compile'
 import { isMusterError, MusterError } from '#shared/errors'
 import { Change, FeedMessage } from '#shared/feed'
+import { pathText, policyFaults } from '#shared/policy/check'
 import type { PositionedChange } from './replica.ts'
 
 /** Longest line that is accepted, bytes; the longest that is sent (1 000 members, a policy) is below 256 KiB. */
@@ -76,13 +77,21 @@ function parseMessage(line: string): FeedMessage {
 
 /** What a newer registry may say. */
 function unknownKind(message: unknown): string | null {
-  const { type, change } = Object(message) as { type?: unknown; change?: { kind?: unknown } | null } // each is looked at
-  if (typeof type !== 'string' || typeof change?.kind !== 'string' || KINDS.has(change.kind)) return null
-  return `changes of the kind "${change.kind.slice(0, SHOWN_KIND)}"`
+  const { type, change } = Object(message) as { type?: unknown; change?: Named | null } // each is looked at
+  if (typeof type !== 'string' || typeof change?.kind !== 'string') return null
+  if (!KINDS.has(change.kind)) return `changes of the kind "${change.kind.slice(0, SHOWN_NAME)}"`
+  const subject: Named = Object(change[change.kind])
+  const [fault] = subject.policy === undefined ? [] : policyFaults(subject.policy)
+  if (fault === undefined) return null
+  const path = pathText(fault.path).slice(0, SHOWN_NAME)
+  const what = path === '' ? 'the policy' : `"${path}" in the policy`
+  return `${what} of ${change.kind} "${`${subject.id}`.slice(0, SHOWN_NAME)}"`
 }
 
+type Named = Readonly<Record<string, unknown>>
+
 const KINDS: ReadonlySet<string> = new Set(Change.anyOf.map(({ properties }) => properties.kind.const))
-const SHOWN_KIND = 40
+const SHOWN_NAME = 40
 
 /** Enough of the line to name the fault; the stream carries no secrets. */
 const SHOWN = 200

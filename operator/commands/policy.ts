@@ -2,6 +2,8 @@ import { type Command, Option } from 'commander'
 import type {
   DevicePolicyView,
   FleetPolicyView,
+  LimitChange,
+  LimitView,
   PolicyAnswer,
   PolicyPreview,
   PolicyQuestion,
@@ -77,11 +79,18 @@ async function found<T>(asked: Promise<T>): Promise<T | null> {
   }
 }
 
-function describeFleet({ fleet, policy, policyEpoch }: FleetPolicyView): string {
+function describeFleet({ fleet, policy, policyEpoch, limits }: FleetPolicyView): string {
   const rows = (['publish', 'subscribe'] as const).flatMap((list) =>
     policy[list].map((rule, at) => [`${list}[${at}]`, effectOf(rule), topicOf(rule), limitsOf(rule)]),
   )
-  return `${pairs([['Fleet', `${fleet}, epoch ${policyEpoch}`]])}\n\n${table(['RULE', 'EFFECT', 'TOPIC', 'LIMITS'], rows)}`
+  const head = pairs([['Fleet', `${fleet}, epoch ${policyEpoch}`]])
+  return `${head}\n\n${table(['RULE', 'EFFECT', 'TOPIC', 'LIMITS'], rows)}\n\n${limitTable(limits)}`
+}
+
+/** Where no policy says anything each broker has its own, which is not known here when its operator has set one. */
+function limitTable(limits: readonly LimitView[]): string {
+  const rows = limits.map(({ limit, value, from }) => [limit, value, from ?? 'broker (its --limit, or this)'])
+  return table(['LIMIT OF ONE CLIENT', 'VALUE', 'FROM'], rows)
 }
 
 function effectOf(rule: PolicyRule): string {
@@ -102,20 +111,21 @@ function limitsOf(rule: PolicyRule): string {
   return said.join(' ') || '-'
 }
 
-function describeDevice({ device, kind, fleet, batch, attributes, own, rules }: DevicePolicyView): string {
+function describeDevice(view: DevicePolicyView): string {
+  const { device, kind, fleet, batch, attributes, own, rules, limits } = view
   const head = pairs([
     [kind === 'service' ? 'Service' : 'Device', device],
     ['Fleet', fleet],
     ['Batch', batch ?? '-'],
     ...Object.entries(attributes).map(([name, value]) => [`attribute ${name}`, value] as const),
-    ['Own policy', own === null ? 'none' : 'yes: of its fleet only what it denies counts'],
+    ['Own policy', own === null ? 'none' : 'yes: of the rules of its fleet only those that deny count'],
   ])
   const rows = rules.map(({ scope, list, index, effect, filter }) => [
     `${scope} ${list}[${index}]`,
     effect,
     filter ?? '-',
   ])
-  return `${head}\n\n${table(['RULE', 'EFFECT', 'FOR THIS DEVICE'], rows)}`
+  return `${head}\n\n${table(['RULE', 'EFFECT', 'FOR THIS DEVICE'], rows)}\n\n${limitTable(limits)}`
 }
 
 async function check(context: Context, { args, options }: Invocation<CheckOptions>) {
@@ -170,10 +180,17 @@ async function rehearse(context: Context, { fleet, policy }: { fleet: string; po
   return context.answer({ ...preview, dryRun: true }, () => describePreview(preview))
 }
 
-function describePreview({ fleet, devices, examined, affected, cuts }: PolicyPreview): string {
+function describePreview({ fleet, devices, examined, affected, cuts, limits }: PolicyPreview): string {
   const looked = examined === devices ? `all ${devices}` : `${examined} of ${devices}, evenly picked`
   const head = `Fleet ${fleet}: ${affected} of the devices examined (${looked}) would lose something.`
-  if (cuts.length === 0) return head
+  const tables = [
+    ...(cuts.length === 0 ? [] : [cutTable(cuts)]),
+    ...(limits.length === 0 ? [] : [changeTable(limits)]),
+  ]
+  return [head, ...tables].join('\n\n')
+}
+
+function cutTable(cuts: PolicyPreview['cuts']): string {
   const rows = cuts.map(({ list, rule, loss, devices, online, example }) => [
     list,
     rule,
@@ -182,7 +199,19 @@ function describePreview({ fleet, devices, examined, affected, cuts }: PolicyPre
     online,
     `${example.device}: ${example.filter}`,
   ])
-  return `${head}\n\n${table(['LIST', 'RULE OF NOW', 'LOSES', 'DEVICES', 'ONLINE', 'EXAMPLE'], rows)}`
+  return table(['LIST', 'RULE OF NOW', 'LOSES', 'DEVICES', 'ONLINE', 'EXAMPLE'], rows)
+}
+
+function changeTable(limits: readonly LimitChange[]): string {
+  const shown = (value: number | null) => value ?? 'that of the broker'
+  const rows = limits.map(({ limit, before, after, devices, online }) => [
+    limit,
+    shown(before),
+    shown(after),
+    devices,
+    online,
+  ])
+  return table(['LIMIT', 'NOW', 'WOULD BE', 'DEVICES', 'ONLINE'], rows)
 }
 
 async function removeOwn(context: Context, { args }: Invocation<object>) {

@@ -12,7 +12,21 @@ export const RuleView = Type.Object({
 })
 export type RuleView = Static<typeof RuleView>
 
-export const FleetPolicyView = Type.Object({ fleet: Id, policy: Policy, policyEpoch: Type.Integer() })
+/** What one client may have at most; `from` null: each broker's own, of which `value` is the default. */
+export const LimitView = Type.Object({
+  limit: Type.String(),
+  value: Type.Integer(),
+  from: orNull(Type.Union([Type.Literal('fleet'), Type.Literal('own')])),
+})
+export type LimitView = Static<typeof LimitView>
+
+export const FleetPolicyView = Type.Object({
+  fleet: Id,
+  policy: Policy,
+  policyEpoch: Type.Integer(),
+  /** Those of a device without a policy of its own. */
+  limits: Type.Array(LimitView),
+})
 export type FleetPolicyView = Static<typeof FleetPolicyView>
 
 /** What counts for a device or a service. */
@@ -26,6 +40,7 @@ export const DevicePolicyView = Type.Object({
   own: orNull(Policy),
   /** Rules with its variables filled in; `filter` is null for one that does not count for it. */
   rules: Type.Array(Type.Object({ ...RuleView.properties, filter: orNull(Type.String()) })),
+  limits: Type.Array(LimitView),
 })
 export type DevicePolicyView = Static<typeof DevicePolicyView>
 
@@ -83,13 +98,25 @@ export const PolicyCut = Type.Object({
 })
 export type PolicyCut = Static<typeof PolicyCut>
 
+/** A limit that would be another one; null: each broker's own. */
+export const LimitChange = Type.Object({
+  limit: Type.String(),
+  before: orNull(Type.Integer()),
+  after: orNull(Type.Integer()),
+  /** Of the devices that were examined. */
+  devices: Type.Integer(),
+  online: Type.Integer(),
+})
+export type LimitChange = Static<typeof LimitChange>
+
 export const PolicyPreview = Type.Object({
   fleet: Id,
   /** Devices and services of the fleet that have not retired, and how many of them were examined. */
   devices: Type.Integer(),
   examined: Type.Integer(),
-  /** Those of the examined that lose anything. */
+  /** Those of the examined that lose anything, or have a lower limit. */
   affected: Type.Integer(),
   cuts: Type.Array(PolicyCut),
+  limits: Type.Array(LimitChange),
 })
 export type PolicyPreview = Static<typeof PolicyPreview>

@@ -109,6 +109,35 @@ t.test('what came before a message that is not understood counts', async (t) => 
   t.strictSame(read, [alive, alive])
 })
 
+t.test(
+  'a policy with a part that the broker does not know is not skipped, nor taken for another',
+  async (t) => {
+    const rules = { publish: ['#'], subscribe: [] }
+    const fleet = (policy: unknown) => ({ kind: 'fleet', fleet: { id: 'lab', policy, policyEpoch: 2 } })
+    const lamp = { id: 'lamp', kind: 'device', fleet: 'lab', batch: null, state: 'active' }
+    for (const [change, says] of [
+      [
+        fleet({ ...rules, limits: { subscriptions: 2, naps: 3 } }),
+        /"limits\.naps" in the policy of fleet "lab"; fix: update/,
+      ],
+      [fleet({ ...rules, naps: {} }), /"naps" in the policy of fleet "lab"; fix: update this broker/],
+      [
+        { kind: 'device', device: { ...lamp, policy: { ...rules, limits: { queueBytes: 2 ** 40 } } } },
+        /"limits\.queueBytes" in the policy of device "lamp"; fix: update this broker/,
+      ],
+      [fleet({ ...rules, limits: { ['x'.repeat(9_000)]: 1 } }), /^.{1,200}$/s],
+      [fleet(null), /does not know the policy of fleet "lab"; fix: update this broker/],
+      [{ kind: 'fleet', fleet: 7 }, /not in the schema/],
+      [{ kind: '__proto__' }, /does not know changes of the kind/],
+    ] as const) {
+      const body = async function* () {
+        yield Buffer.from(`${JSON.stringify({ type: 'change', position: 2, at: 1, change })}\n`)
+      }
+      await t.rejects(readMessages(body()).next(), { code: 'invalid_request', message: says })
+    }
+  },
+)
+
 t.test('a broker says no more than a line about what it does not understand', async (t) => {
   const service = await startEnrollment(t)
   for (const kind of ['x'.repeat(5_000), 'a\nb\u001b[2J\u0000', '"', '']) {

@@ -2,6 +2,7 @@ import { once } from 'node:events'
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
+import type { DevicePolicyView, FleetPolicyView } from '#shared/api'
 import { openJsonClient } from '#shared/json-client'
 import { generateKey } from '#shared/pki/keys'
 import { createCsr } from '#shared/pki/x509'
@@ -130,6 +131,73 @@ t.test('a policy is shown, asked, rehearsed and applied; its faults have lines',
     subscribe: ['devices/${device.id}/#', 'fleets/${device.fleet}/broadcast/#'],
   }
   writeFileSync(file, JSON.stringify(before))
+  t.match(await run('policy apply default', file), { status: 0 })
+})
+
+t.test('limits of a policy are shown, rehearsed and applied; their faults have lines', async (t) => {
+  const file = join(directory, 'limits.json')
+  const { policy } = (await document('policy show default')) as unknown as FleetPolicyView // by its command
+  const write = (limits: object) =>
+    writeFileSync(file, JSON.stringify({ policy: { ...policy, limits } }, null, 2))
+  write({ subscriptions: 2.5, packetBytes: 1 })
+  const faulty = await run('policy apply default', file)
+  t.equal(faulty.status, 2)
+  t.match(
+    faulty.stderr,
+    /\d+:\d+: limits\.subscriptions: must be a whole number from 1 to 100000, not 2\.5; \d+:\d+: limits\.packetBytes: is not known; limits are subscriptions, /,
+  )
+  write({ subscriptions: 2, filterLevels: 4, publishPerSecond: 0 })
+  t.match(await document('policy apply default', file, '--dry-run'), {
+    ...{ affected: 3, cuts: [] },
+    limits: [
+      { limit: 'subscriptions', before: null, after: 2, devices: 3 },
+      { limit: 'filterLevels', before: null, after: 4, devices: 3 },
+      { limit: 'publishPerSecond', before: null, after: 0, devices: 3 },
+    ],
+  })
+  const rehearsed = await run('policy apply default', file, '--dry-run')
+  t.match(rehearsed.stdout, /subscriptions +that of the broker +2 +3 /)
+  const applied = await run('policy apply default', file)
+  t.match(
+    applied.stdout,
+    /subscriptions +2 +fleet[\s\S]+queueMessages +1000 +broker \(its --limit, or this\)/,
+  )
+  write({ publishPerSecond: 10 })
+  t.match(await document('policy apply default', file, '--dry-run'), {
+    limits: [
+      { limit: 'subscriptions', before: 2, after: null },
+      { limit: 'filterLevels', before: 4, after: null },
+      { limit: 'publishPerSecond', before: 0, after: 10 },
+    ],
+  })
+
+  write({ subscriptions: 5, queueMessages: 10 })
+  t.match(await document('policy apply lamp', file, '--device'), { own: { limits: { subscriptions: 5 } } })
+  const { limits } = (await document('policy show lamp')) as unknown as DevicePolicyView // as above
+  t.match(
+    limits.filter(({ from }) => from !== null),
+    [
+      { limit: 'subscriptions', value: 5, from: 'own' },
+      { limit: 'filterLevels', value: 4, from: 'fleet' },
+      { limit: 'queueMessages', value: 10, from: 'own' },
+      { limit: 'publishPerSecond', value: 0, from: 'fleet' },
+    ],
+  )
+  t.match(await run('policy check lamp subscribe devices/lamp/commands/a'), { status: 0 })
+  t.match(await run('policy check lamp subscribe devices/lamp/commands/a/b'), {
+    status: 8,
+    stdout: /may not .*: it has 5 levels, and fleet limits\.filterLevels allows 4/,
+  })
+  write({ subscriptions: 1 })
+  t.match(await document('policy apply default', file, '--dry-run'), {
+    limits: [
+      { limit: 'subscriptions', before: 2, after: 1, devices: 2 },
+      { limit: 'filterLevels', devices: 3 },
+      { limit: 'publishPerSecond', devices: 3 },
+    ],
+  })
+  t.match(await run('policy remove lamp'), { status: 0 })
+  writeFileSync(file, JSON.stringify(policy))
   t.match(await run('policy apply default', file), { status: 0 })
 })
 
