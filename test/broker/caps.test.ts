@@ -18,8 +18,10 @@ import type { Policy } from '#shared/policy/schema'
 import type { Limits } from '../../broker/limits.ts'
 import { until } from '../support/broker.ts'
 import { cut, type DurableBroker, openDurableBroker, publish } from '../support/durable-broker.ts'
-import { enter, openRaw, type RawClient } from '../support/mqtt-clients.ts'
+import { enrollDevice, startEnrollment, type TestDevice } from '../support/enrollment.ts'
+import { type Endpoint, enter, openRaw, type RawClient } from '../support/mqtt-clients.ts'
 import { type TestIdentity, testAuthority } from '../support/pki.ts'
+import { invitedBroker, runBroker } from '../support/running-broker.ts'
 
 const authority = await testAuthority()
 t.teardown(() => authority.remove())
@@ -506,4 +508,64 @@ t.test('a broker with limits of its own has them for whom no policy says otherwi
   )
   t.same(await subscribe(broad, 'devices/wide/1', 'devices/wide/2'), [1, 128])
   t.match(evidence(broker, 'wide'), [{ allowedSubscriptions: 1, rule: undefined }])
+})
+
+t.test('a plane: limits of a fleet reach its broker, and the queues of devices that are away', async (t) => {
+  const service = await startEnrollment(t)
+  const broker = await runBroker(t, await invitedBroker(service, 'north'))
+  const { admin } = service
+  await admin.createFleet({
+    id: 'meters',
+    lifetimeMs: 86_400_000,
+    policy: limited({ subscriptions: 2, queueMessages: 2 }),
+  })
+  await admin.createBatch({ id: 'meters', fleet: 'meters' })
+  const meter = await enrollDevice(service, { id: 'meter', batch: 'meters' })
+  const lamp = await enrollDevice(service, { id: 'lamp' })
+  const endpoint = { port: broker.port, authority: { rootPem: service.root } } as Endpoint // all that is read of it
+  const come = async ({ id, key, certificate }: TestDevice, clean = false) => {
+    const chainPem = certificate + service.deps.authority.device.pem
+    const raw = await openRaw(endpoint, { id, keyPem: key, chainPem })
+    t.match(await raw.connect({ clientId: id, clean }), { returnCode: 0 })
+    return raw
+  }
+  const leave = async (raw: RawClient) => {
+    await cut(raw)
+    await until(() => broker.mqtt.registered().counted === 0)
+  }
+  const send = (device: TestDevice, name: string) =>
+    broker.mqtt.publish({ topic: `devices/${device.id}/${name}`, payload: 'x', retain: false })
+  /** Of nine messages that come while it is away, how many are kept: what is sent once it is here comes behind them. */
+  const kept = async (device: TestDevice) => {
+    const first = await come(device)
+    const topics = ['x', 'y', 'z'].map((name) => `devices/${device.id}/${name}`)
+    t.same(await subscribe(first, ...topics), device === meter ? [1, 1, 128] : [1, 1, 1])
+    await leave(first)
+    for (let n = 0; n < 9; n++) send(device, 'x')
+    const raw = await come(device)
+    const got: string[] = []
+    await until(async () => {
+      send(device, 'y') // its queue may be full until it has answered
+      await raw.ping()
+      for (const packet of raw.received.splice(0)) {
+        if (packet.cmd !== 'publish') continue
+        got.push(packet.topic)
+        raw.send({ cmd: 'puback', messageId: packet.messageId ?? 0 })
+      }
+      return got.some((topic) => topic.endsWith('/y'))
+    })
+    await leave(raw)
+    await leave(await come(device, true)) // forgets what is left
+    return got.filter((topic) => topic.endsWith('/x')).length
+  }
+  t.same([await kept(lamp), await kept(meter)], [9, 2])
+  await admin.setFleetPolicy('meters', limited({ subscriptions: 2, queueMessages: 3 }))
+  await until(() => broker.replica.fleet('meters')?.policyEpoch === 2)
+  t.equal(await kept(meter), 3)
+  await admin.setDevicePolicy('meter', limited({ queueMessages: 1 }))
+  await until(() => broker.replica.device('meter')?.policy !== undefined)
+  t.equal(await kept(meter), 1)
+  await admin.removeDevicePolicy('meter')
+  await until(() => broker.replica.device('meter')?.policy === undefined)
+  t.equal(await kept(meter), 3)
 })
