@@ -59,7 +59,7 @@ export function judgeHalfReceived(
   { messageId = 0 }: Parcel,
 ): Refusal | null {
   const { _inboundInflight: places, req } = client
-  if (places.has(messageId) || store.sessions.incoming.has(client.id, messageId)) return null
+  if (store.sessions.incoming.has(client.id, messageId)) return null
   const { allowance } = req.connection.policy
   if (places.size >= allowance.caps.inflightInbound) {
     return { code: 'quota', evidence: capReached(allowance, 'inflightInbound') }
