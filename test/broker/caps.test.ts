@@ -559,6 +559,16 @@ t.test('a plane: limits of a fleet reach its broker, and the queues of devices t
     return got.filter((topic) => topic.endsWith('/x')).length
   }
   t.same([await kept(lamp), await kept(meter)], [9, 2])
+  for (const limits of [{ subscriptions: 0 }, { subscriptions: 1.5 }, { naps: 1 }] as PolicyLimits[]) {
+    await t.rejects(admin.setFleetPolicy('meters', limited(limits)), {
+      code: 'invalid_request',
+      message: /limits/,
+    })
+    await t.rejects(admin.setDevicePolicy('meter', limited(limits)), {
+      code: 'invalid_request',
+      message: /limits/,
+    })
+  }
   await admin.setFleetPolicy('meters', limited({ subscriptions: 2, queueMessages: 3 }))
   await until(() => broker.replica.fleet('meters')?.policyEpoch === 2)
   t.equal(await kept(meter), 3)
