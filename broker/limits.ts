@@ -1,7 +1,10 @@
 import { CAP_DEFAULTS, CAP_RANGES, SERVICE_TIMES } from '#shared/policy/caps'
 import type { PacingLimits } from './door/pacing.ts'
 
-/** What one client, or all of them together, may ask of the broker. Sizes in octets, times in ms. */
+/**
+ * What one client, or all of them together, may ask of the broker. Sizes in octets, times in ms. Those that are caps
+ * (`CAP_RANGES`) count for clients whose policy does not say them.
+ */
 export interface Limits extends PacingLimits {
   /** Open sockets of the listener, identified or not; more are dropped at accept. */
   readonly connections: number
@@ -61,7 +64,7 @@ export interface Limits extends PacingLimits {
   readonly publishPerSecond: number
   /** Sessions that outlive their connection, of one identity: a service may have several clients. */
   readonly sessions: number
-  /** How many times the queue, in flight, retained and rate of a device a service may have. */
+  /** How many times the queue, in flight outbound, retained and rate of a device a service may have; what a policy says is as it is. */
   readonly serviceTimes: number
   /** A session is judged again at least this often, so that no change can pass it by for longer. */
   readonly rejudgeMs: number

@@ -6,7 +6,7 @@ import type { Queues } from './queues.ts'
 import type { Session, SessionRows } from './session-rows.ts'
 import { type Subscription, Subscriptions } from './subscriptions.ts'
 
-/** Half-received messages of a client over all its connections; in one of them Aedes allows far less. */
+/** Half-received messages of a client over all its connections; in one of them no more than its allowance, which ends there too. */
 const MOST_INCOMING = 1_000
 
 /** Sessions that outlive their connections, with all that belongs to them but the will. */

@@ -26,10 +26,10 @@ interface CheckOptions {
 }
 
 export function addPolicyCommands(program: Command, use: Use): void {
-  const policy = noun(program, 'policy', 'what devices and services may publish and read')
+  const policy = noun(program, 'policy', 'what devices and services may publish and read, and how much')
   policy
     .command('show')
-    .description('the rules of a fleet, or those that count for a device or a service')
+    .description('the rules and limits of a fleet, or those that count for a device or a service')
     .argument('<id>', 'fleet, device or service; a fleet when both have this id')
     .option('--device', 'the device or service of this id')
     .action(use(show))
@@ -49,7 +49,10 @@ export function addPolicyCommands(program: Command, use: Use): void {
     .description('replace the policy of a fleet; it counts within a second, for who is connected too')
     .argument('<id>', 'fleet; with --device a device or service')
     .argument('<file>', 'JSON, as `show --json` prints it; see docs/policies.md')
-    .option('--dry-run', 'check the file and say what it would cut; change nothing')
+    .option(
+      '--dry-run',
+      'check the file and say what it would cut, and which limits it would change; change nothing',
+    )
     .option('--device', 'the own policy of a device or service, in the place of what its fleet allows')
     .action(use(apply))
   policy
