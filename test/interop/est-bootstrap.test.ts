@@ -1,5 +1,4 @@
-import { mkdtempSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { ports } from '#shared/layout'
@@ -19,7 +18,7 @@ subjectKeyIdentifier = hash
 `
 
 t.test('curl with certificates that openssl made', async (t) => {
-  const cwd = mkdtempSync(join(tmpdir(), 'muster-bootstrap-'))
+  const cwd = t.testdir()
   writeFileSync(join(cwd, 'maker.cnf'), IDEVID)
   const plane = await startPlane(t, { data: join(cwd, 'data') })
   const { enrollment } = ports(plane.portBase)

@@ -1,5 +1,3 @@
-import { mkdtempSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { ports } from '#shared/layout'
@@ -7,7 +5,7 @@ import { startPlane } from '../support/plane.ts'
 import { MUSTER_COMMAND as muster, sh } from '../support/sh.ts'
 
 t.test('curl and openssl alone', async (t) => {
-  const cwd = mkdtempSync(join(tmpdir(), 'muster-est-'))
+  const cwd = t.testdir()
   const plane = await startPlane(t, { data: join(cwd, 'data') })
   const { enrollment, http } = ports(plane.portBase)
   const env = { EST: `https://localhost:${enrollment}/.well-known/est`, HTTP: `http://localhost:${http}` }

@@ -1,7 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import t from 'tap'
 import { startPlane } from '../support/plane.ts'
@@ -43,7 +41,7 @@ function start(
 }
 
 t.test('the README takes a device that nobody here wrote from token to revocation', async (t) => {
-  const directory = mkdtempSync(join(tmpdir(), 'muster-readme-'))
+  const directory = t.testdir()
   const plane = await startPlane(t, { data: join(directory, 'data') })
   const block = (name: string) => onPlane(blocks.get(name) ?? 'false', { portBase: plane.portBase, muster })
   const run = (name: string) => start(block(name), directory).ended
