@@ -1,34 +1,23 @@
 /** Devices whose clock was never set, is years ahead, or jumps: real processes under libfaketime, on a plane whose clock is right. */
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, renameSync, writeFileSync } from 'node:fs'
+import { renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
+import { underClock } from '../support/fake-clock.ts'
 import type { FleetOrder, Look, Seen } from '../support/fleet-process.ts'
 import { scratch } from '../support/muster.ts'
 import { adminOf, startPlane } from '../support/plane.ts'
 
-const LIBRARIES = ['x86_64', 'aarch64'].map(
-  (machine) => `/usr/lib/${machine}-linux-gnu/faketime/libfaketimeMT.so.1`,
-)
 const FLEET = fileURLToPath(new URL('../support/fleet-process.ts', import.meta.url))
 const PATIENCE_MS = 120_000
 const DEVICES = 3
 
 /** A process with devices, whose wall clock can be set; timers go on as on a real machine. */
 async function startFleet(t: Test, of: { order: FleetOrder; clockFile: string }) {
-  const library = LIBRARIES.find(existsSync)
-  if (library === undefined) throw new Error('libfaketime is missing: apt-get install faketime')
-  const { NODE_OPTIONS: _, ...environment } = process.env
   const fleet = fork(FLEET, [JSON.stringify(of.order)], {
-    env: {
-      ...environment,
-      LD_PRELOAD: library,
-      FAKETIME_TIMESTAMP_FILE: of.clockFile,
-      FAKETIME_NO_CACHE: '1',
-      FAKETIME_DONT_FAKE_MONOTONIC: '1',
-    },
+    env: underClock({ file: of.clockFile, timers: 'kernel' }),
     execArgv: [],
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   })

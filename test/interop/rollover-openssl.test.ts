@@ -11,6 +11,7 @@ import { pemToDer } from '#shared/pki/pem'
 import { readDistributionPoint } from '#shared/pki/read-extensions'
 import { finishRollover } from '../../enrollment/rollover.ts'
 import { enrollDevice, type RunningEnrollment, startEnrollment } from '../support/enrollment.ts'
+import { underClock } from '../support/fake-clock.ts'
 
 const run = promisify(execFile)
 const DAY_MS = 86_400_000
@@ -27,9 +28,8 @@ interface Asked {
 
 /** stdout and stderr, whatever the exit code, on that day. */
 async function openssl({ day }: Asked, ...args: string[]): Promise<string> {
-  const { stdout, stderr } = await run('faketime', ['-f', `+${day}d`, 'openssl', ...args]).catch(
-    (failed) => failed,
-  )
+  const env = underClock(`+${day}d`)
+  const { stdout, stderr } = await run('openssl', args, { env }).catch((failed) => failed)
   return `${stdout}${stderr}`
 }
 

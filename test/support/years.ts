@@ -1,7 +1,7 @@
 /** A plane of real processes whose clock the test moves: enrollment, a broker and devices under libfaketime. */
 import { type ChildProcess, execFile, fork } from 'node:child_process'
 import { once } from 'node:events'
-import { createWriteStream, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { createWriteStream, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
@@ -9,6 +9,7 @@ import type { Test } from 'tap'
 import type { Invitation, RolloverStatus, StatusView } from '#shared/api'
 import { layout, ports } from '#shared/layout'
 import { openAuthority } from '../../enrollment/ca/create-ca.ts'
+import { underClock } from './fake-clock.ts'
 import type { FleetOrder, Look, Seen } from './fleet-process.ts'
 import { freePortBase, scratch } from './muster.ts'
 import { MUSTER } from './plane.ts'
@@ -16,9 +17,6 @@ import { MUSTER } from './plane.ts'
 const DAY_MS = 86_400_000
 /** Until a process must have answered; by the clock of the test, which is not faked, ms. */
 const PATIENCE_MS = 180_000
-const LIBRARIES = ['x86_64', 'aarch64'].map(
-  (machine) => `/usr/lib/${machine}-linux-gnu/faketime/libfaketimeMT.so.1`,
-)
 const FLEET = fileURLToPath(new URL('./fleet-process.ts', import.meta.url))
 const run = promisify(execFile)
 
@@ -149,13 +147,8 @@ export class Years {
     renameSync(`${path}.new`, path) // no process reads half of it
   }
 
-  /** Timers of Node follow a clock that is set, because libfaketime moves CLOCK_MONOTONIC with it. */
-  #environment(more: NodeJS.ProcessEnv = {}): NodeJS.ProcessEnv {
-    const { NODE_OPTIONS: _, ...environment } = process.env
-    const library = LIBRARIES.find(existsSync)
-    if (library === undefined) throw new Error('libfaketime is missing: apt-get install faketime')
-    const clock = { FAKETIME_TIMESTAMP_FILE: join(this.#base, 'clock'), FAKETIME_NO_CACHE: '1' }
-    return { ...environment, LD_PRELOAD: library, ...clock, ...more }
+  #environment(): NodeJS.ProcessEnv {
+    return underClock({ file: join(this.#base, 'clock') })
   }
 
   async #makeAuthority(of: { rootDays: number; issuingDays: number }): Promise<void> {
@@ -176,7 +169,7 @@ export class Years {
     crashAt?: string,
   ): Promise<void> {
     const child = fork(MUSTER, [name, '--data', this.data, ...args], {
-      env: this.#environment(crashAt === undefined ? {} : { MUSTER_CRASH_AT: crashAt }),
+      env: { ...this.#environment(), ...(crashAt === undefined ? {} : { MUSTER_CRASH_AT: crashAt }) },
       execArgv: [],
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
     })
