@@ -11,7 +11,7 @@ import { MusterError } from '#shared/errors'
 import { isDeviceId } from '#shared/identity/device'
 import { sha256Hex } from '#shared/pki/keys'
 import { derToPem, pemToDer } from '#shared/pki/pem'
-import { isSerialNumber, readIdevidCa } from './ca/idevid.ts'
+import { isSerialNumber, readCertificateSerial, readIdevidCa } from './ca/idevid.ts'
 import type { Deps } from './deps.ts'
 import type { Actor, ManufacturedRow } from './registry/registry.ts'
 import { cancelToken, expiry } from './tokens.ts'
@@ -122,18 +122,18 @@ export async function listManufactured(
 function readRow(entry: ManufacturedEntry): ManufacturedRow | { id: string; fault: string } {
   const { serialNumber = null, certificateSerial: written = null } = entry
   const id = entry.id ?? serialNumber ?? ''
-  const hex = written?.replaceAll(':', '').toLowerCase() ?? null
-  if (serialNumber === null && hex === null) return { id, fault: 'Cannot list it: it has no number' }
+  if (serialNumber === null && written === null) return { id, fault: 'Cannot list it: it has no number' }
   if (serialNumber !== null && !isSerialNumber(serialNumber)) {
     return {
       id,
       fault: 'Cannot use the serial number: at most 64 printable characters, no space around them',
     }
   }
-  if (hex !== null && !/^[0-9a-f]{1,40}$/.test(hex)) {
+  const certificateSerial = written && readCertificateSerial(written)
+  if (written !== null && certificateSerial === null) {
     return { id, fault: 'Cannot use the serial of the certificate: at most 20 octets in hex' }
   }
   if (!isDeviceId(id))
     return { id, fault: `Cannot use the device id "${id}": give it one with the column id` }
-  return { id, serialNumber, certificateSerial: hex?.replace(/^0+/, '').padStart(32, '0') ?? null }
+  return { id, serialNumber, certificateSerial }
 }

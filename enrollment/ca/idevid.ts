@@ -43,6 +43,13 @@ export function isSerialNumber(text: string): boolean {
   return text.length <= SERIAL_NUMBER_MAX && PRINTABLE.test(text) && text === text.trim()
 }
 
+/** The serial of a certificate as people write it, in hex with or without colons and zeros before, as `readIdevid` has it; else null. */
+export function readCertificateSerial(written: string): string | null {
+  const hex = written.replaceAll(':', '')
+  if (!/^[0-9a-f]{1,40}$/i.test(hex)) return null
+  return serialHex(Buffer.from(hex.padStart(40, '0'), 'hex'))
+}
+
 /**
  * A certificate that is fit to be registered: that of a CA which may issue certificates for clients.
  * @throws MusterError invalid_request

@@ -3,6 +3,7 @@ import { CLAIMS } from './schema-claims.ts'
 import { CLONES } from './schema-clones.ts'
 import { EVENTS } from './schema-events.ts'
 import { INFRASTRUCTURE_ISSUERS } from './schema-infrastructure.ts'
+import { LISTED_SERIALS } from './schema-listed-serials.ts'
 import { POLICIES } from './schema-policies.ts'
 import { PROFILES } from './schema-profiles.ts'
 import { PURGES } from './schema-purges.ts'
@@ -27,4 +28,5 @@ export const LATER: readonly string[] = [
   STRANGERS,
   PURGES,
   REQUEST_KEYS,
+  LISTED_SERIALS,
 ]

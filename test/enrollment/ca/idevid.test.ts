@@ -5,7 +5,13 @@ import { isMusterError } from '#shared/errors'
 import { generateKey } from '#shared/pki/keys'
 import { OID } from '#shared/pki/oid'
 import { pemToDer } from '#shared/pki/pem'
-import { isIssuedBy, isSerialNumber, readIdevid, readIdevidCa } from '../../../enrollment/ca/idevid.ts'
+import {
+  isIssuedBy,
+  isSerialNumber,
+  readCertificateSerial,
+  readIdevid,
+  readIdevidCa,
+} from '../../../enrollment/ca/idevid.ts'
 import { type IdevidFault, printable, testManufacturer, utf8 } from '../../support/manufacturer.ts'
 
 const acme = testManufacturer()
@@ -25,6 +31,26 @@ t.test('a certificate of a device is read with its numbers', async (t) => {
   })
   t.equal(read(acme.issue('', { serialNumbers: [] }).der).serialNumber, null)
   t.equal(read(acme.issue('', { serialNumbers: [utf8('SN 7')] }).der).serialNumber, 'SN 7')
+})
+
+t.test('the serial of a certificate is the same however a list writes it', async (t) => {
+  const property = fc.property(fc.uint8Array({ minLength: 1, maxLength: 20 }), (octets) => {
+    fc.pre((octets[0] ?? 0) > 0 && (octets[0] ?? 0) < 0x80) // as DER has a positive number of so many octets
+    const hex = Buffer.from(octets).toString('hex')
+    const { certificateSerial } = read(acme.issue('SN-0042', { serial: octets }).der)
+    for (const written of [
+      hex,
+      hex.replace(/^0/, ''),
+      `00${hex}`.slice(-40),
+      hex.toUpperCase(),
+      hex.replace(/..(?=.)/g, '$&:'),
+    ])
+      t.equal(readCertificateSerial(written), certificateSerial, written)
+  })
+  fc.assert(property, { numRuns: 40, seed: 7, examples: [[new Uint8Array(20).fill(0x0a)]] })
+  for (const written of ['', ':', '0x1', 'g', '1'.repeat(41), ' 1']) {
+    t.equal(readCertificateSerial(written), null, `"${written}"`)
+  }
 })
 
 t.test('one that never expires, as 802.1AR has it, is good in the last second of 9999', async (t) => {
