@@ -1,5 +1,6 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { brokerNodeOptions } from '#shared/broker-node'
 import { freePort } from './cfssl.ts'
 import type { BenchContext } from './harness.ts'
 import { MUSTER, newDirectory, type Plane } from './plane.ts'
@@ -29,8 +30,19 @@ export async function startBroker(
     writeFileSync(invitation, JSON.stringify(await plane.admin.inviteBroker()), { mode: 0o600 })
   }
   const port = await freePort()
+  const given = brokerNodeOptions({ bin: MUSTER, execArgv: options, environment: process.env }) // as `muster up` does
   const command = [
-    ...[process.execPath, ...options, MUSTER, 'broker', '--data', directory, '--invite', invitation],
+    ...[
+      process.execPath,
+      ...given,
+      ...options,
+      MUSTER,
+      'broker',
+      '--data',
+      directory,
+      '--invite',
+      invitation,
+    ],
     ...['--port', String(port), '--log-level', 'warn', ...settings],
   ]
   const begun = performance.now()

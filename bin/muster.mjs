@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Starts Muster. Plain JavaScript, so that a Node that is too old can still say so (Node 18 and newer).
 import { spawn } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { constants as access, accessSync, existsSync } from 'node:fs'
 import module from 'node:module'
 import { constants } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -31,6 +31,7 @@ function source(path) {
 async function start() {
   // Beside the code, never in a directory that others can write to: what is in it runs with the CA's keys at hand.
   module.enableCompileCache(join(root, 'node_modules', '.cache', 'muster'))
+  await becomeBroker()
   const { run } = await import(source('operator/cli'))
   const status = await run(argv, {
     bin: fileURLToPath(import.meta.url),
@@ -41,6 +42,29 @@ async function start() {
     bench: async (args) => (await import(source('bench/main'))).run(args),
   })
   if (status !== null) process.exitCode = status
+}
+
+/**
+ * A broker wants options of Node, and Node takes them at its start only. `muster up` gives them to its child; a broker that
+ * somebody starts takes the place of this process, with the same id and the same output. Where that cannot be, it goes
+ * on without them.
+ */
+async function becomeBroker() {
+  const { programOf } = await import(source('operator/commands/programs'))
+  if (programOf(argv)?.name !== 'broker') return
+  const { brokerNodeOptions } = await import(source('shared/broker-node'))
+  const bin = fileURLToPath(import.meta.url)
+  const options = brokerNodeOptions({ bin, execArgv: process.execArgv, environment: process.env })
+  // Node hands on standard input, output and error: no channel to a parent, and no open file that an argument names.
+  const hasMore = process.channel !== undefined || argv.some((one) => /\/fd\/\d+$/.test(one))
+  if (options.length === 0 || hasMore || process.execve === undefined) return
+  try {
+    accessSync(process.execPath, access.X_OK) // where it fails, this Node is aborted
+    const args = [process.execPath, ...process.execArgv, ...options, bin, ...argv]
+    process.execve(process.execPath, args, process.env)
+  } catch {
+    // Not permitted, as with `node --permission`.
+  }
 }
 
 /** Runs this command again with a newer Node, and ends as it ends. Signals of the terminal reach both. */

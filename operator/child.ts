@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { chmodSync, closeSync, fstatSync, openSync, readFileSync } from 'node:fs'
+import { brokerNodeOptions } from '#shared/broker-node'
 import { MusterError } from '#shared/errors'
 import type { ProcessMessage } from '#shared/service'
 import { environmentFor } from './config.ts'
@@ -42,10 +43,13 @@ export function spawnChild(bin: string, spec: Pick<ChildSpec, 'name' | 'args' | 
     chmodSync(spec.logFile, 0o600)
     const logStart = fstatSync(log).size
     const stdio = ['ignore', log, log, 'ipc'] as const
-    const child = spawn(process.execPath, [bin, ...spec.args], {
+    const environment = environmentFor(spec.name)
+    const { execArgv } = process
+    const options = spec.name === 'broker' ? brokerNodeOptions({ bin, execArgv, environment }) : []
+    const child = spawn(process.execPath, [...options, bin, ...spec.args], {
       detached: true,
       stdio: [...stdio],
-      env: environmentFor(spec.name),
+      env: environment,
     })
     return { ...follow(child), logStart }
   } finally {

@@ -16,7 +16,15 @@ const tsc = join(dirname(createRequire(import.meta.url).resolve('typescript/pack
 execFileSync(process.execPath, [tsc, '-p', join(root, 'tsconfig.build.json'), '--outDir', target], {
   stdio: 'inherit',
 })
-for (const path of ['bin', 'tools/node-version.mjs', 'docs', 'README.md', 'CHANGELOG.md', 'LICENSE']) {
+for (const path of [
+  'bin',
+  'broker/openssl.cnf',
+  'tools/node-version.mjs',
+  'docs',
+  'README.md',
+  'CHANGELOG.md',
+  'LICENSE',
+]) {
   cpSync(join(root, path), join(target, path), { recursive: true })
 }
 writeFileSync(join(target, 'package.json'), `${JSON.stringify(packageOf(), null, 2)}\n`)

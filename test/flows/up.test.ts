@@ -7,6 +7,7 @@ import t from 'tap'
 import { layout, ports } from '#shared/layout'
 import { freePortBase, interrupt, scratch, startMuster, up } from '../support/muster.ts'
 import { adminOf, muster } from '../support/plane.ts'
+import { visit } from '../support/tickets.ts'
 
 /** Longest for something that happens by itself once its cause is there, ms. */
 const DEADLINE_MS = 20_000
@@ -15,7 +16,10 @@ const DEADLINE_MS = 20_000
 function childrenOf(pid: number | undefined): Record<string, number> {
   const pids = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number)
   return Object.fromEntries(
-    pids.map((child) => [readFileSync(`/proc/${child}/cmdline`, 'utf8').split('\0')[2] ?? '', child]),
+    pids.map((child) => {
+      const [, ...words] = readFileSync(`/proc/${child}/cmdline`, 'utf8').split('\0')
+      return [words.filter((word) => !word.startsWith('--'))[1] ?? '', child] // after Node, its options and the program
+    }),
   )
 }
 
@@ -45,6 +49,8 @@ t.test('the first start makes a plane, says where it is, and stops cleanly', asy
   t.match(plane.stderr(), `mqtts://localhost:${portBase + 883}`)
   t.match(plane.stderr(), `https://localhost:${portBase + 443}/.well-known/est`)
   t.notMatch(plane.stderr(), 'There are', 'a first start finds nothing')
+  const stranger = await visit('nobody', { port: portBase + 883, ca: readFileSync(files.rootCertificate) })
+  t.equal(stranger.tickets.length, 1, 'its broker makes one ticket with a handshake')
   t.match(plane.ready, {
     schemaVersion: 1,
     pid: plane.child.pid,

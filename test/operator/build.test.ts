@@ -31,6 +31,7 @@ t.test('the published package runs from node_modules, where Node strips no types
     files.filter((file) => file.endsWith('.ts') || file.includes('test')),
     [],
   )
+  t.ok(files.includes('broker/openssl.cnf'), 'what OpenSSL reads for a broker')
   const { scripts, optionalDependencies } = JSON.parse(readFileSync(join(installed, 'package.json'), 'utf8'))
   t.equal(scripts, undefined)
   t.strictSame(Object.keys(optionalDependencies), ['koffi'], 'and no Node of its own')

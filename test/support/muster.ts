@@ -30,9 +30,14 @@ export interface Running {
 }
 
 /** Starts `muster <args>`; it is killed at the end of the test if it is still there. */
-export function startMuster(t: Test, args: readonly string[], options: { cwd?: string } = {}): Running {
+export function startMuster(
+  t: Test,
+  args: readonly string[],
+  { environment = {}, ...options }: { cwd?: string; environment?: Record<string, string> } = {},
+): Running {
   const child = spawn('env', [...PLAIN_NODE, MUSTER, ...args], {
     ...options,
+    env: { ...process.env, ...environment },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   const texts = { stdout: '', stderr: '' }
