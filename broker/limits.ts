@@ -62,6 +62,8 @@ export interface Limits extends PacingLimits {
   /** Messages, and filters to subscribe to or to give up, that an identity may send: so many at once, so many a second; 0 for any. */
   readonly publishBurst: number
   readonly publishPerSecond: number
+  /** For how long the client of a session may stay away before its session ends, s; 0 for ever. */
+  readonly sessionExpirySeconds: number
   /** Sessions that outlive their connection, of one identity: a service may have several clients. */
   readonly sessions: number
   /** How many times the queue, in flight outbound, retained and rate of a device a service may have; what a policy says is as it is. */

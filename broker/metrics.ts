@@ -21,7 +21,7 @@ export interface Measured {
   readonly replica: Pick<Replica, 'cursor' | 'lastHeardAt' | 'spool'>
   readonly sessions: Pick<Sessions, 'count'>
   readonly store: Pick<SessionStore, 'retained'> & {
-    readonly sessions: Pick<SessionStore['sessions'], 'queues'>
+    readonly sessions: Pick<SessionStore['sessions'], 'queues' | 'count' | 'expired'>
   }
   readonly mqtt: Pick<Mqtt, 'registered' | 'traffic'>
   /** PEM of the broker's own certificate as it is now. */
@@ -77,6 +77,7 @@ export function openMeter(): Meter {
 export function addReadings({ metrics }: Meter, measured: Measured): void {
   addSessions(metrics, measured)
   addFeed(metrics, measured)
+  addKept(metrics, measured)
   addStored(metrics, measured)
 }
 
@@ -162,5 +163,18 @@ function addStored(metrics: Metrics, { store }: Measured): void {
     name: 'muster_broker_retained_bytes',
     help: 'Topics and payloads of retained messages.',
     read: () => store.retained.totals().bytes,
+  })
+}
+
+function addKept(metrics: Metrics, { store }: Measured): void {
+  metrics.gauge({
+    name: 'muster_broker_kept_sessions',
+    help: 'Sessions that outlive their connection, of clients that are connected or away.',
+    read: () => store.sessions.count,
+  })
+  metrics.counter({
+    name: 'muster_broker_expired_sessions_total',
+    help: 'Sessions that have ended because their clients stayed away for longer than they may.',
+    read: () => store.sessions.expired,
   })
 }

@@ -1,5 +1,5 @@
 import type { LimitChange, LimitView } from '#shared/api'
-import { type Allowance, CAP_NAMES, type CapName, nameOfCap } from '#shared/policy/caps'
+import { type Allowance, CAP_NAMES, type CapName, nameOfCap, UNLIMITED_AT_ZERO } from '#shared/policy/caps'
 import { levelsOf } from '#shared/topic-syntax'
 
 /** What a client may have; where no policy says so, the default that a broker has unless its operator says otherwise. */
@@ -50,5 +50,5 @@ function saidOf({ caps, from }: Allowance, limit: CapName): number | null {
 }
 
 function widthOf({ caps }: Allowance, limit: CapName): number {
-  return limit === 'publishPerSecond' && caps[limit] === 0 ? Number.POSITIVE_INFINITY : caps[limit]
+  return UNLIMITED_AT_ZERO.includes(limit) && caps[limit] === 0 ? Number.POSITIVE_INFINITY : caps[limit]
 }

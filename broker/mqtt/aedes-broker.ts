@@ -102,6 +102,7 @@ export class Broker extends Base {
 
   override unregisterClient(client: MqttClient): void {
     this.delivery.stop(client)
+    if (!client.clean) this.#repairs.store.sessions.left(client.id)
     if (this.clients[client.id] === client) this.deleteClient(client.id)
   }
 

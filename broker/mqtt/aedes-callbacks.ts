@@ -35,6 +35,8 @@ export interface MqttDeps
     Pick<GateDeps, 'report' | 'log' | 'limits' | 'sessions'> {
   /** How often this broker says that it is alive, ms; wills of dead ones are swept every fourth time. */
   readonly heartbeatMs?: number
+  /** From one look for sessions that are over to the next, ms. */
+  readonly expireEveryMs?: number
   readonly store: SessionStore
   /** `fetch`, but for tests: of the keys that tokens are judged by. */
   fetch?(url: string, init: RequestInit): Promise<Response>

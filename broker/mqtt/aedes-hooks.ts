@@ -4,10 +4,9 @@ import type { Inside } from '../door/gate.ts'
 import { stillLive } from '../judge/admission.ts'
 import { asksForFactor } from '../judge/factor-at-connect.ts'
 import { PublishRate } from '../judge/publish-rate.ts'
-import { refusedReport } from '../refusals.ts'
 import type { Connection } from '../sessions.ts'
 import { purge, type ReviewDeps, review, reviewDevice } from '../store/purge.ts'
-import type { Dropped } from '../store/queues.ts'
+import { type Expired, expireSessions, keepExpiring } from '../store/session-expiry.ts'
 import type { SessionStore } from '../store/session-store.ts'
 import { Broker } from './aedes-broker.ts'
 import {
@@ -23,7 +22,8 @@ import {
 } from './aedes-callbacks.ts'
 import { Ingest, type IngestDeps } from './ingest.ts'
 import { lighten } from './lighten.ts'
-import { identityOf, isGone, type Link, type MqttClient } from './mqtt-client.ts'
+import { reportDropped, reportExpired } from './losses.ts'
+import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
 import { News } from './news.ts'
 import { closeShort } from './short-close.ts'
 import { type ConnectPacket, connectShort } from './short-connect.ts'
@@ -41,6 +41,8 @@ export interface Mqtt extends Inside {
   review(fleet?: string): Promise<void>
   /** The same for one device. */
   reviewDevice(device: string): Promise<void>
+  /** Ends the sessions whose clients have stayed away for too long; it does so by itself, too. */
+  expire(): Promise<void>
   /** Tells a device what is new for it; retained, so that it hears it when it subscribes. */
   tell(connection: Connection): void
   /** The same for all that are connected, paced. */
@@ -70,9 +72,16 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
   const news = openNews(broker, deps)
   observe(broker, { deps, store, news })
   await broker.listen()
+  const expiry = {
+    ...{ store, log: deps.log },
+    isConnected: (clientId: string) => broker.clients[clientId] !== undefined,
+    expired: (over: Expired) => reportExpired(deps, over),
+  }
+  const stopExpiring = keepExpiring(expiry, deps.expireEveryMs)
   const taking = { ...deps, rate, traffic, ingestion: ingestion(broker, { ...deps, rate, traffic }) }
   return {
     handle: (connection) => take(broker, taking, connection),
+    expire: () => expireSessions(expiry),
     ...reviews({ ...deps, clients: broker.clients }),
     tell: (connection) => news.tell(connection),
     tellAll: () => news.tellAll(),
@@ -85,6 +94,7 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
     traffic: () => ({ ...traffic, delivered: traffic.delivered + broker.delivery.sent }),
     async close() {
       news.stop()
+      stopExpiring()
       await new Promise<void>((resolve) => broker.close(resolve))
       await store.destroy()
     },
@@ -273,21 +283,4 @@ function openNews(broker: Broker, { replica, sessions, log, store }: MqttDeps): 
       return () => clearTimeout(timer)
     },
   })
-}
-
-/** The first message of several that found the queue of a client full: it is the client's to hear of. */
-function reportDropped(
-  deps: MqttDeps,
-  clientId: string,
-  { dropped, ...evidence }: Parameters<Dropped>[1],
-): void {
-  if (dropped > 1) return
-  const identity = identityOf(clientId)
-  const refused = {
-    device: identity,
-    fingerprint: deps.store.sessions.get(clientId)?.fingerprint ?? null,
-    address: '',
-  }
-  deps.log.warn({ client: clientId, ...evidence }, 'queue is full: messages are dropped')
-  deps.report(refusedReport({ code: 'quota', evidence }, refused, deps.now()))
 }

@@ -94,6 +94,11 @@ export class Queues {
     return [...(this.#queues.get(clientId)?.entries.values() ?? [])].filter(({ isLeaving }) => !isLeaving)
   }
 
+  /** Messages that wait for the client, with what is not on disk yet. */
+  waiting(clientId: string): number {
+    return this.#queues.get(clientId)?.messages ?? 0
+  }
+
   byMessageId(clientId: string, messageId: number): Entry | undefined {
     return this.#queues.get(clientId)?.byMessageId.get(messageId)
   }

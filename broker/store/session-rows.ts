@@ -27,8 +27,13 @@ export type SessionRows = ReturnType<typeof prepareSessionRows>
 /** What is read and written of sessions, their subscriptions and half-received messages, of wills and what is retained. */
 export function prepareSessionRows(db: Sqlite) {
   const putSession = db.prepare<[string, string, string, string, string]>(
-    'INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?)',
+    'INSERT OR REPLACE INTO sessions (client, identity, kind, fleet, fingerprint) VALUES (?, ?, ?, ?, ?)',
   )
+  const putAbsence = db.prepare<[number | null, string]>(
+    'UPDATE sessions SET away_since = ? WHERE client = ?',
+  )
+  const life = db.prepare<[], number>('SELECT lived FROM life').pluck()
+  const putLife = db.prepare<[number]>('UPDATE life SET lived = ?')
   const putSubscription = db.prepare<[string, string, number]>(
     'INSERT OR REPLACE INTO subscriptions VALUES (?, ?, ?)',
   )
@@ -50,7 +55,19 @@ export function prepareSessionRows(db: Sqlite) {
   const putWill = db.prepare('INSERT OR REPLACE INTO wills VALUES (?, ?, ?, ?, ?, ?, ?, ?)')
   const deleteWill = db.prepare<[string]>('DELETE FROM wills WHERE client = ?')
   return {
-    sessions: () => db.prepare<[], Session>('SELECT * FROM sessions').all(),
+    sessions: () =>
+      db.prepare<[], Session>('SELECT client, identity, kind, fleet, fingerprint FROM sessions').all(),
+    /** Of clients that are known to be away; seconds of the broker's life. */
+    absences: () =>
+      db
+        .prepare<[], { client: string; since: number }>(
+          'SELECT client, away_since AS since FROM sessions WHERE away_since IS NOT NULL',
+        )
+        .all(),
+    putAbsence: (client: string, since: number | null) => void putAbsence.run(since, client),
+    /** Seconds that the broker has lived. */
+    life: () => life.get() ?? 0,
+    putLife: (seconds: number) => void putLife.run(seconds),
     subscriptions: () =>
       db
         .prepare<[], { client: string; topic: string; qos: number }>(

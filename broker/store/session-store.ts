@@ -4,21 +4,18 @@ import type { Limits } from '../limits.ts'
 import { identityOf, isGone, type MqttClient, type Will } from '../mqtt/mqtt-client.ts'
 import { paced } from '../mqtt/paced.ts'
 import { Wills } from '../mqtt/wills.ts'
+import type { Absences } from './absences.ts'
 import { Allowances, defaultsOf } from './allowances.ts'
+import { type AnswersDeps, dropAnswered, type Identified, type Update, updateEntry } from './answers.ts'
 import type { CommitGroup } from './commit-group.ts'
-import { asPacket, type Entry, type Message } from './queue-entry.ts'
+import { isClient, type Owner } from './owner.ts'
+import { asPacket, type Entry } from './queue-entry.ts'
 import type { QueueRows } from './queue-rows.ts'
 import { type Parcel, Queues } from './queues.ts'
 import { Retained, type RetainedPacket } from './retained.ts'
 import type { SessionRows } from './session-rows.ts'
 import { StoredSessions } from './stored-sessions.ts'
 import type { Subscriber, Subscription } from './subscriptions.ts'
-
-/** What Aedes hands over as the owner of stored state: its Client, or only the id of one. */
-type Owner = Pick<MqttClient, 'id'>
-interface Identified {
-  readonly messageId?: number
-}
 
 /** What the store needs of the broker that it serves. */
 interface Clients {
@@ -31,6 +28,7 @@ export interface StoreParts {
   readonly queueRows: QueueRows
   readonly group: CommitGroup
   readonly limits: Limits
+  readonly absences: Absences
   /** Closes the database. */
   close(): void
 }
@@ -54,19 +52,21 @@ export class SessionStore {
   /** Told when a client has answered for a message of its queue. */
   answered: (clientId: string) => void = () => {}
   readonly #parts: StoreParts
+  readonly #answers: AnswersDeps
   readonly wills: Wills
   readonly #granted = new WeakSet<Subscription>()
   #broker: Clients = { id: '', clients: {} }
   #subscriber: MqttClient | null = null
 
   constructor(parts: StoreParts) {
-    const { rows, group, limits, queueRows } = parts
+    const { rows, group, limits, queueRows, absences } = parts
     this.#parts = parts
     this.group = group
     this.limits = limits
     this.allowances = new Allowances(defaultsOf(limits))
     const queues = new Queues(queueRows, { limits, allowance: (clientId) => this.allowance(clientId) })
-    this.sessions = new StoredSessions({ rows, group, queues })
+    this.sessions = new StoredSessions({ rows, group, queues, absences })
+    this.#answers = { queueRows, group, sessions: this.sessions }
     this.retained = new Retained(rows, limits)
     this.wills = new Wills(rows, group)
     this.sessions.load()
@@ -185,42 +185,13 @@ export class SessionStore {
     return Readable.from(entries.map((entry) => asPacket(entry, payloadOf(entry))))
   }
 
-  /** A PUBREC has come, or Aedes' contract gives a message its packet identifier. */
-  async outgoingUpdate(
-    client: Owner,
-    packet: Identified & Partial<Message> & { cmd?: string },
-  ): Promise<void> {
-    const { queues } = this.sessions
-    const { messageId = 0, brokerId, brokerCounter } = packet
-    const isSame = ({ message }: Entry) =>
-      message.brokerId === brokerId && message.brokerCounter === brokerCounter
-    const entry =
-      packet.cmd === 'pubrel'
-        ? queues.byMessageId(client.id, messageId)
-        : queues.entries(client.id).find(isSame)
-    if (entry === undefined || (isClient(client) && !entry.isSent)) {
-      // A retained message of QoS 2: it is in no queue, and PUBREL is owed to it all the same.
-      if (isClient(client)) return
-      throw new Error('no such packet')
-    }
-    const released = packet.cmd === 'pubrel' ? 1 : 0
-    const row = { client: client.id, seq: entry.message.seq, messageId, released }
-    await this.group.commit(
-      () => this.#parts.queueRows.updateEntry(row),
-      () => {
-        if (released === 1) entry.state = 'released'
-        if (entry.messageId !== messageId) queues.setMessageId(client.id, entry, messageId)
-      },
-    )
+  outgoingUpdate(client: Owner, packet: Update): Promise<void> {
+    return updateEntry(this.#answers, { client, packet })
   }
 
-  /** PUBACK or PUBCOMP has come. What was not sent to this client stays. */
-  async outgoingClearMessageId(client: Owner, packet: Identified): Promise<object | undefined> {
-    const { queues } = this.sessions
-    const entry = packet.messageId === undefined ? undefined : queues.byMessageId(client.id, packet.messageId)
-    if (entry === undefined || (isClient(client) && !entry.isSent)) return undefined
-    const found = asPacket(entry, entry.message.payload ?? '')
-    await this.sessions.drop(client.id, [entry])
+  async outgoingClearMessageId(client: Owner, { messageId }: Identified): Promise<object | undefined> {
+    const found = await dropAnswered(this.#answers, { client, messageId })
+    if (found === null) return undefined
     this.answered(client.id)
     return found
   }
@@ -279,6 +250,7 @@ export class SessionStore {
 
   /** Writes what is pending and closes. */
   async destroy(): Promise<void> {
+    this.sessions.absences.keepLife()
     this.group.close()
     this.#parts.close()
   }
@@ -291,9 +263,4 @@ export class SessionStore {
   clientsOf(identity: string): string[] {
     return [...this.sessions.clientsOf(identity), ...this.wills.clientsOf(identity)]
   }
-}
-
-/** Aedes' Client, not only the id of one. */
-function isClient(owner: Owner): owner is MqttClient {
-  return 'conn' in owner
 }

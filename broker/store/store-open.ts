@@ -2,6 +2,7 @@ import { MusterError } from '#shared/errors'
 import type { Log } from '#shared/log'
 import { type Durability, openSqlite, type Sqlite } from '#shared/sqlite'
 import type { Limits } from '../limits.ts'
+import { Absences } from './absences.ts'
 import { CommitGroup } from './commit-group.ts'
 import { prepareQueueRows } from './queue-rows.ts'
 import { prepareSessionRows } from './session-rows.ts'
@@ -12,6 +13,8 @@ export interface StoreOptions {
   readonly durability: Durability
   readonly limits: Limits
   readonly log: Log
+  /** ms since some moment, by a clock that nobody sets; that of the machine when it is left out. */
+  elapsed?(): number
 }
 
 /** Only this broker writes here, so waiting helps nobody, ms. */
@@ -27,11 +30,13 @@ export function openSessionStore(path: string, options: StoreOptions): SessionSt
   try {
     db = openSqlite(path, { busyTimeoutMs: BUSY_TIMEOUT_MS, migrations: STORE_MIGRATIONS, durability })
     const opened = db
+    const rows = prepareSessionRows(opened)
+    const group = new CommitGroup(opened, log)
+    const { elapsed = () => performance.now() } = options
     return new SessionStore({
-      rows: prepareSessionRows(opened),
+      ...{ rows, group, limits },
       queueRows: prepareQueueRows(opened),
-      group: new CommitGroup(opened, log),
-      limits,
+      absences: new Absences({ rows, group, elapsed }),
       close: () => opened.close(),
     })
   } catch (error) {

@@ -43,4 +43,11 @@ export const STORE_MIGRATIONS = [
     qos INTEGER NOT NULL, retain INTEGER NOT NULL, fingerprint TEXT, connection TEXT
   ) STRICT;
   `,
+  `
+  -- How long this broker has lived, s, and when in its life the client of a session was there last. Null: it is
+  -- there, or was until a while ago. Sessions of an earlier version begin to be away with this one.
+  CREATE TABLE life (lived INTEGER NOT NULL) STRICT;
+  INSERT INTO life VALUES (0);
+  ALTER TABLE sessions ADD COLUMN away_since INTEGER;
+  `,
 ] as const

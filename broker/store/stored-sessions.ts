@@ -1,5 +1,6 @@
 import { Incoming } from '../mqtt/incoming.ts'
 import type { MqttClient } from '../mqtt/mqtt-client.ts'
+import type { Absences } from './absences.ts'
 import type { CommitGroup } from './commit-group.ts'
 import type { Entry } from './queue-entry.ts'
 import type { Queues } from './queues.ts'
@@ -14,6 +15,9 @@ export class StoredSessions {
   readonly subscriptions = new Subscriptions()
   readonly incoming: Incoming
   readonly queues: Queues
+  readonly absences: Absences
+  /** Sessions that have ended since the start because their clients stayed away. */
+  expired = 0
   readonly #rows: SessionRows
   readonly #group: CommitGroup
   readonly #sessions = new Map<string, Session>()
@@ -23,15 +27,17 @@ export class StoredSessions {
   /** Sessions that are being written. */
   readonly #opening = new Map<string, Promise<void>>()
 
-  constructor(parts: { rows: SessionRows; group: CommitGroup; queues: Queues }) {
+  constructor(parts: { rows: SessionRows; group: CommitGroup; queues: Queues; absences: Absences }) {
     this.#rows = parts.rows
     this.#group = parts.group
     this.queues = parts.queues
+    this.absences = parts.absences
     this.incoming = new Incoming(parts.rows)
   }
 
   load(): void {
     for (const session of this.#rows.sessions()) this.#put(session)
+    this.absences.load(this.#sessions.keys())
     for (const { client, topic, qos } of this.#rows.subscriptions())
       this.subscriptions.add(client, { topic, qos })
     this.incoming.load()
@@ -46,6 +52,20 @@ export class StoredSessions {
     return [...this.#sessions.values()]
   }
 
+  /** One after the other, over many turns of the event loop: what changes meanwhile is followed. */
+  each(): IterableIterator<Session> {
+    return this.#sessions.values()
+  }
+
+  /** The client was there until now; perhaps it has no session. */
+  left(clientId: string): void {
+    if (this.#sessions.has(clientId)) this.absences.here(clientId)
+  }
+
+  get count(): number {
+    return this.#sessions.size
+  }
+
   /** Client ids of the sessions of an identity: a service may have several. */
   clientsOf(identity: string): string[] {
     return [...(this.#byIdentity.get(identity) ?? [])]
@@ -53,6 +73,7 @@ export class StoredSessions {
 
   /** Notes that the client has a session from now on; {@link opened} says when that is on disk. */
   open({ id, req: { connection } }: MqttClient): void {
+    this.absences.here(id)
     const { device: identity, kind, fleet, fingerprint } = connection
     const session: Session = { client: id, identity, kind, fleet, fingerprint }
     const before = this.#sessions.get(id)
@@ -68,8 +89,9 @@ export class StoredSessions {
     opening.then(ended, () => {
       ended()
       if (this.#sessions.get(id) !== session) return
-      if (before === undefined) this.#take(id)
-      else this.#put(before) // as it is on disk
+      if (before !== undefined) return this.#put(before) // as it is on disk
+      this.#take(id)
+      this.absences.forget(id)
     })
   }
 
@@ -159,6 +181,7 @@ export class StoredSessions {
       await this.#group.commit(write, () => {
         this.incoming.removeAll(clientId)
         leaving.done()
+        if (!this.#sessions.has(clientId)) this.absences.forget(clientId)
         late = this.#forgetLate(clientId)
       })
     } catch (error) {

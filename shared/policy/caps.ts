@@ -17,6 +17,7 @@ export const CAP_RANGES = {
   retainedBytes: [0, 1_073_741_824],
   publishBurst: [1, 1_000_000],
   publishPerSecond: [0, 1_000_000],
+  sessionExpirySeconds: [0, 315_360_000],
 } as const satisfies Record<string, readonly [least: number, most: number]>
 
 export type CapName = keyof typeof CAP_RANGES
@@ -36,7 +37,11 @@ export const CAP_DEFAULTS: Caps = Object.freeze({
   retainedBytes: 1_048_576,
   publishBurst: 200,
   publishPerSecond: 50,
+  sessionExpirySeconds: 7_776_000,
 })
+
+/** Of these 0 means that there is no limit. */
+export const UNLIMITED_AT_ZERO: readonly CapName[] = ['publishPerSecond', 'sessionExpirySeconds']
 
 /** How many times some of them a service may have. */
 export const SERVICE_TIMES = 20
@@ -67,6 +72,8 @@ export const PolicyLimits = Type.Object(
     /** Requests that an identity may make: so many at once, so many a second; 0 a second for any. */
     publishBurst: cap('publishBurst'),
     publishPerSecond: cap('publishPerSecond'),
+    /** For how long a client may stay away from its session; 0 for ever. */
+    sessionExpirySeconds: cap('sessionExpirySeconds'),
   },
   { additionalProperties: false },
 )

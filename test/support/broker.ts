@@ -87,6 +87,7 @@ export interface TestBrokerOptions {
   readonly limits?: Partial<Limits>
   readonly maxStalenessMs?: number
   readonly heartbeatMs?: number
+  readonly expireEveryMs?: number
   readonly store?: SessionStore
   readonly now?: () => number
   /** Keys of session tickets; random ones otherwise. */
@@ -165,7 +166,12 @@ export async function openTestBroker(options: TestBrokerOptions): Promise<TestBr
   }
   const { log } = deps
   const { heartbeatMs, store = openSessionStore(':memory:', { durability: 'full', limits, log }) } = options
-  const mqtt = await createMqtt({ ...deps, store, ...(heartbeatMs === undefined ? {} : { heartbeatMs }) })
+  const mqtt = await createMqtt({
+    ...deps,
+    store,
+    ...(heartbeatMs === undefined ? {} : { heartbeatMs }),
+    ...(options.expireEveryMs === undefined ? {} : { expireEveryMs: options.expireEveryMs }),
+  })
   const server = await testIdentity(authority, 'broker-1', { kind: 'broker' })
   const listener = await openListener({
     ...deps,

@@ -25,13 +25,22 @@ interface Options {
   readonly path: string
   readonly limits?: Partial<Limits>
   readonly heartbeatMs?: number
+  readonly expireEveryMs?: number
+  readonly now?: () => number
+  /** As the store counts time. */
+  readonly elapsed?: () => number
 }
 
 export async function openDurableBroker(t: Test, options: Options): Promise<DurableBroker> {
-  const { path } = options
+  const { path, elapsed } = options
   const limits = { ...LIMITS, ...options.limits }
   const log = openLog('test', 'silent', new PassThrough().resume())
-  const store = openSessionStore(path, { durability: 'full', limits, log })
+  const store = openSessionStore(path, {
+    durability: 'full',
+    limits,
+    log,
+    ...(elapsed === undefined ? {} : { elapsed }),
+  })
   const broker = await openTestBroker({ ...options, store })
   let isOpen = true
   const close = async () => {
