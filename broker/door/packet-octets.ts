@@ -8,6 +8,7 @@ export interface PublishFields {
 
 const PUBLISH = 0x30
 const DUP = 0x08
+const SUBACK = 0x90
 /** PUBACK, PUBREL and PUBCOMP, their length, and room for a packet identifier (MQTT 3.1.1 sections 3.4, 3.6 and 3.7). */
 export const ANSWER = { puback: 0x40_02_00_00, pubrel: 0x62_02_00_00, pubcomp: 0x70_02_00_00 } as const
 /** PINGRESP, which is two octets long (MQTT 3.1.1 section 3.13). */
@@ -21,12 +22,7 @@ export function publishHead({ topic, payload, qos, messageId, dup }: PublishFiel
   const lengthOctets = octetsOf(length)
   const head = Buffer.allocUnsafe(1 + lengthOctets + 2 + topicBytes + idOctets)
   head[0] = PUBLISH | (dup ? DUP : 0) | (qos << 1)
-  let at = 1
-  let left = length
-  do {
-    head[at++] = (left & 0x7f) | (left > 0x7f ? 0x80 : 0) // section 2.2.3
-    left >>>= 7
-  } while (left > 0)
+  let at = writeLength(head, length)
   at = head.writeUInt16BE(topicBytes, at)
   at += head.write(topic, at)
   if (qos > 0) head.writeUInt16BE(messageId, at)
@@ -47,6 +43,27 @@ export function answers(all: readonly number[]): Buffer {
 
 export function pubrel(messageId: number): Buffer {
   return answers([ANSWER.pubrel + messageId])
+}
+
+/** SUBACK with one return code for each pair of the SUBSCRIBE, in its order (MQTT 3.1.1 section 3.9). */
+export function suback(messageId: number, codes: readonly number[]): Buffer {
+  const length = 2 + codes.length
+  const packet = Buffer.allocUnsafe(1 + octetsOf(length) + length)
+  packet[0] = SUBACK
+  const at = packet.writeUInt16BE(messageId, writeLength(packet, length))
+  packet.set(codes, at)
+  return packet
+}
+
+/** Behind the first octet (section 2.2.3); returns where it ends. */
+function writeLength(packet: Buffer, length: number): number {
+  let at = 1
+  let left = length
+  do {
+    packet[at++] = (left & 0x7f) | (left > 0x7f ? 0x80 : 0)
+    left >>>= 7
+  } while (left > 0)
+  return at
 }
 
 function octetsOf(length: number): number {

@@ -24,6 +24,7 @@ import { judgeHalfReceived, judgeRetained, judgeSession } from '../store/session
 import { NO_SUBSCRIPTION, type SessionStore } from '../store/session-store.ts'
 import type { Subscription } from '../store/subscriptions.ts'
 import type { Link, MqttClient, Will } from './mqtt-client.ts'
+import type { RepeatedFilters } from './repeated-filters.ts'
 import type { Done, Parcel } from './route.ts'
 
 /** "not authorized" (MQTT 3.1.1 section 3.2.2.3). */
@@ -62,7 +63,11 @@ export interface Traffic {
 /** Puts ourselves between the parser and Aedes: packets that break a rule, or come after the end, go no further. */
 export function screen(
   parser: EventEmitter,
-  of: { deps: MqttDeps & { readonly rate: PublishRate }; link: Link; connect(packet: ParsedPacket): boolean },
+  of: {
+    readonly deps: MqttDeps & { readonly rate: PublishRate; readonly repeated: RepeatedFilters }
+    readonly link: Link
+    connect(packet: ParsedPacket): boolean
+  },
 ): void {
   const { deps, link } = of
   let connect: typeof of.connect | null = of.connect
@@ -91,7 +96,8 @@ export function screen(
     const asked = askedFor(packet)
     if (asked !== 0) pace(deps, link, asked)
     if (packet.cmd === 'subscribe') lowerQos(deps, link, packet)
-    for (const listener of listeners) listener.call(parser, packet)
+    const seen = packet.cmd === 'subscribe' ? deps.repeated.reduced(packet) : packet
+    for (const listener of listeners) listener.call(parser, seen)
   })
   parser.prependListener('error', (error: Error) => fail(error.message))
 }

@@ -1,13 +1,11 @@
 /** Creates Aedes with our callbacks, and hears what becomes of its clients. Whatever throws in a hook denies. */
 
 import type { Inside } from '../door/gate.ts'
-import { stillLive } from '../judge/admission.ts'
 import { asksForFactor } from '../judge/factor-at-connect.ts'
 import { PublishRate } from '../judge/publish-rate.ts'
 import type { Connection } from '../sessions.ts'
 import { purge, type ReviewDeps, review, reviewDevice } from '../store/purge.ts'
 import { type Expired, expireSessions, keepExpiring } from '../store/session-expiry.ts'
-import type { SessionStore } from '../store/session-store.ts'
 import { Broker } from './aedes-broker.ts'
 import {
   connectHooks,
@@ -20,11 +18,13 @@ import {
   type Traffic,
   topicHooks,
 } from './aedes-callbacks.ts'
+import { isLive, observe } from './aedes-events.ts'
 import { Ingest, type IngestDeps } from './ingest.ts'
 import { lighten } from './lighten.ts'
 import { reportDropped, reportExpired } from './losses.ts'
-import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
+import type { Link, MqttClient } from './mqtt-client.ts'
 import { News } from './news.ts'
+import { RepeatedFilters } from './repeated-filters.ts'
 import { closeShort } from './short-close.ts'
 import { type ConnectPacket, connectShort } from './short-connect.ts'
 import { openTakeovers } from './takeover.ts'
@@ -70,7 +70,8 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
   const rate = new PublishRate()
   store.allowances.follow(deps.replica)
   const news = openNews(broker, deps)
-  observe(broker, { deps, store, news })
+  const repeated = new RepeatedFilters()
+  observe(broker, { deps, news, repeated })
   await broker.listen()
   const expiry = {
     ...{ store, log: deps.log },
@@ -78,7 +79,13 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
     expired: (over: Expired) => reportExpired(deps, over),
   }
   const stopExpiring = keepExpiring(expiry, deps.expireEveryMs)
-  const taking = { ...deps, rate, traffic, ingestion: ingestion(broker, { ...deps, rate, traffic }) }
+  const taking = {
+    ...deps,
+    rate,
+    repeated,
+    traffic,
+    ingestion: ingestion(broker, { ...deps, rate, traffic }),
+  }
   return {
     handle: (connection) => take(broker, taking, connection),
     expire: () => expireSessions(expiry),
@@ -144,6 +151,7 @@ function reviews(deps: ReviewDeps): Pick<Mqtt, 'purge' | 'review' | 'reviewDevic
 
 interface TakeDeps extends MqttDeps {
   readonly rate: PublishRate
+  readonly repeated: RepeatedFilters
   readonly traffic: Traffic
   readonly ingestion: IngestDeps
 }
@@ -215,53 +223,6 @@ function shorten(deps: TakeDeps, client: ReturnType<Broker['handle']>): void {
     let next: Buffer | null = octets
     for (; next !== null; next = client._parsingBatch === 0 ? client.conn.read() : null) ingest.take(next)
   }
-}
-
-/** A client that has closed, or may not be here any more, is taken out of the register in the same tick. */
-function observe(broker: Broker, of: { deps: MqttDeps; store: SessionStore; news: News }): void {
-  const { deps, store, news } = of
-  const check = (client: MqttClient) => {
-    if (!isLive(deps, client)) {
-      client.conn.destroy()
-      if (client.closed) broker.unregisterClient(client)
-    } else if (!client.clean) broker.delivery.start(client)
-  }
-  broker.on('clientReady', check)
-  broker.on('connackSent', ({ returnCode }: { returnCode: number }, client: MqttClient) => {
-    if (returnCode !== 0 || isGone(client)) return
-    accepted(deps, client.req)
-    news.tell(client.req.connection)
-  })
-  broker.on('keepaliveTimeout', (client: MqttClient) => {
-    client.req.ending = 'keepalive'
-  })
-  broker.on('subscribe', (_: unknown, client: MqttClient) => store.serve(client))
-  broker.on('unsubscribe', (filters: readonly string[], client: MqttClient) => {
-    for (const filter of filters) client.req.filters.delete(filter)
-  })
-  broker.on('error', (error: Error) => deps.log.error({ err: error }, 'broker error'))
-}
-
-/** Looks once more at a client; one that may not be here any more is marked and its socket destroyed. */
-function isLive(deps: MqttDeps, client: MqttClient): boolean {
-  if (isGone(client)) return false
-  const { connection } = client.req
-  const code = orDeny(
-    deps,
-    'register',
-    () => stillLive(deps.replica.record(connection.fingerprint), deps.now()),
-    'unrecorded',
-  )
-  if (code === null) return true
-  connection.refused ??= code
-  client.conn.destroy()
-  return false
-}
-
-function accepted(deps: MqttDeps, link: Link): void {
-  const { fingerprint, device, address, id, isResumed: resumed = false } = link.connection
-  link.isAccepted = true
-  deps.report({ type: 'connected', at: deps.now(), fingerprint, device, address, connection: id, resumed })
 }
 
 /** From the broker itself: the reserved topics are open to nobody else. */

@@ -37,6 +37,56 @@ t.test('a device may not subscribe beyond its own tree, and is told filter by fi
   raw.socket.destroy()
 })
 
+t.test('a SUBSCRIBE that names filters more than once has one return code for each, in order', async (t) => {
+  const broker = await open(t)
+  const a = await broker.enroll('A')
+  const [own, other, denied] = ['devices/A/x', 'devices/A/y', 'devices/B/x']
+  const cases: [string, number][][] = [
+    [
+      [own, 1],
+      [own, 1],
+    ],
+    [
+      [own, 2],
+      [other, 1],
+      [own, 0],
+    ],
+    [
+      [denied, 1],
+      [own, 1],
+      [denied, 0],
+      [other, 2],
+      [denied, 2],
+      [own, 2],
+    ],
+    [
+      [denied, 0],
+      [denied, 1],
+    ],
+    Array.from({ length: 300 }, (_, n) => [n % 3 === 0 ? denied : own, n % 3] as [string, number]),
+  ]
+  for (const clean of [true, false]) {
+    const raw = await enter(broker, a, clean)
+    let last = 0
+    for (const [at, pairs] of cases.entries()) {
+      const subscriptions = pairs.map(([topic, qos]) => ({ topic, qos: qos as 0 | 1 | 2 })) // as listed
+      raw.send({ cmd: 'subscribe', messageId: 700 + at, subscriptions })
+      const suback = await raw.next('suback')
+      t.match(suback, { messageId: 700 + at })
+      const expected = pairs.map(([topic, qos]) => (topic === denied ? 128 : qos))
+      t.same(suback.cmd === 'suback' && suback.granted, expected)
+      await raw.ping()
+      t.same(raw.received, [], 'and nothing else is said')
+      last = pairs.findLast(([topic]) => topic === own)?.[1] ?? last
+      raw.send(publish(own, 'x', 2))
+      t.match(await raw.next('publish'), { qos: last }, 'the last pair of a filter counts')
+      await raw.next('pubrec')
+    }
+    raw.socket.destroy()
+    await raw.closed
+  }
+})
+
 t.test(
   'a client that goes on being denied fills no log: 20 refusals of a connection are reported',
   async (t) => {
