@@ -1,6 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { chmodSync, closeSync, fstatSync, openSync, readFileSync } from 'node:fs'
+import { chmodSync, closeSync, existsSync, fstatSync, mkdirSync, openSync, readFileSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { brokerNodeOptions } from '#shared/broker-node'
+import { directoryUnusable } from '#shared/directory'
 import { MusterError } from '#shared/errors'
 import type { ProcessMessage } from '#shared/service'
 import { environmentFor } from './config.ts'
@@ -38,6 +40,7 @@ const READY_DEADLINE_MS = 30_000
  * reaches the supervisor alone, which then stops its children in order. It ends by itself when the supervisor is gone.
  */
 export function spawnChild(bin: string, spec: Pick<ChildSpec, 'name' | 'args' | 'logFile'>): Child {
+  restoreDirectory(dirname(spec.logFile))
   const log = openSync(spec.logFile, 'a', 0o600)
   try {
     chmodSync(spec.logFile, 0o600)
@@ -54,6 +57,18 @@ export function spawnChild(bin: string, spec: Pick<ChildSpec, 'name' | 'args' | 
     return { ...follow(child), logStart }
   } finally {
     closeSync(log)
+  }
+}
+
+/**
+ * Somebody may have deleted it since the child before this one. What it is in is not made: a plane whose data were
+ * deleted is not to begin anew by itself.
+ */
+function restoreDirectory(path: string): void {
+  try {
+    if (!existsSync(path)) mkdirSync(path, { mode: 0o700 })
+  } catch (cause) {
+    throw directoryUnusable(path, { cause })
   }
 }
 
@@ -97,7 +112,8 @@ export async function untilReady(child: Child, spec: ChildSpec): Promise<void> {
   child.process.on('message', heard)
   void child.ended.then((ended) => {
     const says = lastWords(spec.logFile, child.logStart) ?? `Cannot start ${spec.name}: it ${howEnded(ended)}`
-    reject(new MusterError('internal', `${says}; see ${spec.logFile}`))
+    const where = existsSync(spec.logFile) ? `see ${spec.logFile}` : `its log ${spec.logFile} was deleted`
+    reject(new MusterError('internal', `${says}; ${where}`))
   })
   try {
     await promise
@@ -107,10 +123,14 @@ export async function untilReady(child: Child, spec: ChildSpec): Promise<void> {
   }
 }
 
-/** The sentence in a log that is no event: what a process wrote that could not start. Null without one. */
+/** The sentence in a log that is no event: what a process wrote that could not start. Null without one, or without the log. */
 function lastWords(path: string, from: number): string | null {
-  const lines = readFileSync(path).subarray(from).toString('utf8').split('\n')
-  return lines.find((line) => /^[A-Z]/.test(line)) ?? null
+  try {
+    const lines = readFileSync(path).subarray(from).toString('utf8').split('\n')
+    return lines.find((line) => /^[A-Z]/.test(line)) ?? null
+  } catch {
+    return null // the end of a child is told all the same
+  }
 }
 
 export function howEnded({ status, signal }: Ended): string {

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { setTimeout } from 'node:timers/promises'
 import { MusterError } from '#shared/errors'
 import {
@@ -27,10 +28,17 @@ export interface SupervisorDeps {
   say(text: string): void
 }
 
+interface Running {
+  readonly name: string
+  readonly child: Child
+  /** Null when its output is shown. */
+  readonly logFile: string | null
+}
+
 /** Keeps child processes running, in the order in which they were started, until `stop`. */
 export class Supervisor {
   readonly #deps: SupervisorDeps
-  readonly #running: { name: string; child: Child }[] = []
+  readonly #running: Running[] = []
   readonly #stopping = new AbortController()
   readonly #watches: Promise<void>[] = []
 
@@ -51,7 +59,7 @@ export class Supervisor {
   async runOnce(name: string, args: readonly string[]): Promise<Ended> {
     this.#refuseWhenStopping(name)
     const child = spawnShown(this.#deps.bin, args)
-    this.#running.push({ name, child })
+    this.#running.push({ name, child, logFile: null })
     return child.ended
   }
 
@@ -60,6 +68,10 @@ export class Supervisor {
     this.#stopping.abort()
     for (const { child } of this.#running.toReversed()) await stopChild(child, STOP_DEADLINE_MS)
     await Promise.all(this.#watches)
+    for (const { name, logFile } of this.#running) {
+      if (logFile === null || existsSync(logFile)) continue
+      this.#deps.say(`The log of the ${name}, ${logFile}, was deleted while it ran: what it said is lost.`)
+    }
   }
 
   /** Ends every child at once, without letting it finish. */
@@ -78,7 +90,7 @@ export class Supervisor {
   async #launch(spec: ChildSpec): Promise<Child> {
     this.#refuseWhenStopping(spec.name)
     const child = spawnChild(this.#deps.bin, spec)
-    const entry = { name: spec.name, child }
+    const entry = { name: spec.name, child, logFile: spec.logFile }
     // A child that is started again takes the place of the one that died, so that the order of stopping stays.
     const place = this.#running.findIndex(({ name }) => name === spec.name)
     if (place < 0) this.#running.push(entry)

@@ -1,4 +1,4 @@
-import { readFileSync, statSync } from 'node:fs'
+import { readFileSync, rmSync, statSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import t from 'tap'
 import { environmentFor } from '../../operator/config.ts'
@@ -75,6 +75,44 @@ t.test('a child that dies is started again, and that is said', async (t) => {
   await supervisor.stop()
   t.equal(noted().at(-1), 'stop dies-once')
   t.equal(said.length, 2, 'a stop is no death')
+})
+
+t.test(
+  'logs that were deleted under the plane are named, and cost neither its stop nor a restart',
+  async (t) => {
+    const { supervisor, said, spec, noted, back } = supervise(t)
+    const logs = join(scratch(t), 'logs')
+    const inLogs = (name: string) => ({ ...spec(name), logFile: join(logs, `${name}.log`) })
+    await supervisor.start(inLogs('serves'))
+    rmSync(logs, { recursive: true })
+    await supervisor.start(inLogs('dies-once'))
+    await back
+    t.ok(statSync(join(logs, 'dies-once.log')), 'one that is started again has a log again')
+    rmSync(logs, { recursive: true })
+    await supervisor.stop()
+    t.strictSame(noted().slice(-2), ['stop dies-once', 'stop serves'])
+    t.match(said.slice(-2), [
+      /^The log of the serves, .*serves\.log, was deleted while it ran: what it said is lost\.$/,
+      /^The log of the dies-once, /,
+    ])
+  },
+)
+
+t.test('nothing is made in the place of data that were deleted', async (t) => {
+  const { supervisor, spec } = supervise(t)
+  const logFile = join(scratch(t), 'data', 'logs', 'x.log')
+  await t.rejects(supervisor.start({ ...spec('serves'), logFile }), { code: 'directory_unusable' })
+  await supervisor.stop()
+})
+
+t.test('one that cannot start and has no log any more is told of as it ended', async (t) => {
+  const { supervisor, spec } = supervise(t)
+  const logs = join(scratch(t), 'logs')
+  const fails = { ...spec('deletes-its-log', logs), logFile: join(logs, 'x.log') }
+  await t.rejects(supervisor.start(fails), {
+    message: /^Cannot start deletes-its-log: it ended with status 3; its log .*x\.log was deleted$/,
+  })
+  await supervisor.stop()
 })
 
 t.test('a child that does not stop is killed by the second signal', async (t) => {

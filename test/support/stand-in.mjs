@@ -1,6 +1,6 @@
 // Stands in for bin/muster.mjs: a child that does what its arguments say, so that every way to start, to fail and to
 // end can be seen. `node stand-in.mjs <behaviour> <file>`: the file gets a line for each start and each stop.
-import { appendFileSync, existsSync } from 'node:fs'
+import { appendFileSync, existsSync, rmSync } from 'node:fs'
 
 const [behaviour, file, ...more] = process.argv.slice(2)
 const note = (text) => appendFileSync(file, `${text}\n`)
@@ -35,6 +35,10 @@ const behaviours = {
     process.exit(4)
   },
   'fails-silently': () => process.exit(3),
+  'deletes-its-log': () => {
+    rmSync(more[0], { recursive: true })
+    process.exit(3)
+  },
   'dies-once': () => {
     if (existsSync(`${file}.died`)) return stops(0)
     appendFileSync(`${file}.died`, '')
