@@ -18,7 +18,7 @@ export interface Meter {
 
 /** What the readings are read from. */
 export interface Measured {
-  readonly replica: Pick<Replica, 'cursor' | 'lastHeardAt' | 'spool'>
+  readonly replica: Pick<Replica, 'cursor' | 'silentMs' | 'spool'>
   readonly sessions: Pick<Sessions, 'count'>
   readonly store: Pick<SessionStore, 'retained'> & {
     readonly sessions: Pick<SessionStore['sessions'], 'queues' | 'count' | 'expired'>
@@ -113,7 +113,7 @@ function addFeed(metrics: Metrics, { replica, certificate, tlsFaults, now }: Mea
   metrics.gauge({
     name: 'muster_broker_feed_silence_seconds',
     help: 'Since the registry was last heard when this broker was up to date: how far behind it can be.',
-    read: () => Math.max(0, now() - (replica.lastHeardAt() ?? 0)) / MS,
+    read: () => Math.min(replica.silentMs(now()), now()) / MS,
   })
   metrics.gauge({
     name: 'muster_broker_spool_reports',

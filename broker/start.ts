@@ -132,7 +132,10 @@ async function openParts(config: Config, deps: StartDeps): Promise<Parts> {
   const lock = lockDirectory(join(config.directory, 'lock.db'))
   lifecycle.started('lock', () => lock.release())
   const credential = await obtainCredential(config, deps)
-  const replica = openReplica(join(config.directory, 'broker.db'))
+  const replica = openReplica(join(config.directory, 'broker.db'), {
+    now,
+    monotonic: () => performance.now(),
+  })
   lifecycle.started('replica', () => replica.close())
   const { durability, limits } = config
   const store = openSessionStore(join(config.directory, 'sessions.db'), { durability, limits, log })

@@ -22,8 +22,8 @@ import { KnownPeers } from './known-peers.ts'
 /** What admission reads of the replica. */
 export interface AdmissionReader extends PolicyReader {
   record(fingerprint: string): AdmissionRecord | null
-  /** Null when the registry has never been heard. */
-  lastHeardAt(): number | null
+  /** How long the registry has been silent, ms; for ever when it was never heard. */
+  silentMs(now: number): number
   /** What devices are to trust; null before the first rollover. */
   trust?(): TrustRow | null
 }
@@ -184,7 +184,14 @@ async function enter(visitor: Visitor, peer: Peer, id: string, inside: Inside): 
   }
   const now = deps.now()
   const { maxStalenessMs } = deps
-  const decision = admit({ record, clientId: null, peer, now, silentMs: silence(deps, now), maxStalenessMs })
+  const decision = admit({
+    record,
+    clientId: null,
+    peer,
+    now,
+    silentMs: deps.replica.silentMs(now),
+    maxStalenessMs,
+  })
   if (!decision.admitted || record === null) {
     const refusal = decision.admitted ? { code: 'unrecorded' as const, evidence: {} } : decision
     const waited = record === null ? { waitedMs: now - began } : {}
@@ -209,12 +216,6 @@ async function waitForRecord(deps: GateDeps, fingerprint: string): Promise<void>
   } finally {
     clearTimeout(timer)
   }
-}
-
-/** How long the registry has been silent, ms; for ever when it was never heard. */
-export function silence({ replica }: { replica: AdmissionReader }, now: number): number {
-  const heardAt = replica.lastHeardAt()
-  return heardAt === null ? Number.MAX_SAFE_INTEGER : now - heardAt
 }
 
 function describe(

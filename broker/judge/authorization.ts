@@ -3,7 +3,7 @@ import { ruleOfCap } from '#shared/policy/caps'
 import { compilePolicies, nameOfRule, type Publication, type Verdict } from '#shared/policy/compile'
 import { reservedFilter } from '#shared/policy/reserved'
 import { isForServices } from '#shared/presence'
-import { type AdmissionReader, silence } from '../door/gate.ts'
+import type { AdmissionReader } from '../door/gate.ts'
 import type { Link, Will } from '../mqtt/mqtt-client.ts'
 import type { Refusal } from '../refusals.ts'
 import { isTopicName, levelsOf } from '../topic-syntax.ts'
@@ -27,7 +27,7 @@ export function judgeConnect(deps: AuthorizationDeps, link: Link): Refusal | nul
     clientId,
     peer: { ...connection, id: connection.device },
     now,
-    silentMs: silence(deps, now),
+    silentMs: deps.replica.silentMs(now),
     maxStalenessMs: deps.maxStalenessMs,
   })
   if (!decision.admitted) return { code: decision.code, evidence: decision.evidence }

@@ -135,3 +135,13 @@ export function missingAfter(position: number, changes: readonly PositionedChang
   }
   return null
 }
+
+/** Those that rise from the position on; a change that is delivered again, late, would undo what followed it. */
+export function messagesAfter(position: number, messages: readonly PositionedChange[]): PositionedChange[] {
+  let newest = position
+  return messages.filter((message) => {
+    const isNew = message.position > newest
+    if (isNew) newest = message.position
+    return isNew
+  })
+}

@@ -31,7 +31,8 @@ export class Hearing {
   /** The registry has spoken, and the replica is what it says. */
   heard(): void {
     const now = this.#deps.now()
-    this.#note(now, now - this.#storedAt >= this.#deps.storeEveryMs)
+    // What was stored by a clock that was ahead is overwritten at once.
+    this.#note(now, Math.abs(now - this.#storedAt) >= this.#deps.storeEveryMs)
     this.#alarm?.refresh()
     if (this.#isSilent) this.#deps.log.info('the registry is heard again')
     this.#isSilent = false

@@ -9,6 +9,9 @@ import type {
   IssuerRecord,
 } from '#shared/feed'
 import { openSqlite, type Sqlite } from '#shared/sqlite'
+import { messagesAfter } from './feed-lines.ts'
+import { type Generations, prepareGenerations, readGenerations } from './generations.ts'
+import { type Clocks, LastHeard } from './last-heard.ts'
 import { BUSY_TIMEOUT_MS, MIGRATIONS } from './replica-schema.ts'
 import { Staging } from './replica-staging.ts'
 import { openState, type ReplicaState } from './replica-state.ts'
@@ -26,12 +29,14 @@ export interface AdmissionRecord {
 
 export type PositionedChange = Extract<FeedMessage, { type: 'change' }>
 
+const OWN_CLOCKS: Clocks = { now: Date.now, monotonic: () => performance.now() }
+
 /**
  * Opens `broker.db` and the state file that it names; one that is not there is an empty state, in which a broker asks
  * for a snapshot.
  * @throws MusterError directory_unusable when one of them is damaged; its message says how to start again
  */
-export function openReplica(path: string): Replica {
+export function openReplica(path: string, clocks: Clocks = OWN_CLOCKS): Replica {
   const files = stateFiles(path)
   let db: Sqlite | undefined
   let opening = path
@@ -40,7 +45,7 @@ export function openReplica(path: string): Replica {
     const generations = readGenerations(db)
     files.removeOthers(generations.generation)
     opening = files.path(generations.generation)
-    return new Replica(db, { files, generations, state: openState(opening) })
+    return new Replica(db, { files, generations, state: openState(opening), clocks })
   } catch (error) {
     db?.close()
     if (!isDamage(error)) throw error
@@ -62,32 +67,11 @@ function isDamage(error: unknown): boolean {
   return code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB'
 }
 
-/** Those that rise from the position on; a change that is delivered again, late, would undo what followed it. */
-function messagesAfter(position: number, messages: readonly PositionedChange[]): PositionedChange[] {
-  let newest = position
-  return messages.filter((message) => {
-    const isNew = message.position > newest
-    if (isNew) newest = message.position
-    return isNew
-  })
-}
-
-interface Generations {
-  /** Of the state that serves. */
-  readonly generation: number
-  /** The highest number ever given to a snapshot; numbers are not used twice. */
-  readonly newest: number
-}
-
-function readGenerations(db: Sqlite): Generations {
-  // The row is made with the schema and never deleted.
-  return db.prepare<[], Generations>('SELECT generation, newest FROM replica').get() as Generations
-}
-
 interface ReplicaParts {
   readonly files: StateFiles
   readonly generations: Generations
   readonly state: ReplicaState
+  readonly clocks: Clocks
 }
 
 /**
@@ -103,6 +87,7 @@ export class Replica {
   readonly #db: Sqlite
   readonly #files: StateFiles
   readonly #save: (generations: Generations) => void
+  readonly #lastHeard: LastHeard
   #generations: Generations
   #state: ReplicaState
   #staging: Staging | null = null
@@ -112,14 +97,14 @@ export class Replica {
   /** States that nothing reads any more, and whose files are still there. */
   #discarded: { readonly generation: number; close(): void }[] = []
 
-  constructor(db: Sqlite, { files, generations, state }: ReplicaParts) {
+  constructor(db: Sqlite, { files, generations, state, clocks }: ReplicaParts) {
     this.#db = db
     this.spool = new Spool(db)
     this.#files = files
     this.#generations = generations
     this.#state = state
-    const save = db.prepare('UPDATE replica SET generation = ?, newest = ?')
-    this.#save = ({ generation, newest }) => void save.run(generation, newest)
+    this.#lastHeard = new LastHeard(state.mark.heardAt, clocks)
+    this.#save = prepareGenerations(db)
   }
 
   /** Null when the registry has no such certificate, or its device, fleet or trusted issuer is not known here. */
@@ -182,11 +167,17 @@ export class Replica {
 
   /** When the registry was last heard, ms by this machine's clock; survives a restart, up to some seconds. */
   lastHeardAt(): number | null {
-    return this.#state.mark.heardAt
+    return this.#lastHeard.at
+  }
+
+  /** How long the registry has been silent, ms; for ever when it was never heard. */
+  silentMs(now: number): number {
+    return this.#lastHeard.silentMs(now)
   }
 
   /** Notes that the registry was heard; written with the next change, or now when `persist` says so. */
   heard(now: number, persist: boolean): void {
+    this.#lastHeard.heard(now)
     this.#state.heard(now, persist)
   }
 

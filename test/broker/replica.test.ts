@@ -13,6 +13,7 @@ import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import type { Change, HoldRecord } from '#shared/feed'
 import { openSqlite } from '#shared/sqlite'
+import { LastHeard } from '../../broker/replica/last-heard.ts'
 import { openReplica, type PositionedChange, type Replica } from '../../broker/replica/replica.ts'
 import { MIGRATIONS } from '../../broker/replica/replica-schema.ts'
 import {
@@ -158,6 +159,44 @@ t.test('state, cursor and the time when the registry was heard survive a restart
   )
   after.markReported('h')
   t.same(after.unreportedHolds(), [])
+})
+
+t.test('no time that a wrong clock has noted makes a silent registry look fresh', (t) => {
+  const day = 86_400_000
+  const open = (storedAt: number | null, at: number) => {
+    const clock = { wall: at, rising: 0 }
+    const heard = new LastHeard(storedAt, { now: () => clock.wall, monotonic: () => clock.rising })
+    const pass = (ms: number, asleep = false) => {
+      clock.wall += ms
+      if (!asleep) clock.rising += ms
+    }
+    return { heard, clock, pass, silentMs: () => heard.silentMs(clock.wall) }
+  }
+  const well = open(1_000, 4_000)
+  t.equal(well.silentMs(), 3_000)
+  well.pass(500)
+  t.equal(well.silentMs(), 3_500)
+  well.clock.wall -= 100 * day
+  t.equal(well.silentMs(), 3_500, 'a clock that is set back takes nothing away')
+  well.heard.heard(well.clock.wall)
+  t.equal(well.silentMs(), 0)
+  well.pass(2 * day, true)
+  t.equal(well.silentMs(), 2 * day, 'a machine that slept was silent all the same')
+
+  const ahead = open(30 * day, day)
+  t.equal(ahead.heard.at, null)
+  t.equal(ahead.silentMs(), Number.MAX_SAFE_INTEGER, 'nobody knows when it was heard')
+  ahead.pass(40 * day)
+  t.equal(ahead.silentMs(), Number.MAX_SAFE_INTEGER, 'and that the clock comes there says nothing')
+  ahead.heard.heard(ahead.clock.wall)
+  t.equal(ahead.silentMs(), 0)
+
+  const moved = open(day + 2_000, day)
+  t.equal(moved.silentMs(), 0, 'a clock that was moved by a little does not cost the replica')
+  moved.pass(7)
+  t.equal(moved.silentMs(), 7)
+  t.equal(open(null, 0).silentMs(), Number.MAX_SAFE_INTEGER)
+  t.end()
 })
 
 t.test('a snapshot replaces everything at once, and the older state serves until then', async (t) => {

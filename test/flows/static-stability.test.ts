@@ -6,6 +6,7 @@ import type { Receipt } from '#shared/api'
 import { openLog } from '#shared/log'
 import { Lifecycle } from '#shared/service'
 import { startPlane } from '../../enrollment/plane.ts'
+import { until } from '../support/broker.ts'
 import { startBrokerProcess } from '../support/broker-process.ts'
 import { enrollDevice, type RunningEnrollment, startEnrollment } from '../support/enrollment.ts'
 import { testIdentity } from '../support/pki.ts'
@@ -98,5 +99,28 @@ t.test(
     t.match(await hold(admin, 'lamp'), { sessionsClosed: 1 })
     t.match((await admin.explain('door')).lastRefusals[0], { code: 'R-STALE', by: 'broker-1' })
     await (await connectAs(service, broker, door)).endAsync()
+  },
+)
+
+t.test(
+  'a broker whose clock was ahead when it heard the registry does not trust that once it is right',
+  async (t) => {
+    const service = await startEnrollment(t)
+    const args = await invitedBroker(service, 'broker-1')
+    const ahead = { offsetMs: 0 }
+    const first = await runBroker(t, args, ahead)
+    const lamp = await enrollDevice(service, { id: 'lamp' })
+    await (await connectAs(service, first, lamp)).endAsync()
+    ahead.offsetMs = 48 * HOUR_MS
+    await enrollDevice(service, { id: 'door' }) // its change is stored with the time of the broker's clock
+    await until(() => first.replica.device('door') !== null)
+    await first.stop()
+    await service.stop()
+
+    const second = await runBroker(t, args)
+    await t.rejects(connectAs(service, second, lamp), NOT_AUTHORIZED, 'when it was heard is not known')
+    await startAgain(t, service)
+    await until(() => second.replica.silentMs(Date.now()) < HOUR_MS)
+    await (await connectAs(service, second, lamp)).endAsync()
   },
 )

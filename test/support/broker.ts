@@ -68,8 +68,8 @@ export class FakeReplica implements AdmissionReader {
     return undefined
   }
 
-  lastHeardAt(): number | null {
-    return this.heardAt
+  silentMs(now: number): number {
+    return this.heardAt === null ? Number.MAX_SAFE_INTEGER : now - this.heardAt
   }
 
   waitForRecord(fingerprint: string): Promise<AdmissionRecord | null> {
