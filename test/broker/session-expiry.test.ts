@@ -114,7 +114,7 @@ t.test(
 )
 async function metricsOf({ store, mqtt, sessions }: DurableBroker): Promise<string> {
   const meter = openMeter()
-  const replica = { cursor: () => null, lastHeardAt: () => null, spool: { size: () => 0 } as never } // not read here
+  const replica = { cursor: () => null, silentMs: () => 0, spool: { size: () => 0 } as never } // not read here
   const rest = { certificate: () => authority.rootPem, tlsFaults: () => 0, now: Date.now }
   addReadings(meter, { store, mqtt, sessions, replica, ...rest })
   return meter.metrics.text()
