@@ -32,17 +32,8 @@ export async function startBroker(
   const port = await freePort()
   const given = brokerNodeOptions({ bin: MUSTER, execArgv: options, environment: process.env }) // as `muster up` does
   const command = [
-    ...[
-      process.execPath,
-      ...given,
-      ...options,
-      MUSTER,
-      'broker',
-      '--data',
-      directory,
-      '--invite',
-      invitation,
-    ],
+    ...[process.execPath, ...given, ...options],
+    ...[MUSTER, 'broker', '--data', directory, '--invite', invitation],
     ...['--port', String(port), '--log-level', 'warn', ...settings],
   ]
   const begun = performance.now()

@@ -26,7 +26,7 @@ export interface BrokerStart {
 
 /**
  * Options of Node for a process that is to run `muster broker`: OpenSSL makes one TLS 1.3 ticket for each full handshake
- * instead of two, which spares a twelfth of the handshake. How many there are is the server's choice (RFC 8446 section
+ * instead of two, which spares a twentieth of the work. How many there are is the server's choice (RFC 8446 section
  * 4.6.1), at least as many as the client may have connections (appendix C.4); Node has no option for it, and OpenSSL reads
  * `broker/openssl.cnf` for a process, when it starts.
  *
