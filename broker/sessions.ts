@@ -2,6 +2,7 @@ import type { Duplex } from 'node:stream'
 import type { RefusalErrorCode } from '#shared/errors'
 import type { DeviceRecord, FleetRecord, Scope } from '#shared/feed'
 import { closeSockets } from './closing.ts'
+import type { Ending } from './ending.ts'
 import { FleetPolicy, Standing } from './judge/decisions.ts'
 import { type CompiledPolicy, LivePolicy } from './judge/topic-policy.ts'
 import { LIMITS, type Limits } from './limits.ts'
@@ -27,6 +28,8 @@ interface Described {
   readonly openedAt: number
   /** When a decision had closed its descriptor, ms; everything else of it ends after that. */
   closedAt?: number
+  /** Why it is about to end, where nothing was decided against it. */
+  ending?: Ending
   /** Id of the second factor that it has proved; null when none was asked for, not set before CONNECT. */
   proved?: string | null
   /** Its TLS session is one from before. */

@@ -6,6 +6,7 @@ import type { Report } from '#shared/feed'
 import type { Peer } from '#shared/identity/peer'
 import type { Log } from '#shared/log'
 import { isRefusalErrorCode } from '#shared/refusals'
+import { type Ending, endedBy } from '../ending.ts'
 import { admit } from '../judge/admission.ts'
 import type { Limits } from '../limits.ts'
 import { type Refusal, refusedReport } from '../refusals.ts'
@@ -101,7 +102,8 @@ function meet(
 ): Visitor {
   const address = doorstep.addressOf(tls)
   const { limits } = deps
-  const violated = (violation: string) => {
+  const violated = (violation: string, ending: Ending = 'packet') => {
+    if (guard.connection !== null) endedBy(guard.connection, ending)
     if (visitor.isTurnedAway) return
     visitor.deps.report(
       refusedReport({ code: 'packet', evidence: { violation } }, whoIs(visitor), deps.now()),
@@ -109,8 +111,8 @@ function meet(
   }
   const guard = guardSocket(socket, {
     limits,
-    onViolation: violated,
-    onSlow: (bytes) => violated(`${bytes} octets wait for a client that does not read`),
+    onViolation: (violation) => violated(violation),
+    onSlow: (bytes) => violated(`${bytes} octets wait for a client that does not read`, 'slow'),
   })
   const connectDeadline = setTimeout(() => {
     if (guard.walk.packets > 0) return

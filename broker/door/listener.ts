@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { type AddressInfo, createServer as createTcpServer, type Server } from 'node:net'
 import { createServer, type TLSSocket, type TlsOptions, type Server as TlsServer } from 'node:tls'
 import { MusterError } from '#shared/errors'
+import { endedBy } from '../ending.ts'
 import { refusedReport } from '../refusals.ts'
 import { Doorstep } from './doorstep.ts'
 import { type Gate, type GateDeps, type Inside, openGate } from './gate.ts'
@@ -58,6 +59,7 @@ export async function openListener(deps: ListenerDeps): Promise<Listener> {
     identity.close()
     const closed = servers.map((server) => once(server, 'close'))
     for (const server of servers) server.close()
+    for (const connection of deps.sessions.select({ kind: 'all' })) endedBy(connection, 'broker-stopped')
     doorstep.close()
     await Promise.all(closed)
   }

@@ -3,6 +3,7 @@ import { createServer, type IncomingMessage, STATUS_CODES } from 'node:http'
 import { Duplex } from 'node:stream'
 import type { TLSSocket } from 'node:tls'
 import { type RawData, type WebSocket, WebSocketServer } from 'ws'
+import type { Ending } from '../ending.ts'
 import type { Limits } from '../limits.ts'
 import type { Guard } from './guarded-socket.ts'
 
@@ -149,7 +150,7 @@ interface Carrier {
 
 /**
  * The octets of a WebSocket's binary frames, however they are cut [MQTT-6.0.0-2]. It has closed when its TLS socket
- * has. Emits `fault` with the rule that the client broke before it is destroyed for that.
+ * has. Emits `fault` with the rule that the client broke before it is destroyed for that, and with its {@link Ending}.
  */
 class WebSocketStream extends Duplex {
   readonly #webSocket: WebSocket
@@ -173,9 +174,9 @@ class WebSocketStream extends Duplex {
     this.#pings = setInterval(() => this.#ping(), pingMs)
   }
 
-  fail(violation: string): void {
+  fail(violation: string, ending: Ending = 'packet'): void {
     if (this.destroyed) return
-    this.emit('fault', violation)
+    this.emit('fault', violation, ending)
     this.destroy()
   }
 
@@ -212,7 +213,7 @@ class WebSocketStream extends Duplex {
 
   #ping(): void {
     if (this.#isAnswered) this.#webSocket.ping()
-    else this.fail('no answer to a WebSocket ping')
+    else this.fail('no answer to a WebSocket ping', 'keepalive')
     this.#isAnswered = false
   }
 }

@@ -114,10 +114,7 @@ export class Broker extends Base {
   /** Aedes acknowledges QoS 1 before it publishes; so it is published before Aedes hears that it may be. */
   acknowledge(packet: Parcel, client: MqttClient, done: Done): void {
     this.#routed.add(packet)
-    this.route.publish(packet, client, (error) => {
-      if (error) client.req.ending = 'store'
-      done(error)
-    })
+    this.route.publish(packet, client, done)
   }
 
   /** Never Aedes' own way; a message that was permitted some turns ago is looked at once more. */

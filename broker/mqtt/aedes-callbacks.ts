@@ -8,6 +8,7 @@ import { nameOfRule, type Publication } from '#shared/policy/compile'
 import type { GateDeps } from '../door/gate.ts'
 import { holdReading } from '../door/guarded-socket.ts'
 import { type ParsedPacket, packetFault } from '../door/packet-faults.ts'
+import { endedBy } from '../ending.ts'
 import {
   type AuthorizationDeps,
   judgeConnect,
@@ -77,7 +78,7 @@ export function screen(
   const fail = (violation: string) => {
     if (socket.destroyed || link.connection.refused !== null) return
     refuse(deps, link, { code: 'packet', evidence: { violation } })
-    link.ending = 'packet'
+    endedBy(link.connection, 'packet')
     socket.destroy()
   }
   parser.on('packet', (packet: ParsedPacket) => {
@@ -87,12 +88,13 @@ export function screen(
     // Aedes answers it.
     if (packet.cmd === 'connect' && packet.protocolVersion === 5)
       refuse(deps, link, { code: 'packet', evidence: { violation: 'MQTT 5' } })
-    if (packet.cmd === 'connect' && connect !== null) {
+    if (packet.cmd === 'connect') {
+      if (connect === null) return fail('a second CONNECT') // [MQTT-3.1.0-2]
       const isDone = connect(packet)
-      connect = null // a second CONNECT is none for it, and it holds on to what it asks
+      connect = null // it holds on to what it asks
       if (isDone) return
     }
-    if (packet.cmd === 'disconnect') link.ending = 'client'
+    if (packet.cmd === 'disconnect') endedBy(link.connection, 'client')
     const asked = askedFor(packet)
     if (asked !== 0) pace(deps, link, asked)
     if (packet.cmd === 'subscribe') lowerQos(deps, link, packet)
@@ -164,7 +166,7 @@ export function connectHooks(deps: MqttDeps) {
       const decide = (refusal: Refusal | null) => {
         if (refusal === null) return answer(null, true)
         refuse(deps, client.req, refusal)
-        client.req.ending = refusal.code
+        endedBy(client.req.connection, refusal.code)
         answer(Object.assign(new Error(refusal.code), { returnCode: NOT_AUTHORIZED }), false)
       }
       const refusal = orDeny(deps, 'connect', judge, DENIED)
@@ -196,7 +198,7 @@ export function topicHooks(deps: MqttDeps, inner: Inner) {
       const refusal = judgeMessage(deps, client, packet)
       if (refusal === null) return packet.qos === 1 ? inner.acknowledge(packet, client, done) : done(null)
       refuse(deps, client.req, refusal)
-      client.req.ending = refusal.code
+      endedBy(client.req.connection, refusal.code)
       done(new Error(refusal.code))
     },
     authorizeSubscribe(client: MqttClient, subscription: Subscription, answer: Answer<Subscription | null>) {

@@ -1,4 +1,6 @@
 /** What Aedes tells of its clients, and what follows from it. */
+import { sqliteCode } from '#shared/sqlite'
+import { endedBy } from '../ending.ts'
 import { stillLive } from '../judge/admission.ts'
 import type { Broker } from './aedes-broker.ts'
 import { type MqttDeps, orDeny } from './aedes-callbacks.ts'
@@ -22,7 +24,11 @@ export function observe(broker: Broker, of: { deps: MqttDeps; news: News; repeat
     news.tell(client.req.connection)
   })
   broker.on('keepaliveTimeout', (client: MqttClient) => {
-    client.req.ending = 'keepalive'
+    endedBy(client.req.connection, 'keepalive')
+  })
+  // Before its socket has closed; what only it has seen ended it, or nothing that is known here.
+  broker.on('clientError', (client: MqttClient, error: unknown) => {
+    if (sqliteCode(error) !== null) endedBy(client.req.connection, 'store')
   })
   broker.on('subscribe', (granted: { topic: string; qos: number }[], client: MqttClient) => {
     repeated.subscribed(granted, client)

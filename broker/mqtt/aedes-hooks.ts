@@ -1,6 +1,7 @@
 /** Creates Aedes with our callbacks, and hears what becomes of its clients. Whatever throws in a hook denies. */
 
 import type { Inside } from '../door/gate.ts'
+import { reasonOf } from '../ending.ts'
 import { asksForFactor } from '../judge/factor-at-connect.ts'
 import { PublishRate } from '../judge/publish-rate.ts'
 import type { Connection } from '../sessions.ts'
@@ -165,7 +166,6 @@ function take(broker: Broker, deps: TakeDeps, connection: Connection): void {
     isAccepted: false,
     isThrottled: false,
     refusals: 0,
-    ending: 'lost',
   }
   const { store } = deps
   connection.socket.on('end', () => closeShort({ broker, store }, client)) // before Aedes hears of it
@@ -176,8 +176,8 @@ function take(broker: Broker, deps: TakeDeps, connection: Connection): void {
   shorten(deps, client)
   connection.socket.on('close', () => {
     if (!link.isAccepted) return
-    const { fingerprint, device, id, refused, closedAt: at = deps.now() } = connection
-    const reason = refused ?? link.ending
+    const { fingerprint, device, id, closedAt: at = deps.now() } = connection
+    const reason = reasonOf(connection)
     deps.report({ type: 'disconnected', at, fingerprint, device, connection: id, reason })
   })
 }

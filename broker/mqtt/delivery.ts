@@ -1,5 +1,6 @@
 import type { Log } from '#shared/log'
 import { publishHead, pubrel } from '../door/packet-octets.ts'
+import { endedBy } from '../ending.ts'
 import { mayForward } from '../judge/authorization.ts'
 import { type Entry, LAST_QUEUE_ID } from '../store/queue-entry.ts'
 import type { SessionStore } from '../store/session-store.ts'
@@ -96,6 +97,7 @@ export class Delivery {
       }
     } catch (error) {
       this.#log.error({ err: error, client: client.id }, 'cannot send what is queued')
+      endedBy(client.req.connection, 'store')
       client.conn.destroy()
     }
     if (reader.next < CUT_AFTER) return

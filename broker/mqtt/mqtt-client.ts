@@ -30,8 +30,6 @@ export interface Link {
   isThrottled: boolean
   /** Refusals so far, reported or not. */
   refusals: number
-  /** Why the conversation ended, as far as it is known. */
-  ending: string
 }
 
 /** The parts of Aedes' Client that we use. */

@@ -1,4 +1,5 @@
 import { farewell } from '../door/guarded-socket.ts'
+import { endedBy } from '../ending.ts'
 import { CloneWatch, WITHIN_MS } from '../judge/clone-watch.ts'
 import { refusedReport } from '../refusals.ts'
 import type { AdmissionRecord } from '../replica/replica.ts'
@@ -22,7 +23,7 @@ export function openTakeovers(deps: MqttDeps): (previous: MqttClient, newcomer: 
     const isRotation =
       fingerprint !== connection.fingerprint &&
       orDeny(deps, 'takeover', () => isNewest(deps.replica.record(connection.fingerprint)), false)
-    old.ending = isRotation ? 'rotated' : 'duplicate'
+    endedBy(old.connection, isRotation ? 'rotated' : 'duplicate')
     if (isRotation) return
     const otherAddress = connection.address
     refuse(deps, old, { code: 'duplicate', evidence: { address, otherAddress } })

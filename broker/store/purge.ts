@@ -1,6 +1,7 @@
 import type { HoldRecord } from '#shared/feed'
 import type { Log } from '#shared/log'
 import type { AdmissionReader } from '../door/gate.ts'
+import { endedBy } from '../ending.ts'
 import { stillLive } from '../judge/admission.ts'
 import { narrowLive, narrowStored, type Subscribed } from '../narrowing.ts'
 import type { AdmissionRecord } from '../replica/replica.ts'
@@ -89,6 +90,7 @@ function reviewLive(deps: ReviewDeps, client: Subscribed, fleet: string | undefi
     narrowLive(client)
   } catch (error) {
     deps.log.error({ err: error, client: client.id }, 'cannot review a client')
+    endedBy(connection, 'internal')
     client.conn.destroy()
   }
 }

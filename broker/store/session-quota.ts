@@ -51,7 +51,7 @@ export function judgeRetained(
 /**
  * Takes a place for a QoS 2 message among those that wait for PUBREL, or refuses it. Aedes looks at one number for all
  * clients, and gives the places back: with PUBREL, and when the message could not be stored. One that is there already
- * is not new.
+ * is not new; a second one while the first is taken in breaks [MQTT-2.3.1-2].
  */
 export function judgeHalfReceived(
   { store }: Pick<Deps, 'store'>,
@@ -60,6 +60,7 @@ export function judgeHalfReceived(
 ): Refusal | null {
   const { _inboundInflight: places, req } = client
   if (store.sessions.incoming.has(client.id, messageId)) return null
+  if (places.has(messageId)) return { code: 'packet', evidence: { violation: 'packet identifier in use' } }
   const { allowance } = req.connection.policy
   if (places.size >= allowance.caps.inflightInbound) {
     return { code: 'quota', evidence: capReached(allowance, 'inflightInbound') }

@@ -29,7 +29,6 @@ function link(): Link {
     isAccepted: true,
     isThrottled: false,
     refusals: 0,
-    ending: '',
   }
 }
 

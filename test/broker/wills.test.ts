@@ -138,7 +138,6 @@ t.test(
       isAccepted: true,
       isThrottled: false,
       refusals: 0,
-      ending: '',
     }
     const client = { id: 'M', clean: false, closed: true, conn: connection.socket, req, close: () => {} }
     await broker.store.putWill(client, { ...WILL })
