@@ -20,6 +20,7 @@ import {
   topicHooks,
 } from './aedes-callbacks.ts'
 import { isLive, observe } from './aedes-events.ts'
+import { Answers } from './answers.ts'
 import { Ingest, type IngestDeps } from './ingest.ts'
 import { lighten } from './lighten.ts'
 import { reportDropped, reportExpired } from './losses.ts'
@@ -210,7 +211,7 @@ function ingestion(
       deps.traffic.published++
       pace(deps, link, arrival)
     },
-    isHalfReceived: ({ id }, messageId) => deps.store.sessions.incoming.has(id, messageId),
+    answers: new Answers(deps.store),
   }
 }
 

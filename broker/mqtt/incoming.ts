@@ -5,6 +5,8 @@ interface Received {
   /** Resolves when the message has been routed; null once it has. */
   routed: Promise<void> | null
   readonly settle: (error: Error | null) => void
+  /** PUBREL has come, and is being dealt with. */
+  isReleasing: boolean
 }
 
 /**
@@ -31,7 +33,7 @@ export class Incoming {
     const { promise, resolve, reject } = Promise.withResolvers<void>()
     promise.catch(() => {}) // whoever waits hears it; perhaps nobody does
     const settle = (error: Error | null) => (error === null ? resolve() : reject(error))
-    own.set(packet.messageId, { packet, routed: promise, settle })
+    own.set(packet.messageId, { packet, routed: promise, settle, isReleasing: false })
   }
 
   /** The message was routed, or could not be: then it may come again. */
@@ -53,6 +55,24 @@ export class Incoming {
 
   has(clientId: string, messageId: number): boolean {
     return this.#byClient.get(clientId)?.has(messageId) === true
+  }
+
+  /**
+   * PUBREL has come: what is known of its message. The first PUBREL of one that has been routed, or is being routed, has
+   * to end in {@link remove} or {@link keep}; those after it change nothing.
+   */
+  release(clientId: string, messageId: number): 'unknown' | 'routed' | 'routing' | 'releasing' {
+    const received = this.#byClient.get(clientId)?.get(messageId)
+    if (received === undefined) return 'unknown'
+    if (received.isReleasing) return 'releasing'
+    received.isReleasing = true
+    return received.routed === null ? 'routed' : 'routing'
+  }
+
+  /** Its PUBREL could not be stored, and may come again. */
+  keep(clientId: string, messageId: number): void {
+    const received = this.#byClient.get(clientId)?.get(messageId)
+    if (received !== undefined) received.isReleasing = false
   }
 
   count(clientId: string): number {
@@ -89,5 +109,5 @@ export class Incoming {
 }
 
 function isRouted(messageId: number): Received {
-  return { packet: { cmd: 'publish', messageId }, routed: null, settle: () => {} }
+  return { packet: { cmd: 'publish', messageId }, routed: null, settle: () => {}, isReleasing: false }
 }

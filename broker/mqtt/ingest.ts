@@ -2,6 +2,7 @@ import { ANSWER, answers, PINGRESP } from '../door/packet-octets.ts'
 import { isGrantedStill } from '../judge/authorization.ts'
 import { decisions, NEVER } from '../judge/decisions.ts'
 import { isTopicName, levelsOf } from '../topic-syntax.ts'
+import type { Answers } from './answers.ts'
 import type { Exchange, Matches } from './exchange.ts'
 import type { MqttClient } from './mqtt-client.ts'
 import { Outgoing, type OutgoingFields } from './outgoing.ts'
@@ -10,7 +11,7 @@ import type { Route } from './route.ts'
 /** First octets: PUBLISH with neither DUP nor RETAIN, of QoS 0 and of QoS 1 (MQTT 3.1.1 section 2.2). */
 const [PUBLISH_0, PUBLISH_1] = [0x30, 0x32]
 /** The same of packets that carry nothing but an identifier, and of PINGREQ. */
-const [PUBACK, PUBREC, PUBREL, PINGREQ] = [0x40, 0x50, 0x62, 0xc0]
+const [PUBACK, PUBREC, PUBREL, PUBCOMP, PINGREQ] = [0x40, 0x50, 0x62, 0x70, 0xc0]
 /** Topics of one client that are remembered: a device publishes on few. */
 const REMEMBERED = 4
 /** Most levels of a topic that takes the short way. */
@@ -31,8 +32,7 @@ export interface IngestDeps {
   isGranted(client: MqttClient, arrival: Arrival): boolean
   /** Counts it, and holds the client to its rates. */
   published(client: MqttClient, arrival: Arrival): void
-  /** A message of QoS 2 with this identifier has come from the client, and its PUBREL has not. */
-  isHalfReceived(client: MqttClient, messageId: number): boolean
+  readonly answers: Pick<Answers, 'done' | 'received' | 'released'>
 }
 
 /** Whose octets they are. */
@@ -133,6 +133,7 @@ export class Ingest {
       case PUBACK:
       case PUBREC:
       case PUBREL:
+      case PUBCOMP:
         return end - at === 4 && this.#identifier(chunk[at] ?? 0, chunk.readUInt16BE(at + 2))
       default:
         return false
@@ -149,13 +150,17 @@ export class Ingest {
     return true
   }
 
-  /** What nothing waits for is answered as the long way does, which takes a hundred times as long for it. */
   #identifier(type: number, messageId: number): boolean {
+    const { answers } = this.#deps
     const { client } = this.#of
-    if (messageId === 0 || (type !== PUBREL && !client.clean)) return false
-    if (type === PUBREL && this.#deps.isHalfReceived(client, messageId)) return false
-    if (type !== PUBACK) this.#push((type === PUBREL ? ANSWER.pubcomp : ANSWER.pubrel) + messageId)
-    return true
+    if (messageId === 0) return false
+    if (type !== PUBREC && type !== PUBREL) {
+      answers.done(client, messageId)
+      return true
+    }
+    const owed = type === PUBREC ? answers.received(client, messageId) : answers.released(client, messageId)
+    if (owed === 'now') this.#push((type === PUBREC ? ANSWER.pubrel : ANSWER.pubcomp) + messageId)
+    return owed !== 'long'
   }
 
   #publish(chunk: Buffer, { at, end, qos }: { at: number; end: number; qos: 0 | 1 }): boolean {

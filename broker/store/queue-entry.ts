@@ -26,6 +26,8 @@ export interface Entry {
   /** It may have been sent before, so that DUP is set [MQTT-3.3.1-1]. */
   mayBeRepeated: boolean
   isLeaving: boolean
+  /** PUBREC has come, and that is being written. */
+  isReleasing: boolean
 }
 
 /** What waits for one client. */
@@ -55,7 +57,7 @@ export function newEntry(
   message: Message,
   given: Pick<Entry, 'qos' | 'messageId' | 'state' | 'mayBeRepeated'>,
 ): Entry {
-  return { message, ...given, isSent: false, isLeaving: false }
+  return { message, ...given, isSent: false, isLeaving: false, isReleasing: false }
 }
 
 /** As Aedes' contract has it. */

@@ -139,6 +139,11 @@ export class Queues {
       this.#rows.insertEntry({ client: clientId, seq: message.seq, messageId, qos })
   }
 
+  /** The client has the message (QoS 2), and PUBREL is owed to it. */
+  writeReleased(clientId: string, { message: { seq }, messageId }: Entry): void {
+    this.#rows.updateEntry({ client: clientId, seq, messageId, released: 1 })
+  }
+
   /** The plan is on disk. */
   keep({ entries }: Enqueueing): void {
     for (const [clientId, entry] of entries) this.#put(clientId, entry)

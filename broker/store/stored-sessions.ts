@@ -151,11 +151,21 @@ export class StoredSessions {
     this.#rows.putIncoming(clientId, messageId)
   }
 
+  /** The row of one whose PUBREL has come, within the transaction of this turn. */
+  writeReleased(clientId: string, messageId: number): void {
+    this.#rows.deleteIncoming(clientId, messageId)
+  }
+
   async forgetIncoming(clientId: string, messageId: number): Promise<void> {
-    await this.#group.commit(
-      () => this.#rows.deleteIncoming(clientId, messageId),
-      () => this.incoming.remove(clientId, messageId),
-    )
+    try {
+      await this.#group.commit(
+        () => this.#rows.deleteIncoming(clientId, messageId),
+        () => this.incoming.remove(clientId, messageId),
+      )
+    } catch (error) {
+      this.incoming.keep(clientId, messageId)
+      throw error
+    }
   }
 
   async clearIncoming(clientId: string): Promise<void> {
