@@ -54,7 +54,8 @@ export class SessionStore {
   readonly #parts: StoreParts
   readonly #answers: AnswersDeps
   readonly wills: Wills
-  readonly #granted = new WeakSet<Subscription>()
+  /** What has been granted last, and is about to be stored. */
+  #granted: Subscription | null = null
   #broker: Clients = { id: '', clients: {} }
   #subscriber: MqttClient | null = null
 
@@ -87,9 +88,9 @@ export class SessionStore {
     return this.allowances.of(this.sessions.get(clientId) ?? { identity: identityOf(clientId) })
   }
 
-  /** Notes that a subscription has been granted; others are not stored. */
+  /** Notes that a subscription has been granted; others are not stored. Aedes stores it in the same turn. */
   grant(subscription: Subscription): void {
-    this.#granted.add(subscription)
+    this.#granted = subscription
   }
 
   /** Says whose retained messages are asked for next, before this turn is over: Aedes does not. */
@@ -101,7 +102,10 @@ export class SessionStore {
   }
 
   async addSubscriptions(client: Owner, subscriptions: readonly Subscription[]): Promise<void> {
-    const added = isClient(client) ? subscriptions.filter((one) => this.#granted.has(one)) : subscriptions
+    // For each subscription of a packet Aedes asks to store them all.
+    const granted = this.#granted
+    if (isClient(client)) this.#granted = null
+    const added = isClient(client) ? subscriptions.filter((one) => one === granted) : subscriptions
     // A client whose session another one has ended, and that does not know it yet, has none.
     if (isClient(client) && this.sessions.get(client.id) === undefined) return
     if (added.length > 0) await this.sessions.subscribe(client.id, added)

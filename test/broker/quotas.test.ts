@@ -259,6 +259,23 @@ t.test('filters count one by one, and a packet with very many of them ends the c
   }
 })
 
+t.test('each filter of a SUBSCRIBE is stored once, however many there are in it', async (t) => {
+  const path = join(t.testdir(), 'sessions.db')
+  const limits = { subscriptions: 1_000, publishPerSecond: 0 }
+  const broker = await openDurableBroker(t, { authority, path, limits })
+  const db = broker.database()
+  db.exec(`CREATE TABLE stored (n INTEGER);
+    CREATE TRIGGER counted AFTER INSERT ON subscriptions BEGIN INSERT INTO stored VALUES (1); END`)
+  const raw = await enter(broker, await broker.enroll('A'), false)
+  const filters = Array.from({ length: 1_000 }, (_, n) => (n % 4 === 3 ? 'denied' : `devices/A/${n}`))
+  const granted = await subscribe(raw, filters)
+  t.equal(granted.filter((code) => code === 1).length, 750)
+  t.same(db.prepare('SELECT count(*) AS n FROM stored').get(), { n: 750 })
+  t.same(db.prepare('SELECT count(*) AS n FROM subscriptions').get(), { n: 750 })
+  db.close()
+  raw.socket.destroy()
+})
+
 t.test('what a client sends while it is not read stays with the client', async (t) => {
   const broker = await open(t, { publishBurst: 1, publishPerSecond: 1 })
   const raw = await enter(broker, await broker.enroll('A'))
