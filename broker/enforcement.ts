@@ -16,8 +16,8 @@ export interface EnforcementDeps {
   report(report: Report): void
   /** Forgets the MQTT sessions, queues and wills of devices. */
   purge(devices: readonly string[]): Promise<void>
-  /** Forgets what the devices of these holds have retained, where they say so. */
-  forgetRetained?(holds: readonly HoldRecord[]): Promise<void>
+  /** There may be orders to forget what is stored, which the replica has. */
+  ordered?(): void
   /** Looks through what is stored for devices that are away: a hold is in force. */
   review?(): Promise<void>
   /** A device has changed, and perhaps what it may do: its subscriptions and what waits for it do not follow by themselves. */
@@ -66,6 +66,7 @@ export class Enforcement {
 
   /** Holds of an earlier run whose receipt line was not stored: they are in force, and no session is open yet. */
   resumed(): void {
+    this.#deps.ordered?.()
     for (const hold of this.#deps.replica.unreportedHolds()) {
       this.#report(hold, { sessionsClosed: 0, closeMs: spread([]), survivors: [] })
     }
@@ -73,6 +74,7 @@ export class Enforcement {
 
   changed(messages: readonly PositionedChange[]): void {
     const stops = messages.map(({ change, at }) => this.#enforce(change, at))
+    if (messages.some(({ change: { kind } }) => kind === 'hold' || kind === 'purge')) this.#deps.ordered?.()
     const gone = messages.flatMap(({ change }) => this.#goneBy(change))
     this.#track(Promise.all(stops).then(() => this.#purge(gone)))
   }
@@ -80,7 +82,6 @@ export class Enforcement {
   #enforce(change: Change, since: number): Promise<unknown> | undefined {
     switch (change.kind) {
       case 'hold':
-        this.#track(this.#forgetRetained([change.hold]))
         return change.hold.state === 'active' ? this.#applyHold(change.hold, since) : undefined
       case 'certificate': {
         const selector = { kind: 'certificate', id: change.certificate.fingerprint } as const
@@ -104,6 +105,7 @@ export class Enforcement {
         this.#deps.newsForAll?.()
         return
       case 'members': // the hold that follows puts them in force
+      case 'purge': // carried out below
         return
       default:
         change satisfies never
@@ -149,7 +151,7 @@ export class Enforcement {
       return code
     })
     const holds = replica.unreportedHolds()
-    this.#track(this.#forgetRetained(replica.activeHolds()))
+    this.#deps.ordered?.()
     this.#track(
       stopped.then(({ closeMs, survivors }) => {
         for (const hold of holds) {
@@ -257,12 +259,6 @@ export class Enforcement {
     const survivors = line.survivors.slice(0, NAMED_SURVIVORS)
     const position = this.#deps.replica.cursor()?.position ?? 0
     this.#deps.report({ type: 'applied', at: this.#deps.now(), hold: hold.id, position, ...line, survivors })
-  }
-
-  /** Of a hold that has been undone since nothing is forgotten. */
-  async #forgetRetained(holds: readonly HoldRecord[]): Promise<void> {
-    const { replica, forgetRetained } = this.#deps
-    await forgetRetained?.(holds.filter(({ id, state }) => state === 'ended' || replica.isActive(id)))
   }
 
   /** What closing leaves behind has to be there already. Leaves out devices that are back: what they have now is theirs. */

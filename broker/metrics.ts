@@ -5,6 +5,7 @@ import { Tally } from '#shared/tally'
 import type { Mqtt } from './mqtt/aedes-hooks.ts'
 import type { Replica } from './replica/replica.ts'
 import type { Sessions } from './sessions.ts'
+import type { Purger } from './store/purger.ts'
 import type { SessionStore } from './store/session-store.ts'
 
 /** What is counted as it happens, whether or not anybody asks for it; everything else is read when it is asked for. */
@@ -28,6 +29,7 @@ export interface Measured {
   certificate(): string
   /** What of the TLS material at hand is not in use. */
   tlsFaults(): number
+  readonly purger: Pick<Purger, 'counts'>
   now(): number
 }
 
@@ -79,6 +81,7 @@ export function addReadings({ metrics }: Meter, measured: Measured): void {
   addFeed(metrics, measured)
   addKept(metrics, measured)
   addStored(metrics, measured)
+  addPurges(metrics, measured)
 }
 
 function addSessions(metrics: Metrics, { sessions, mqtt }: Measured): void {
@@ -129,6 +132,19 @@ function addFeed(metrics: Metrics, { replica, certificate, tlsFaults, now }: Mea
     name: 'muster_broker_certificate_not_after_seconds',
     help: 'When the certificate of this broker ends, seconds since 1970.',
     read: () => new X509Certificate(certificate()).validToDate.getTime() / MS,
+  })
+}
+
+function addPurges(metrics: Metrics, { purger }: Measured): void {
+  metrics.gauge({
+    name: 'muster_broker_purges_waiting',
+    help: 'What holds and revocations take and is still stored here: orders that came together, and single devices.',
+    read: () => purger.counts().waiting,
+  })
+  metrics.counter({
+    name: 'muster_broker_purge_failures_total',
+    help: 'Attempts to forget it that the disk has refused.',
+    read: () => purger.counts().failed,
   })
 }
 

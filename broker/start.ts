@@ -21,7 +21,7 @@ import { keepRenewed } from './replica/renewal.ts'
 import { openReplica, type Replica } from './replica/replica.ts'
 import { Reporter } from './replica/reports.ts'
 import { Sessions } from './sessions.ts'
-import { forgetRetained } from './store/purge.ts'
+import { Purger } from './store/purger.ts'
 import type { SessionStore } from './store/session-store.ts'
 import { openSessionStore } from './store/store-open.ts'
 
@@ -56,6 +56,7 @@ interface Parts extends StartDeps {
   readonly store: SessionStore
   readonly link: RegistryLink
   readonly sessions: Sessions
+  readonly purger: Purger
   readonly meter: Meter
   /** Parts that know of each other before each of them exists. */
   readonly wiring: Wiring
@@ -66,6 +67,7 @@ interface Wiring {
   listener: Listener | null
   mqtt: Mqtt | null
   presence: Presence | null
+  reporter: Reporter | null
   url: string
 }
 
@@ -142,7 +144,7 @@ async function openParts(config: Config, deps: StartDeps): Promise<Parts> {
   lifecycle.started('sessions', () => store.destroy())
   const link = new RegistryLink(credential)
   lifecycle.started('link', () => link.close())
-  const wiring: Wiring = { credential, listener: null, mqtt: null, presence: null, url: '' }
+  const wiring: Wiring = { credential, listener: null, mqtt: null, presence: null, reporter: null, url: '' }
   const meter = openMeter()
   const sessions = new Sessions({
     now,
@@ -150,11 +152,18 @@ async function openParts(config: Config, deps: StartDeps): Promise<Parts> {
     policyChanged: (fleet) => void wiring.mqtt?.review(fleet),
     closed: (afterMs) => meter.closed(afterMs),
   })
-  return { ...deps, config, replica, store, link, sessions, meter, wiring }
+  const purger = new Purger({
+    ...{ store, replica, log },
+    random: deps.random,
+    cleaned: () => sessions.cleaned(),
+    changed: () => wiring.reporter?.purged(),
+  })
+  return { ...deps, config, replica, store, link, sessions, purger, meter, wiring }
 }
 
 /** Stops after whoever reports, so that their last words are stored. */
-function openReporter({ replica, link, sessions, wiring, now, random, log, lifecycle }: Parts): Reporter {
+function openReporter(parts: Parts): Reporter {
+  const { replica, link, sessions, wiring, now, random, log, lifecycle } = parts
   const reporter = new Reporter({
     ...{ now, random, log },
     store: replica.spool,
@@ -162,10 +171,12 @@ function openReporter({ replica, link, sessions, wiring, now, random, log, lifec
     state: () => ({
       ...{ applied: replica.cursor(), sessions: sessions.count(), url: wiring.url },
       ...servingFaults(wiring.listener),
+      ...purgeState(parts.purger),
     }),
     stored: (hold) => replica.markReported(hold),
     boot: randomUUID(),
   })
+  wiring.reporter = reporter
   lifecycle.started('reports', () => reporter.stop())
   return reporter
 }
@@ -176,15 +187,19 @@ function servingFaults(listener: Listener | null): Pick<ReportBatch, 'faults'> {
   return faults.length === 0 ? {} : { faults: faults.slice(0, MOST_FAULTS).map(faultText) }
 }
 
+function purgeState(purger: Purger): Pick<ReportBatch, 'purged' | 'unpurged'> {
+  const [purged, fault] = [purger.purged(), purger.fault()]
+  return { ...(purged ? { purged } : {}), ...(fault === null ? {} : { unpurged: faultText(fault) }) }
+}
+
 function openFollower(parts: Parts, reporter: Reporter): Follower {
-  const { replica, store, link, sessions, wiring, now, random, log, lifecycle } = parts
+  const { replica, purger, link, sessions, wiring, now, random, log, lifecycle } = parts
   const follower = new Follower({
     ...{ replica, sessions, now, random, log },
     open: (path, signal) => link.open(path, signal),
     report: reporting(parts, reporter),
-    purge: async (devices) => wiring.mqtt?.purge(devices),
-    forgetRetained: (holds) =>
-      forgetRetained(store, holds, (hold, identity) => replica.covers(hold, identity)),
+    purge: (devices) => purger.forget(devices),
+    ordered: () => purger.ordered(),
     review: async () => wiring.mqtt?.review(),
     reviewDevice: async (device) => wiring.mqtt?.reviewDevice(device),
     renewalMoved: (connection) => wiring.mqtt?.tell(connection),
@@ -202,15 +217,20 @@ async function openDoors(
   parts: Parts,
   { follower, report }: { follower: Follower; report(report: Report): void },
 ): Promise<{ mqtt: Mqtt; port: number }> {
-  const { config, replica, store, sessions, wiring, now, log, lifecycle } = parts
+  const { config, replica, store, sessions, purger, wiring, now, log, lifecycle } = parts
   const { maxStalenessMs, limits } = config
-  const inside = { replica, sessions, store, report, now, log, limits, maxStalenessMs }
+  const inside = {
+    ...{ replica, sessions, store, report, now, log, limits, maxStalenessMs },
+    forget: (identities: readonly string[]) => purger.forget(identities),
+    claim: (clientId: string, identity: string) => purger.claim(clientId, identity),
+  }
   const mqtt = await createMqtt(inside)
   wiring.mqtt = mqtt
   lifecycle.started('mqtt', () => mqtt.close())
+  lifecycle.started('purge', () => purger.stop())
   // What was decided while this broker was away.
   await mqtt.review()
-  await forgetRetained(store, replica.activeHolds(), (hold, identity) => replica.covers(hold, identity))
+  await purger.rest()
   if (config.isPresenceTold) tellPresence(parts, mqtt)
   const listener = await openListener({
     ...inside,

@@ -108,10 +108,11 @@ function faultsOfRun(
   return checks.filter(([holds]) => !holds).map(([, says]) => says)
 }
 
-/** Every broker has applied it, and nobody survived. */
+/** Every broker has applied it, all that it takes is forgotten, and nobody survived. */
 function isComplete(receipt: Receipt | null): boolean {
   if (!receipt) return false
-  return receipt.survivors.length === 0 && receipt.brokers.every(({ state }) => state === 'applied')
+  const { survivors, brokers } = receipt
+  return survivors.length === 0 && brokers.every(({ state, purging }) => state === 'applied' && !purging)
 }
 
 function certificateOf({ certificates, pair }: Finding): Finding['certificates'][number] | undefined {

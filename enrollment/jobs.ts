@@ -1,6 +1,6 @@
 import type { Deps } from './deps.ts'
 import { Job } from './job.ts'
-import { finaliseDue } from './plans.ts'
+import { finaliseDue, spreadPurges } from './plans.ts'
 import { followEnds } from './rollover.ts'
 import { paceDue } from './rotations.ts'
 import { watchClock } from './signing-clock.ts'
@@ -23,6 +23,7 @@ export function startJobs(deps: Deps, own: { renewOwn(): Promise<void> }): () =>
       if (!isClockRight()) return
       if (await followEnds(deps)) log.warn('the CAs that signed have ended: others sign from now on')
       await finaliseDue(deps, signal)
+      await spreadPurges(deps, signal)
       await deps.manufacturers.refresh()
       await deps.revocationLists.refresh(deps.now())
     },

@@ -70,6 +70,13 @@ export async function finaliseDue(deps: Deps, signal: AbortSignal): Promise<void
   }
 }
 
+/** Spreads the purges of lists that are over to their devices, slice by slice; resumes what was interrupted. */
+export async function spreadPurges(deps: Deps, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted && (await deps.registry.spreadPurges(SLICE, { now: deps.now(), by: 'plane' }))) {
+    await new Promise(setImmediate) // requests come between two slices
+  }
+}
+
 async function finalise(deps: Deps, id: string, signal: AbortSignal): Promise<void> {
   const act = (): Act => ({ now: deps.now(), by: 'plane' })
   try {
@@ -87,7 +94,7 @@ async function finalise(deps: Deps, id: string, signal: AbortSignal): Promise<vo
 }
 
 function isComplete(receipt: Receipt): boolean {
-  return receipt.brokers.every((line) => line.state === 'applied')
+  return receipt.brokers.every(({ state, purging }) => state === 'applied' && !purging)
 }
 
 function targetOf(request: PlanRequest): NewPlan['target'] {

@@ -67,9 +67,9 @@ async function confirm(context: Context, { action, counts }: PlanView): Promise<
   }
 }
 
-/** True when every broker has applied the plan and no session outlived it. */
+/** True when every broker has applied the plan, has forgotten what it takes, and no session outlived it. */
 export function isComplete({ brokers, survivors }: Receipt): boolean {
-  return survivors.length === 0 && brokers.every(({ state }) => state === 'applied')
+  return survivors.length === 0 && brokers.every(({ state, purging }) => state === 'applied' && !purging)
 }
 
 /** One line a broker, then what is not done yet. */
@@ -90,6 +90,7 @@ export function receiptText(receipt: Receipt, { terminal }: Pick<Context, 'termi
   const waiting = brokers
     .filter(({ state }) => state !== 'applied')
     .map(({ broker, state }) => `${broker} (${state})`)
+  const purging = brokers.filter((line) => line.purging).map(({ broker }) => broker)
   return [
     head,
     brokers.length > 0
@@ -97,6 +98,11 @@ export function receiptText(receipt: Receipt, { terminal }: Pick<Context, 'termi
       : 'No broker follows this plane yet.',
     ...(waiting.length > 0
       ? [`Not yet applied by ${waiting.join(', ')}: it will be when they are back.`]
+      : []),
+    ...(purging.length > 0
+      ? [
+          `Closed, but not forgotten yet by ${purging.join(', ')}: sessions, queues or what else the plan takes.`,
+        ]
       : []),
     ...(survivors.length > 0 ? [`Still connected: ${survivors.join(', ')}`] : []),
   ].join('\n')

@@ -99,6 +99,23 @@ export const HoldRecord = Type.Object({
 })
 export type HoldRecord = Static<typeof HoldRecord>
 
+/**
+ * What brokers were ordered to forget by a plan that is over: what of these devices a broker has stored before it had
+ * applied this position of this epoch. Told in snapshots, to those that may have missed the hold and its end.
+ */
+export const PurgeRecord = Type.Object({
+  /** Of kind `plan` with its devices, or some of them. */
+  scope: Scope,
+  devices: Type.Optional(Type.Array(Id, { maxItems: 1000 })),
+  epoch: Id,
+  position: Type.Integer({ minimum: 0 }),
+  /** When it was ordered. */
+  at: Time,
+  /** What they have retained as well, beside sessions, queues, half-received messages and wills. */
+  retained: Type.Boolean(),
+})
+export type PurgeRecord = Static<typeof PurgeRecord>
+
 /** A CA certificate that brokers trust for client certificates; `trusted: false` takes it away. */
 export const IssuerRecord = Type.Object({ id: Hex, pem: Type.String(), trusted: Type.Boolean() })
 export type IssuerRecord = Static<typeof IssuerRecord>
@@ -115,6 +132,7 @@ export const Change = Type.Union([
   Type.Object({ kind: Type.Literal('forgotten'), device: Id }),
   /** What devices are to trust; told from the first rollover on. */
   Type.Object({ kind: Type.Literal('trust'), trust: TrustRecord }),
+  Type.Object({ kind: Type.Literal('purge'), purge: PurgeRecord }),
 ])
 /** One entry of the registry's log. Every kind carries the whole new state of its subject, so applying twice is harmless. */
 export type Change = Static<typeof Change>
@@ -210,6 +228,10 @@ export const ReportBatch = Type.Object({
   at: Time,
   /** What the broker has applied; null before its first snapshot. */
   applied: orNull(Cursor),
+  /** Up to where all is forgotten that holds have ordered to be; left out by a broker that does not tell. */
+  purged: Type.Optional(Cursor),
+  /** Why that is not up to {@link applied}: {@link faultText}; left out while it is under way, or done. */
+  unpurged: Type.Optional(Type.String({ pattern: '^[ -~]*$', maxLength: FAULT_LENGTH })),
   /** Open sockets of identified clients, counted at `at`. */
   sessions: Type.Integer({ minimum: 0 }),
   /** `mqtts://host:port` under which it serves. */

@@ -40,6 +40,10 @@ export interface MqttDeps
   /** From one look for sessions that are over to the next, ms. */
   readonly expireEveryMs?: number
   readonly store: SessionStore
+  /** Forgets identities, and goes on trying; by default what cannot be forgotten now stays. */
+  forget?(identities: readonly string[]): Promise<void>
+  /** Forgets what of a client that connects was ordered to be forgotten, and is still there. */
+  claim?(clientId: string, identity: string): void
   /** `fetch`, but for tests: of the keys that tokens are judged by. */
   fetch?(url: string, init: RequestInit): Promise<Response>
 }

@@ -74,7 +74,12 @@ export class Wills {
     const will = this.#byClient.get(clientId)
     if (will === undefined) return undefined
     this.#take(clientId)
-    await this.#group.commit(() => this.#rows.deleteWill(clientId))
+    try {
+      await this.#group.commit(() => this.#rows.deleteWill(clientId))
+    } catch (error) {
+      if (!this.#byClient.has(clientId)) this.#set(clientId, will) // as it is on disk
+      throw error
+    }
     return will
   }
 }

@@ -1,15 +1,23 @@
 import type {
   CertificateRecord,
   Change,
+  Cursor,
   DeviceRecord,
   FleetRecord,
   HoldRecord,
   IssuerRecord,
 } from '#shared/feed'
 import type { Sqlite, Statement } from '#shared/sqlite'
+import { prepareOrders } from './purge-rows.ts'
+
+/** Where a change stands. */
+export interface Place extends Cursor {
+  /** When it was committed. */
+  readonly at: number
+}
 
 /** Writes one change; the caller owns the transaction. Writing it again changes nothing. */
-export type WriteChange = (change: Change) => void
+export type WriteChange = (change: Change, place: Place) => void
 
 const INSERT_DEVICE = 'INSERT INTO devices (id, kind, fleet, batch, state, also) VALUES (?, ?, ?, ?, ?, ?)'
 const INSERT_CERTIFICATE = `INSERT INTO certificates (fingerprint, serial, issuer, device, state, not_before, not_after,
@@ -55,8 +63,9 @@ export function prepareWriter(db: Sqlite, { device, certificate }: Inserts): Wri
   const trust = db.prepare('INSERT OR REPLACE INTO trust VALUES (1, ?, ?)')
   const forgetCertificates = db.prepare('DELETE FROM certificates WHERE device = ?')
   const forgetDevice = db.prepare('DELETE FROM devices WHERE id = ?')
+  const orders = prepareOrders(db)
 
-  return (change) => {
+  return (change, place) => {
     switch (change.kind) {
       case 'issuer':
         issuer.run(change.issuer.id, change.issuer.pem, change.issuer.trusted ? 1 : 0)
@@ -79,8 +88,12 @@ export function prepareWriter(db: Sqlite, { device, certificate }: Inserts): Wri
       case 'hold': {
         const { id, scope, state, purgeRetained = false } = change.hold
         hold.run(id, scope.kind, scope.id, state, purgeRetained ? 1 : 0)
+        if (state === 'active') orders.byHold(change.hold, place)
         return
       }
+      case 'purge':
+        orders.byRecord(change.purge)
+        return
       case 'forgotten':
         forgetCertificates.run(change.device)
         forgetDevice.run(change.device)

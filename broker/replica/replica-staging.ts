@@ -1,5 +1,6 @@
-import type { Change } from '#shared/feed'
 import { openSqlite, type Sqlite } from '#shared/sqlite'
+import { OWN_EPOCH, prepareOrders } from './purge-rows.ts'
+import type { PositionedChange } from './replica.ts'
 import { appending, prepareWriter, type WriteChange } from './replica-rows.ts'
 import { BUSY_TIMEOUT_MS } from './replica-schema.ts'
 import { prepareMark, type StateMark } from './replica-state.ts'
@@ -35,9 +36,9 @@ export class Staging {
     this.#db.exec('BEGIN')
   }
 
-  add(changes: readonly Change[]): void {
-    for (const change of changes) this.#write(change)
-    this.#count += changes.length
+  add(messages: readonly PositionedChange[]): void {
+    for (const { change, position, at } of messages) this.#write(change, { epoch: OWN_EPOCH, position, at })
+    this.#count += messages.length
   }
 
   /**
@@ -46,6 +47,7 @@ export class Staging {
    */
   async finish(mark: StateMark, signal?: AbortSignal): Promise<void> {
     prepareMark(this.#db)(mark)
+    if (mark.epoch !== null) prepareOrders(this.#db).own(mark.epoch)
     this.#db.exec('COMMIT')
     this.#db.close()
     if (this.#count < LARGE) finishState(this.#path)

@@ -8,8 +8,8 @@ import type {
   IssuerRecord,
 } from '#shared/feed'
 import { openSqlite, type Sqlite } from '#shared/sqlite'
-import { type Covers, prepareCoverage } from './hold-coverage.ts'
 import { HoldIndex } from './hold-index.ts'
+import { type OrderReader, OWN_EPOCH, prepareOrderReader } from './purge-rows.ts'
 import type { PositionedChange } from './replica.ts'
 import {
   type CredentialRow,
@@ -67,7 +67,7 @@ export class ReplicaState {
   readonly issuers = new Map<string, IssuerRecord>()
   readonly fleets = new Map<string, FleetRecord>()
   readonly holds = new HoldIndex()
-  readonly covers: Covers
+  readonly orders: OrderReader
   readonly sweep: () => boolean
   mark: StateMark
   readonly #db: Sqlite
@@ -84,7 +84,7 @@ export class ReplicaState {
   constructor(db: Sqlite) {
     this.#db = db
     this.read = prepareReader(db)
-    this.covers = prepareCoverage(db)
+    this.orders = prepareOrderReader(db)
     this.#write = prepareWriter(db, upserting(db))
     this.#saveMark = prepareMark(db)
     this.sweep = prepareSweep(db)
@@ -146,7 +146,8 @@ export class ReplicaState {
     try {
       this.#db
         .transaction(() => {
-          for (const { change } of changes) this.#write(change)
+          const epoch = this.mark.epoch ?? OWN_EPOCH
+          for (const { change, position, at } of changes) this.#write(change, { epoch, position, at })
           this.#saveMark(next)
         })
         .immediate()

@@ -12,6 +12,7 @@ import { openSqlite, type Sqlite } from '#shared/sqlite'
 import { messagesAfter } from './feed-lines.ts'
 import { type Generations, prepareGenerations, readGenerations } from './generations.ts'
 import { type Clocks, LastHeard } from './last-heard.ts'
+import type { OrderReader } from './purge-rows.ts'
 import { BUSY_TIMEOUT_MS, MIGRATIONS } from './replica-schema.ts'
 import { Staging } from './replica-staging.ts'
 import { openState, type ReplicaState } from './replica-state.ts'
@@ -141,9 +142,9 @@ export class Replica {
 
   readonly isMember = (hold: string, device: string): boolean => this.#state.read.isMember(hold, device)
 
-  /** True when the device is in the scope of the hold, whatever the state of both. */
-  covers(hold: HoldRecord, device: string): boolean {
-    return this.#state.covers(hold, device)
+  /** What was ordered to be forgotten, by holds in force and by those that have ended. */
+  get orders(): OrderReader {
+    return this.#state.orders
   }
 
   /** The members of a hold on a plan, or null when there are more than `limit`: then ask {@link isMember} instead. */
@@ -222,7 +223,7 @@ export class Replica {
     this.#stagedHolds.push(
       ...messages.filter(({ change: { kind } }) => kind === 'hold' || kind === 'members'),
     )
-    this.#staging.add(messages.map(({ change }) => change))
+    this.#staging.add(messages)
   }
 
   /**

@@ -100,6 +100,11 @@ export class Reporter {
     this.#dueIn(this.#limits.gatherMs)
   }
 
+  /** Something that a receipt waits for. */
+  purged(): void {
+    this.#dueIn(0)
+  }
+
   /** Stores what is in memory and tries once more to deliver it; what stays is delivered after the next start. */
   async stop(): Promise<void> {
     this.#isRunning = false

@@ -53,6 +53,20 @@ export const STATE_MIGRATIONS = [
   -- 1: what the devices have retained is to be forgotten.
   ALTER TABLE holds ADD COLUMN purge_retained INTEGER NOT NULL DEFAULT 0;
   `,
+  `
+  -- What was ordered to be forgotten of the devices in a scope, also by holds that have ended: of each the newest.
+  CREATE TABLE purges (
+    kind TEXT NOT NULL, id TEXT NOT NULL,
+    -- 1: with what they have retained.
+    retained INTEGER NOT NULL,
+    -- Where the order stands in the stream, and when it was given.
+    epoch TEXT NOT NULL, position INTEGER NOT NULL, at INTEGER NOT NULL,
+    PRIMARY KEY (kind, id, retained)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX purges_by_position ON purges (epoch, position);
+  INSERT OR REPLACE INTO purges SELECT kind, CASE kind WHEN 'plan' THEN holds.id ELSE scope END, purge_retained, epoch, position, 253402300800000
+    FROM holds, state WHERE holds.state = 'active' AND epoch IS NOT NULL AND position IS NOT NULL;
+  `,
 ] as const
 
 /** Made when a snapshot is complete: sorting once costs a tenth of keeping them in order row by row. */

@@ -1,4 +1,3 @@
-import type { HoldRecord } from '#shared/feed'
 import type { Log } from '#shared/log'
 import type { AdmissionReader } from '../door/gate.ts'
 import { endedBy } from '../ending.ts'
@@ -14,16 +13,18 @@ export interface ReviewDeps {
   readonly replica: AdmissionReader
   readonly clients: Readonly<Record<string, Subscribed>>
   readonly log: Log
+  /** Forgets identities, and goes on trying; by default what cannot be forgotten now stays. */
+  forget?(identities: readonly string[]): Promise<void>
 }
 
 /** Sessions that are looked at in one turn of the event loop. */
-const SLICE = 200
+export const SLICE = 200
 
 /** Retained messages that are forgotten in one commit. */
 const FORGOTTEN = 200
 
 /** Identities that are purged in one commit: each may have a queue of a thousand rows. */
-const PURGED = 20
+export const PURGED = 20
 
 /** Forgets what is stored of these identities, some in each turn of the event loop. */
 export async function purge(store: SessionStore, identities: readonly string[]): Promise<void> {
@@ -34,30 +35,34 @@ export async function purge(store: SessionStore, identities: readonly string[]):
 }
 
 async function purgeIdentity(store: SessionStore, identity: string): Promise<void> {
-  const clients = new Set([identity, ...store.clientsOf(identity)])
-  await Promise.all([...clients].flatMap((id) => [store.discard(id), store.delWill({ id })]))
+  await purgeClients(store, [identity, ...store.clientsOf(identity)])
 }
 
-/**
- * Forgets the retained messages that the devices of these holds have published, some in each turn of the event loop:
- * telemetry that others go on reading stays, unless a hold says otherwise. Whose they are is settled before it returns.
- */
+/** Forgets the sessions and wills of clients, in one commit. */
+export async function purgeClients(store: SessionStore, clients: readonly string[]): Promise<void> {
+  await allOf([...new Set(clients)].flatMap((id) => [store.discard(id), store.delWill({ id })]))
+}
+
+/** Forgets what these identities have retained up to a message, some in each turn of the event loop. */
 export async function forgetRetained(
   store: SessionStore,
-  holds: readonly HoldRecord[],
-  covers: (hold: HoldRecord, identity: string) => boolean,
+  of: { readonly identities: ReadonlySet<string>; readonly upTo: number },
 ): Promise<void> {
-  const purging = holds.filter(({ purgeRetained }) => purgeRetained === true)
-  if (purging.length === 0) return
+  if (of.identities.size === 0) return
   const { retained } = store
-  const owners = new Set(retained.owners().filter((owner) => purging.some((hold) => covers(hold, owner))))
-  const topics = retained.topicsOf(owners)
+  const topics = retained.topicsOf(of.identities, of.upTo)
   for (let at = 0; at < topics.length; at += FORGOTTEN) {
-    // Somebody else may have come to a topic in the turns before.
-    const some = topics.slice(at, at + FORGOTTEN).filter((topic) => retained.isOf(topic, owners))
+    // Something else may have come to a topic in the turns before.
+    const some = topics.slice(at, at + FORGOTTEN).filter((topic) => retained.isOf(topic, of))
     const empty = { cmd: 'publish', payload: '', qos: 0, retain: true } as const // MQTT 3.1.1 section 3.3.1.3
-    await Promise.all(some.map((topic) => store.storeRetained({ ...empty, topic })))
+    await allOf(some.map((topic) => store.storeRetained({ ...empty, topic })))
   }
+}
+
+/** Waits for all of them, also when one has failed. @throws what the first that failed has thrown */
+async function allOf(work: readonly Promise<unknown>[]): Promise<void> {
+  const failed = (await Promise.allSettled(work)).find(({ status }) => status === 'rejected')
+  if (failed?.status === 'rejected') throw failed.reason
 }
 
 /** Judges every session, or those of one fleet, by what the replica says now; those of clients that are connected first. */
@@ -100,11 +105,16 @@ async function reviewOne(deps: ReviewDeps, session: Session, fleet: string | und
     const record = deps.replica.record(session.fingerprint)
     // Of a certificate that is not known nothing can be said here; whoever comes with another one finds nothing of it.
     if (record === null || (fleet !== undefined && record.fleet.id !== fleet)) return
-    if (isTakenAway(record, deps.now())) return await purge(deps.store, [session.identity])
+    if (isTakenAway(record, deps.now())) return await forget(deps, session.identity)
     await narrowStored(deps, session, record)
   } catch (error) {
     deps.log.error({ err: error, client: session.client }, 'cannot review a session')
   }
+}
+
+async function forget({ store, forget }: ReviewDeps, identity: string): Promise<void> {
+  if (forget === undefined) await purge(store, [identity])
+  else await forget([identity])
 }
 
 /** Held or ended by somebody's decision; one that has expired or was replaced may come back with the next certificate. */

@@ -25,6 +25,8 @@ export interface Owner {
 interface Account {
   readonly owner: string | null
   readonly bytes: number
+  /** Rises from message to message; 0 of those of an earlier run. */
+  readonly number: number
 }
 interface Usage {
   messages: number
@@ -49,6 +51,7 @@ export class Retained {
   readonly #pending = new Map<string, object>()
   readonly #usage = new Map<string, Usage>()
   #bytes = 0
+  #newest = 0
 
   constructor(rows: SessionRows, limits: RetainedLimits) {
     this.#rows = rows
@@ -57,7 +60,7 @@ export class Retained {
 
   load(): void {
     for (const { topic, payload, qos, owner } of this.#rows.retained()) {
-      const account = { owner, bytes: sizeOf(topic, payload) }
+      const account = { owner, bytes: sizeOf(topic, payload), number: 0 }
       this.#messages.set(topic, { packet: { cmd: 'publish', topic, payload, qos, retain: true }, account })
       this.#book(topic, account)
     }
@@ -96,7 +99,7 @@ export class Retained {
     const { topic, qos } = packet
     const isRemoval = packet.payload.length === 0 // MQTT 3.1.1 section 3.3.1.3
     const kept = { ...packet, payload: owner === null ? packet.payload : ownCopy(packet.payload) }
-    const account = { owner, bytes: sizeOf(topic, kept.payload) }
+    const account = { owner, bytes: sizeOf(topic, kept.payload), number: ++this.#newest }
     this.#book(topic, isRemoval ? null : account)
     this.#pending.set(topic, account)
     return {
@@ -143,17 +146,21 @@ export class Retained {
     return [...this.#usage.keys()]
   }
 
-  /** What these identities have published. */
-  topicsOf(identities: ReadonlySet<string>): string[] {
-    return [...this.#accounts]
-      .filter(([, { owner }]) => owner !== null && identities.has(owner))
-      .map(([topic]) => topic)
+  /** Number of the newest message: what comes later has a higher one. */
+  get newest(): number {
+    return this.#newest
   }
 
-  /** True while it is one of these identities who has published what the topic retains. */
-  isOf(topic: string, identities: ReadonlySet<string>): boolean {
-    const owner = this.#accounts.get(topic)?.owner ?? null
-    return owner !== null && identities.has(owner)
+  /** What these identities have published, up to the message with this number. */
+  topicsOf(identities: ReadonlySet<string>, upTo = this.#newest): string[] {
+    return [...this.#accounts.keys()].filter((topic) => this.isOf(topic, { identities, upTo }))
+  }
+
+  /** True while it is one of these identities who has published what the topic retains, up to this message. */
+  isOf(topic: string, of: { identities: ReadonlySet<string>; upTo: number }): boolean {
+    const account = this.#accounts.get(topic)
+    if (account === undefined || account.owner === null) return false
+    return account.number <= of.upTo && of.identities.has(account.owner)
   }
 
   *matching(filters: readonly string[]): Generator<RetainedPacket> {

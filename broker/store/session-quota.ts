@@ -9,15 +9,19 @@ import type { SessionStore } from './session-store.ts'
 interface Deps {
   readonly store: SessionStore
   readonly replica: AdmissionReader
+  /** Forgets what of a client that connects was ordered to be forgotten, and is still there. */
+  claim?(clientId: string, identity: string): void
 }
 
 /**
  * Judges whether the client may have a session that outlives its connection, and opens it. What a certificate that has
  * been revoked since has left under this client id is nobody's any more: it is discarded first.
  */
-export function judgeSession({ store, replica }: Deps, client: MqttClient): Refusal | null {
+export function judgeSession(deps: Deps, client: MqttClient): Refusal | null {
+  const { store, replica } = deps
   const { sessions, limits } = store
   const { device, fingerprint } = client.req.connection
+  deps.claim?.(client.id, device)
   const stored = sessions.get(client.id)
   if (
     stored !== undefined &&

@@ -53,6 +53,7 @@ export function prepareSessionRows(db: Sqlite) {
   )
   const deleteRetained = db.prepare<[string]>('DELETE FROM retained WHERE topic = ?')
   const putWill = db.prepare('INSERT OR REPLACE INTO wills VALUES (?, ?, ?, ?, ?, ?, ?, ?)')
+  const putPurged = db.prepare<[string, number]>('INSERT OR REPLACE INTO purged VALUES (?, ?)')
   const deleteWill = db.prepare<[string]>('DELETE FROM wills WHERE client = ?')
   return {
     sessions: () =>
@@ -98,6 +99,9 @@ export function prepareSessionRows(db: Sqlite) {
       const { topic, payload, qos, retain, fingerprint = null, connection = null } = will
       putWill.run(client, broker, topic, Buffer.from(payload), qos, retain ? 1 : 0, fingerprint, connection)
     },
+    purged: () =>
+      db.prepare<[], { epoch: string; position: number }>('SELECT epoch, position FROM purged').all(),
+    putPurged: (epoch: string, position: number) => void putPurged.run(epoch, position),
     deleteWill: (client: string) => void deleteWill.run(client),
   }
 }

@@ -9,6 +9,7 @@ import { Allowances, defaultsOf } from './allowances.ts'
 import { type AnswersDeps, dropAnswered, type Identified, type Update, updateEntry } from './answers.ts'
 import type { CommitGroup } from './commit-group.ts'
 import { isClient, type Owner } from './owner.ts'
+import { PurgeMarks } from './purge-marks.ts'
 import { asPacket, type Entry } from './queue-entry.ts'
 import type { QueueRows } from './queue-rows.ts'
 import { type Parcel, Queues } from './queues.ts'
@@ -54,6 +55,7 @@ export class SessionStore {
   readonly #parts: StoreParts
   readonly #answers: AnswersDeps
   readonly wills: Wills
+  readonly purged: PurgeMarks
   /** What has been granted last, and is about to be stored. */
   #granted: Subscription | null = null
   #broker: Clients = { id: '', clients: {} }
@@ -70,6 +72,8 @@ export class SessionStore {
     this.#answers = { queueRows, group, sessions: this.sessions }
     this.retained = new Retained(rows, limits)
     this.wills = new Wills(rows, group)
+    this.purged = new PurgeMarks(rows, group)
+    this.purged.load()
     this.sessions.load()
     this.retained.load()
     this.wills.load()

@@ -50,4 +50,8 @@ export const STORE_MIGRATIONS = [
   INSERT INTO life VALUES (0);
   ALTER TABLE sessions ADD COLUMN away_since INTEGER;
   `,
+  `
+  -- Up to which change of each epoch of the registry everything is forgotten that holds have ordered to be.
+  CREATE TABLE purged (epoch TEXT PRIMARY KEY, position INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+  `,
 ] as const

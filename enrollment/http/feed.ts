@@ -49,7 +49,7 @@ export const FEED_ROUTES: readonly Route[] = [
     handle: async ({ deps, caller, body }): Promise<ReportReply> => {
       const { id } = brokerOf(caller)
       await deps.registry.applyReports(id, body, OVERLAP_MS, deps.now())
-      deps.brokerFaults.reported(id, body.faults)
+      deps.brokerFaults.reported(id, body)
       deps.reported.ring()
       await attend(deps)
       return { sequence: body.sequence }

@@ -2,6 +2,7 @@ import { MusterError } from '#shared/errors'
 import type { Sqlite } from '#shared/sqlite'
 import type { Intent } from './ledger.ts'
 import { holdRecord, type PlanRow, type PlanRows, planView, stateAt } from './plan-rows.ts'
+import type { PurgeOrders } from './purge-orders.ts'
 import type { ReceiptBook } from './receipts.ts'
 import type { Act, Registry } from './registry.ts'
 import type { Store } from './store.ts'
@@ -21,6 +22,7 @@ export interface PlanParts {
   readonly store: Store
   readonly plans: PlanRows
   readonly receipts: ReceiptBook
+  readonly purges: PurgeOrders
 }
 
 type PlanIntents = Pick<Registry, 'applyPlan' | 'undoPlan' | 'listPlans' | 'showPlan'>
@@ -58,7 +60,7 @@ interface Applying {
 }
 
 /** @throws MusterError conflict, count_mismatch */
-function apply({ receipts }: PlanParts, { statements, plan, devices, act, log }: Applying): void {
+function apply({ receipts, purges }: PlanParts, { statements, plan, devices, act, log }: Applying): void {
   const state = stateAt(plan, act.now)
   if (state === 'undone' || state === 'expired') {
     throw new MusterError('conflict', `Cannot apply the plan "${plan.id}": it is ${state}`)
@@ -76,6 +78,7 @@ function apply({ receipts }: PlanParts, { statements, plan, devices, act, log }:
   if (state !== 'proposed') return
   statements.apply.run(act.now, plan.action === 'revoke' ? act.now + plan.undo_ms : null, plan.id)
   receipts.open(plan.id)
+  purges.order(plan, act.now)
   log.change({ kind: 'hold', hold: holdRecord(plan, 'active') })
   log.audit({ action: `plan.apply.${plan.action}`, subject: `plan:${plan.id}` })
 }

@@ -14,6 +14,7 @@ interface LineRow {
   readonly p95: number
   readonly max: number
   readonly survivors: string
+  readonly purging: 0 | 1
 }
 
 type Applied = Extract<Report, { type: 'applied' }>
@@ -25,19 +26,33 @@ export function openReceiptBook({ db, streams }: { db: Sqlite; streams: Streams 
     `INSERT INTO receipts (plan, broker)
      SELECT ?, id FROM brokers WHERE accepted_at IS NOT NULL AND forgotten_at IS NULL ORDER BY row`,
   )
-  const fill = db.prepare<[number, number, number, number, number, string, string, string]>(
-    `UPDATE receipts SET position = ?, sessions_closed = ?, p50 = ?, p95 = ?, max = ?, survivors = ?
+  const fill = db.prepare<[number, number, number, number, number, string, 0 | 1, string, string]>(
+    `UPDATE receipts SET position = ?, sessions_closed = ?, p50 = ?, p95 = ?, max = ?, survivors = ?, purging = ?
      WHERE plan = ? AND broker = ? AND position IS NULL`,
+  )
+  const isPurging = db.prepare<[string], unknown>('SELECT 1 FROM receipts WHERE broker = ? AND purging = 1')
+  const purged = db.prepare<[string, number]>(
+    'UPDATE receipts SET purging = 0 WHERE broker = ? AND purging = 1 AND position <= ?',
   )
   const forget = db.prepare<[string]>('DELETE FROM receipts WHERE broker = ? AND position IS NULL')
   const lines = db.prepare<[string], LineRow>('SELECT * FROM receipts WHERE plan = ? ORDER BY row')
 
   return {
     open: (plan: string) => open.run(plan),
-    /** The first report of a broker stays: a later one has found nothing left to close. */
-    fill(broker: string, { hold, position, sessionsClosed, closeMs, survivors }: Applied): void {
+    /**
+     * The first report of a broker stays: a later one has found nothing left to close.
+     * @param purgedTo up to where it has purged; null when it does not tell
+     */
+    fill(broker: string, applied: Applied, purgedTo: number | null): void {
+      const { hold, position, sessionsClosed, closeMs, survivors } = applied
       const { p50, p95, max } = closeMs
-      fill.run(position, sessionsClosed, p50, p95, max, JSON.stringify(survivors), hold, broker)
+      const purging = purgedTo !== null && purgedTo < position ? 1 : 0
+      const line = [position, sessionsClosed, p50, p95, max, JSON.stringify(survivors), purging] as const
+      fill.run(...line, hold, broker)
+    },
+    /** All that was ordered up to this position is gone at the broker. */
+    purged(broker: string, position: number): void {
+      if (isPurging.get(broker) !== undefined) purged.run(broker, position)
     },
     /** Stops waiting for a broker; what it has applied stays. */
     forget: (broker: string) => forget.run(broker),
@@ -69,6 +84,7 @@ function line(row: LineRow, streams: Streams): Line {
     sessionsClosed: row.sessions_closed,
     closeMs: { p50, p95, max },
     survivors: JSON.parse(row.survivors) as string[], // written by fill only
+    purging: row.purging === 1,
   }
 }
 

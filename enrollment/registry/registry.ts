@@ -188,6 +188,8 @@ export interface Registry
   /** Revokes up to `limit` certificates of the plan, dated at the hold's commit; the last slice ends the hold. */
   finaliseSlice(id: string, limit: number, act: Act): Promise<Finalised>
   receipt(id: string): Promise<Receipt>
+  /** Spreads what a list of devices was ordered to lose to up to `limit` of them, once the plan is over. False when there is none. */
+  spreadPurges(limit: number, act: Act): Promise<boolean>
 
   // what follows from time
   /** Marks certificates whose overlap is over as superseded; at most `limit`. Returns how many. */
@@ -197,10 +199,8 @@ export interface Registry
   cursor(): Promise<Cursor>
   /** Changes after `position`, oldest first, at most `limit`. */
   changesAfter(position: number, limit: number): Promise<PositionedChange[]>
-  /**
-   * The whole state as changes, in the order in which a replica can apply them, read at one cursor; certificates
-   * that have expired at `now` are left out. End the iteration (or iterate to the end): until then it pins the log.
-   */
+  /** The whole state as changes that a replica can apply in this order, read at one cursor, without certificates that have expired at `now`. */
+  // End the iteration, or iterate to the end: until then it pins the log.
   snapshot(now: number): Promise<{ cursor: Cursor; changes: AsyncIterable<readonly Change[]> }>
   /** Calls back after each commit that added changes made through this instance; returns how to stop. */
   onCommit(listener: (position: number) => void): () => void

@@ -118,9 +118,17 @@ function take(taking: Taking): void {
     const position = batch.applied?.epoch === taking.epoch ? batch.applied.position : null
     statements.heard.run(batch.url, batch.sessions, position, now, broker)
   }
+  const purgedTo = purgedBy(taking)
+  if (purgedTo !== null) taking.receipts.purged(broker, purgedTo)
   let sighted = 0
   for (const report of batch.reports) sighted += takeReport(taking, report)
   if (sighted > 0) log.audit({ action: 'sighting', subject: `broker:${broker} certificates:${sighted}` })
+}
+
+/** In this epoch; null when the broker does not tell. Of another epoch it has nothing to say: not before it has this one's snapshot. */
+function purgedBy({ batch, epoch }: Taking): number | null {
+  if (batch.purged === undefined) return null
+  return batch.purged.epoch === epoch ? batch.purged.position : -1
 }
 
 /** Returns how many certificates were seen for the first time: one or none. */
@@ -150,7 +158,7 @@ function takeReport(taking: Taking, report: Report): number {
       }
       return 0
     case 'applied':
-      receipts.fill(broker, report)
+      receipts.fill(broker, report, purgedBy(taking))
       return 0
     default:
       return report satisfies never

@@ -6,6 +6,7 @@ import { INFRASTRUCTURE_ISSUERS } from './schema-infrastructure.ts'
 import { LISTED_SERIALS } from './schema-listed-serials.ts'
 import { POLICIES } from './schema-policies.ts'
 import { PROFILES } from './schema-profiles.ts'
+import { PURGE_ORDERS } from './schema-purge-orders.ts'
 import { PURGES } from './schema-purges.ts'
 import { REQUEST_KEYS } from './schema-request-keys.ts'
 import { SECOND_FACTORS } from './schema-second-factors.ts'
@@ -29,4 +30,5 @@ export const LATER: readonly string[] = [
   PURGES,
   REQUEST_KEYS,
   LISTED_SERIALS,
+  PURGE_ORDERS,
 ]

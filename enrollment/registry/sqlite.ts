@@ -34,6 +34,7 @@ import { openPolicyIntents } from './policies.ts'
 import { openProfileIntents, openProfiles } from './profiles.ts'
 import { openProposals } from './proposals.ts'
 import { openPruning } from './pruning.ts'
+import { openPurgeOrders, openPurgeSpreading } from './purge-orders.ts'
 import { openReceiptBook, openReceipts } from './receipts.ts'
 import { openRefusalLog, openRefusals } from './refusals.ts'
 import type { Registry } from './registry.ts'
@@ -89,6 +90,7 @@ export function sqliteRegistry({ store, path, rowsInTurn, epoch, trustDomain }: 
     fleets: openFleets(db),
     plans: openPlanRows(db),
     scopes: openPlanScopes(db),
+    purges: openPurgeOrders(db, epoch),
     receipts: openReceiptBook({ db, streams }),
     refusals: openRefusalLog(store),
     events: openEventLog(db),
@@ -121,6 +123,7 @@ export function sqliteRegistry({ store, path, rowsInTurn, epoch, trustDomain }: 
     ...openProposals(parts),
     ...openPlans(parts),
     ...openFinalising(parts),
+    ...openPurgeSpreading(parts),
     ...openReceipts(parts),
     ...openSupersession(parts),
     ...openStream(parts),

@@ -4,6 +4,7 @@ import type { TrustRecord } from '#shared/trust-bundle'
 import { type FleetRow, fleetRecord } from './fleets.ts'
 import { IN_FORCE } from './holds.ts'
 import { holdRecord, type PlanRow } from './plan-rows.ts'
+import { purgeOrders } from './purge-orders.ts'
 import type { PositionedChange, Registry } from './registry.ts'
 import {
   CERTIFICATE_COLUMNS,
@@ -122,6 +123,7 @@ function* state(db: Sqlite, now: number): Generator<readonly Change[], void> {
       return certificate === null ? [] : [{ kind: 'certificate', certificate } as const]
     })
   }
+  yield* purgeOrders(db)
   yield* members(db)
   const holds = db.prepare<[], PlanRow>(`SELECT * FROM plans WHERE ${IN_FORCE} ORDER BY row`)
   yield holds.all().map((row) => ({ kind: 'hold', hold: activeHold(row) }))

@@ -62,7 +62,7 @@ export const BrokerView = Type.Object({
   /** Changes that it has not applied yet. */
   behind: orNull(Type.Integer()),
   lastHeardAt: orNull(Time),
-  /** Why it cannot follow the change stream, and what it cannot use of what it was given, in its own words; left out while all is well. */
+  /** Why it cannot follow the change stream, use what it was given, or forget what holds take, in its own words; left out while all is well. */
   fault: Type.Optional(Type.String()),
 })
 export type BrokerView = Static<typeof BrokerView>

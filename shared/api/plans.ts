@@ -57,6 +57,8 @@ export const ReceiptLine = Type.Object({
   sessionsClosed: Type.Integer(),
   closeMs: Spread,
   survivors: Type.Array(Type.String()),
+  /** Applied, but what the plan takes of stored things is not all gone there yet. */
+  purging: Type.Boolean(),
 })
 export type ReceiptLine = Static<typeof ReceiptLine>
 

@@ -394,11 +394,10 @@ t.test(
     await cut(raw)
     await broker.mqtt.purge(['A'])
     t.equal(broker.store.retained.totals().messages, 2)
-    const hold = { id: 'p', scope: { kind: 'device', id: 'A' }, state: 'active' } as const
-    const covers = (_: unknown, identity: string) => identity === 'A'
-    await forgetRetained(broker.store, [hold], covers)
+    const upTo = broker.store.retained.newest
+    await forgetRetained(broker.store, { identities: new Set(), upTo })
     t.equal(broker.store.retained.totals().messages, 2)
-    await forgetRetained(broker.store, [{ ...hold, purgeRetained: true }], covers)
+    await forgetRetained(broker.store, { identities: new Set(['A']), upTo })
     const again = await broker.restart()
     const reader = await enter(again, service)
     await subscribe(reader, 'devices/#')
@@ -419,17 +418,12 @@ t.test(
       return group.commit(write, done)
     }
     await Promise.all(Array.from({ length: 401 }, (_, index) => retain(index, 'A')))
-    const hold = {
-      id: 'p',
-      scope: { kind: 'device', id: 'A' },
-      state: 'active',
-      purgeRetained: true,
-    } as const
-    const forgotten = forgetRetained(broker.store, [hold], (_, identity) => identity === 'A')
-    await retain(400, 'B')
+    const forgotten = forgetRetained(broker.store, { identities: new Set(['A']), upTo: retained.newest })
+    await Promise.all([retain(400, 'B'), retain(399, 'A')])
     await forgotten
     t.ok(retained.isKept('shared/400', 'B'))
-    t.equal(retained.totals().messages, 1)
+    t.ok(retained.isKept('shared/399', 'A'), 'and what it has retained itself since')
+    t.equal(retained.totals().messages, 2)
   },
 )
 

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import t from 'tap'
-import type { Change, FeedMessage, HoldRecord } from '#shared/feed'
+import type { FeedMessage } from '#shared/feed'
 import { openReplica } from '../../broker/replica/replica.ts'
 import type { Connection } from '../../broker/sessions.ts'
 import {
@@ -252,27 +252,6 @@ t.test(
     t.same(bench.purged, ['door', 'gate'])
   },
 )
-
-t.test('what a hold says of retained messages is done when it comes in a snapshot, too', async (t) => {
-  const feed = await feedOf(t, smallRegistry(['lamp', 'door']))
-  const bench = await benchOf(t, feed)
-  await bench.follower.complete()
-  const hold = (id: string, fields: Partial<HoldRecord>): Change => ({
-    kind: 'hold',
-    hold: { id, scope: { kind: 'device', id: 'lamp' }, state: 'active', ...fields },
-  })
-  feed.restore('epoch-2', [
-    ...smallRegistry(['lamp', 'door']),
-    hold('keeps', {}),
-    hold('purges', { purgeRetained: true }),
-  ])
-  await bench.applied('purges')
-  t.same(bench.forgotten, ['purges'])
-  // One that ended for good says it once more, one that was undone does not.
-  await bench.reached(feed.commit(hold('purges', { state: 'ended', purgeRetained: true })))
-  await bench.reached(feed.commit(hold('keeps', { state: 'ended' })))
-  t.same(bench.forgotten, ['purges', 'purges'])
-})
 
 t.test('many holds at once share a review, which begins after the one that runs', async (t) => {
   const devices = Array.from({ length: 40 }, (_, index) => `d${index}`)

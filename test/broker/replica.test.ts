@@ -308,45 +308,82 @@ t.test('changes applied one by one come to the same as their snapshot', async (t
   )
 })
 
-t.test('whom a hold covers is known of devices that are away, and outlives a restart', async (t) => {
-  const path = join(directory(t), 'broker.db')
-  const replica = replicaOf(t, path)
-  await load(replica, [
-    ...smallRegistry(['lamp', 'rotated', 'door']),
-    deviceChange('lamp', { batch: 'lot' }),
-    certificateChange('0b', 'rotated', { issuer: 'bb' }),
-    certificateChange('0c', 'door', { issuer: 'bb', state: 'superseded' }),
-    membersChange('plan', ['door']),
-  ])
-  const scopes = [
-    ...[
+t.test(
+  'whom an order to forget is on is known of devices that are away, and outlives a restart',
+  async (t) => {
+    const path = join(directory(t), 'broker.db')
+    const replica = replicaOf(t, path)
+    await load(replica, [
+      ...smallRegistry(['lamp', 'rotated', 'door']),
+      deviceChange('lamp', { batch: 'lot' }),
+      certificateChange('0b', 'rotated', { issuer: 'bb' }),
+      certificateChange('0c', 'door', { issuer: 'bb', state: 'superseded', supersededFrom: 0 }),
+      certificateChange('0d', 'lamp', { issuer: 'cc', notBefore: 9 }),
+      membersChange('plan', ['door']),
+    ])
+    const scopes = [
       { kind: 'device', id: 'lamp' },
       { kind: 'batch', id: 'lot' },
       { kind: 'fleet', id: 'default' },
-    ],
-    ...[
       { kind: 'issuer', id: 'aa' },
       { kind: 'issuer', id: 'bb' },
       { kind: 'plan', id: 'plan' },
-    ],
-  ] as const
-  const covered = scopes.map((scope) =>
-    ['lamp', 'rotated', 'door', 'stranger'].filter((device) =>
-      replica.covers({ id: 'plan', scope, state: 'active' }, device),
-    ),
-  )
-  t.same(covered, [['lamp'], ['lamp'], ['lamp', 'rotated', 'door'], ['lamp', 'door'], [], ['door']])
-  const hold = {
-    id: 'h1',
-    scope: { kind: 'device', id: 'lamp' },
-    state: 'active',
-    purgeRetained: true,
-  } as const
-  replica.apply(from(101, [{ kind: 'hold', hold }, holdChange('h2', { kind: 'device', id: 'door' })]))
-  replica.close()
-  const again = openReplica(path)
-  t.teardown(() => again.close())
-  t.same(again.activeHolds(), [hold, { id: 'h2', scope: { kind: 'device', id: 'door' }, state: 'active' }])
+      { kind: 'device', id: 'stranger' },
+    ] as const
+    const changes = scopes.map((scope, at) => holdChange(scope.kind === 'plan' ? 'plan' : `h${at}`, scope))
+    replica.apply(from(101, changes))
+    const positions = ({ orders }: Replica) =>
+      Object.fromEntries(
+        ['lamp', 'rotated', 'door', 'stranger', 'nobody'].map((id) => [
+          id,
+          orders.on(id).map(({ position }) => position - 101),
+        ]),
+      )
+    const all = { lamp: [0, 2, 1, 3], rotated: [2], door: [5, 2, 3], stranger: [6], nobody: [] }
+    t.same(positions(replica), all)
+    // A hold that ends leaves its order; the members of a plan have it each.
+    replica.apply(from(108, [holdChange('plan', { kind: 'plan', id: 'plan' }, 'ended')]))
+    while (replica.sweep()) t.same(positions(replica), all)
+    t.equal(replica.members('plan', 9)?.length, 0)
+    replica.close()
+    const again = openReplica(path)
+    t.teardown(() => again.close())
+    t.same(positions(again), all)
+    t.same(again.orders.newest(), new Map([['e1', 107]]))
+  },
+)
+
+t.test(
+  'an order that takes more takes the place of an older one that takes less, not the reverse',
+  async (t) => {
+    const replica = replicaOf(t)
+    await load(replica, smallRegistry())
+    const hold = (id: string, purgeRetained: boolean): Change => ({
+      kind: 'hold',
+      hold: { id, scope: { kind: 'device', id: 'lamp' }, state: 'active', purgeRetained },
+    })
+    const known = () => replica.orders.on('lamp').map(({ position, retained }) => [position, retained])
+    replica.apply(from(101, [hold('h1', false)]))
+    replica.apply(from(102, [hold('h2', true)]))
+    t.same(known(), [[102, true]])
+    replica.apply(from(103, [hold('h3', false)]))
+    t.same(known(), [
+      [103, false],
+      [102, true],
+    ])
+  },
+)
+
+t.test('a state of an earlier version knows what its holds in force have ordered', async (t) => {
+  const path = join(directory(t), 'broker.db')
+  const before = openReplica(path)
+  await load(before, [...smallRegistry(), holdChange('h', { kind: 'device', id: 'lamp' })], 7)
+  before.close()
+  const state = new Database(stateFileOf(path))
+  state.exec('DROP TABLE purges; PRAGMA user_version = 3')
+  state.close()
+  const after = replicaOf(t, path)
+  t.same(after.orders.on('lamp'), [{ epoch: 'e1', position: 7, retained: false }])
 })
 
 const DEVICES = ['d1', 'd2', 'd3', 'd4']

@@ -115,7 +115,8 @@ t.test(
 async function metricsOf({ store, mqtt, sessions }: DurableBroker): Promise<string> {
   const meter = openMeter()
   const replica = { cursor: () => null, silentMs: () => 0, spool: { size: () => 0 } as never } // not read here
-  const rest = { certificate: () => authority.rootPem, tlsFaults: () => 0, now: Date.now }
+  const purger = { counts: () => ({ waiting: 0, failed: 0 }) }
+  const rest = { certificate: () => authority.rootPem, tlsFaults: () => 0, now: Date.now, purger }
   addReadings(meter, { store, mqtt, sessions, replica, ...rest })
   return meter.metrics.text()
 }

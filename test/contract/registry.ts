@@ -14,6 +14,7 @@ import { fleetsContract } from './registry/fleets.ts'
 import { keysContract } from './registry/keys.ts'
 import { manifestContract } from './registry/manifest.ts'
 import { plansContract } from './registry/plans.ts'
+import { purgesContract } from './registry/purges.ts'
 import { racesContract } from './registry/races.ts'
 import { renewalContract } from './registry/renewal.ts'
 import { reportsContract } from './registry/reports.ts'
@@ -59,6 +60,7 @@ export async function registryContract(t: Test, create: (t: Test) => Promise<Sto
     'keys that the plane makes': serverKeysContract,
     rotations: rotationsContract,
     plans: plansContract,
+    'what plans take': purgesContract,
     finalising: finalisingContract,
     'revocation data': revocationContract,
     'what brokers saw': reportsContract,

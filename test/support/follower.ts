@@ -29,8 +29,8 @@ export interface Bench {
   readonly purged: string[]
   /** How many have begun; each takes as long as `until` does. */
   readonly reviews: { begun: number; until: Promise<void> }
-  /** Ids of holds that said that what is retained is to be forgotten, in order. */
-  readonly forgotten: string[]
+  /** Where the newest orders to forget stood, each time that there might have been others. */
+  readonly ordered: Record<string, number>[]
   readonly logged: string[]
   readonly trustChanges: () => number
   /** How often all devices were to hear what is new. */
@@ -93,7 +93,7 @@ export async function benchOf(
   const reports: Report[] = []
   const purged: string[] = []
   const reviews = { begun: 0, until: Promise.resolve() }
-  const forgotten: string[] = []
+  const ordered: Record<string, number>[] = []
   const logged: string[] = []
   let trustChanges = 0
   let newsForAll = 0
@@ -111,9 +111,7 @@ export async function benchOf(
       reviews.begun++
       return reviews.until
     },
-    async forgetRetained(holds) {
-      for (const { id, purgeRetained } of holds) if (purgeRetained === true) forgotten.push(id)
-    },
+    ordered: () => void ordered.push(Object.fromEntries(replica.orders.newest())),
     trustChanged: () => void trustChanges++,
     newsForAll: () => void newsForAll++,
     moved: changed,
@@ -139,7 +137,7 @@ export async function benchOf(
     reports,
     purged,
     reviews,
-    forgotten,
+    ordered,
     logged,
     trustChanges: () => trustChanges,
     newsForAll: () => newsForAll,

@@ -5,6 +5,7 @@ import type {
   FleetRecord,
   HoldRecord,
   IssuerRecord,
+  PurgeRecord,
 } from '#shared/feed'
 import type { TrustRecord } from '#shared/trust-bundle'
 import type { Registry } from '../../enrollment/registry/registry.ts'
@@ -17,6 +18,8 @@ export class ModelReplica {
   readonly certificates = new Map<string, CertificateRecord>()
   readonly members = new Map<string, Set<string>>()
   readonly holds = new Map<string, HoldRecord>()
+  /** In the order in which they came; of snapshots only. */
+  readonly purges: PurgeRecord[] = []
   trust: TrustRecord | null = null
 
   apply(change: Change): void {
@@ -41,6 +44,9 @@ export class ModelReplica {
         return
       case 'trust':
         this.trust = change.trust
+        return
+      case 'purge':
+        this.purges.push(change.purge)
         return
       case 'forgotten':
         this.#forget(change.device)

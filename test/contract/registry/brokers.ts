@@ -126,13 +126,17 @@ export async function brokersContract(t: Test, fresh: Fresh): Promise<void> {
       await plane.report([applied], { broker: 'b1' })
       await plane.report([plane.applied('p1')], { broker: 'b1' })
       await plane.report([plane.applied('p1')], { broker: 'late' })
-      const waiting = { position: null, sessionsClosed: 0, closeMs: NO_SPREAD, survivors: [] }
+      const last = { survivors: [], purging: false }
+      const waiting = { position: null, sessionsClosed: 0, closeMs: NO_SPREAD, ...last }
       t.strictSame(await registry.receipt('p1'), {
         id: 'p1',
         sessionsClosed: 4,
         closeMs,
         brokers: [
-          { broker: 'b1', state: 'applied', position: 8, sessionsClosed: 4, closeMs, survivors: ['d9'] },
+          {
+            ...{ broker: 'b1', state: 'applied', position: 8, sessionsClosed: 4, closeMs, ...last },
+            survivors: ['d9'],
+          },
           { broker: 'b2', state: 'pending', ...waiting },
           { broker: 'b3', state: 'down', ...waiting },
         ],
