@@ -108,6 +108,7 @@ export class Sessions {
   readonly #policyChanged: (fleet: string) => void
   readonly #closed: (afterMs: number) => void
   readonly #all = new Set<Connection>()
+  readonly #counted = new WeakSet<Connection>()
   readonly #policies = new Map<string, FleetPolicy>()
   /** Closings with descriptors that are still open. */
   #closing = 0
@@ -230,7 +231,8 @@ export class Sessions {
       connection.closedAt ??= this.#now()
       const afterMs = Math.max(0, connection.closedAt - options.since)
       closeMs.push(afterMs)
-      this.#closed(afterMs)
+      if (!this.#counted.has(connection)) this.#closed(afterMs) // two decisions may have ended it
+      this.#counted.add(connection)
       if (open.size === 0) allClosed.resolve()
     }
     for (const connection of marked) onceClosed(connection, closed)

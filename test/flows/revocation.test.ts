@@ -1,4 +1,4 @@
-import { copyFileSync } from 'node:fs'
+import { copyFileSync, readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import type { PlanRequest, Receipt } from '#shared/api'
@@ -175,4 +175,56 @@ t.test('a revocation, from the operator to the socket', async (t) => {
     await runBroker(t, args)
     t.notOk(retained().includes('devices/bell/state'), 'at the next start at the latest')
   })
+
+  t.test(
+    'what a hold took that came and went while a broker was away is gone when it has the state anew',
+    async (t) => {
+      const directory = join(args[1] ?? '', 'broker')
+      const first = await runBroker(t, args)
+      const keep = async (id: string) => {
+        const device = await enrollDevice(service, { id })
+        const client = await connectAs(service, first, device, { clean: false })
+        await client.subscribeAsync(`devices/${id}/commands/#`, { qos: 1 })
+        await client.publishAsync(`devices/${id}/state`, 'before', { qos: 1, retain: true })
+        return { device, client }
+      }
+      const crane = await keep('crane')
+      const winch = await keep('winch')
+      await Promise.all([crane.client.endAsync(), winch.client.endAsync()])
+      await first.stop()
+      const { id, counts } = await admin.proposePlan({
+        ...{ action: 'hold', devices: ['crane'], purgeRetained: true },
+      })
+      await admin.applyPlan(id, counts.devices)
+      await admin.undoPlan(id)
+      // No change is left to follow: the whole state has to be told.
+      for (const name of readdirSync(directory)) {
+        if (name.startsWith('broker.db')) rmSync(join(directory, name))
+      }
+      const back = await runBroker(t, args)
+      await until(() => !sessionsOf(directory).includes('crane'))
+      t.ok(sessionsOf(directory).includes('winch'))
+      await until(() => !retained().includes('devices/crane/state'))
+      t.ok(retained().includes('devices/winch/state'))
+      // What it retains from now on is its own, whatever the broker is told again.
+      const again = await connectAs(service, back, crane.device)
+      await again.publishAsync('devices/crane/state', 'after', { qos: 1, retain: true })
+      await again.endAsync()
+      await back.stop()
+      for (const name of readdirSync(directory)) {
+        if (name.startsWith('broker.db')) rmSync(join(directory, name))
+      }
+      await (await runBroker(t, args)).stop()
+      t.ok(retained().includes('devices/crane/state'))
+      t.ok(sessionsOf(directory).includes('winch'))
+    },
+  )
 })
+
+/** Client ids of the sessions that a broker keeps. */
+function sessionsOf(directory: string): string[] {
+  const store = openSqliteForReading(join(directory, 'sessions.db'), 1_000)
+  const clients = store.prepare<[], string>('SELECT client FROM sessions ORDER BY client').pluck().all()
+  store.close()
+  return clients
+}

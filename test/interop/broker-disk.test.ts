@@ -1,5 +1,6 @@
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import t from 'tap'
+import { openSqliteForReading } from '#shared/sqlite'
 import { startBrokerProcess } from '../support/broker-process.ts'
 import { breakDisk } from '../support/disk-faults.ts'
 import { enrollDevice, startEnrollment } from '../support/enrollment.ts'
@@ -64,3 +65,47 @@ t.test('a broker whose disk is full admits whom it knows, enforces holds, says s
   const later = await enrollDevice(service, { id: 'later-1' })
   await (await connectAs(service, broker, later)).endAsync(true)
 })
+
+t.test(
+  'what a hold takes from a disk that is full goes once there is room, and nobody says before that it has',
+  async (t) => {
+    const service = await startEnrollment(t)
+    const args = await invitedBroker(service, 'broker-1')
+    const broker = await startBrokerProcess(t, args)
+    const held = await enrollDevice(service, { id: 'held-2' })
+    const before = await connectAs(service, broker, held, { clean: false })
+    await before.subscribeAsync('devices/held-2/commands/#', { qos: 1 })
+    await before.publishAsync('devices/held-2/state', 'on', { qos: 1, retain: true })
+    const path = join(dirname(replicaOf(args)), 'sessions.db')
+    const rows = () => {
+      const store = openSqliteForReading(path, 1_000)
+      const count = (table: string) =>
+        store.prepare<[], number>(`SELECT count(*) FROM ${table}`).pluck().get()
+      const counts = [count('sessions'), count("retained WHERE owner = 'held-2'")]
+      store.close()
+      return counts
+    }
+    const heal = await breakDisk(t, broker.process.pid ?? 0, {
+      calls: 'pwrite64',
+      error: 'ENOSPC',
+      paths: [path, `${path}-wal`],
+    })
+    const plan = await service.admin.proposePlan({
+      ...{ action: 'hold', scope: { kind: 'device', id: held.id }, purgeRetained: true },
+    })
+    await service.admin.applyPlan(plan.id, 1)
+    await disconnected(before)
+    const line = async () => (await service.admin.receipt(plan.id, 0)).brokers[0]
+    const late = AbortSignal.timeout(60_000)
+    const alarm = async () => (await service.admin.status()).brokers[0]?.fault
+    while ((await alarm()) === undefined && !late.aborted);
+    t.match(await alarm(), /^Cannot forget what holds and revocations take: .*full; fix: make room/)
+    t.match(await line(), { state: 'applied', purging: true }, 'closed, and not forgotten')
+    t.strictSame(rows(), [1, 1])
+    await heal()
+    t.match(await service.admin.receipt(plan.id, 60_000), { brokers: [{ state: 'applied', purging: false }] })
+    t.strictSame(rows(), [0, 0], 'without a restart')
+    while ((await alarm()) !== undefined && !late.aborted);
+    t.equal(await alarm(), undefined)
+  },
+)

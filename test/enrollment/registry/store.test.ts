@@ -2,11 +2,14 @@ import { once } from 'node:events'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import type { DeviceId } from '#shared/identity/device'
 import { openSqlite } from '#shared/sqlite'
 import { openRegistry } from '../../../enrollment/registry/open.ts'
 import { MIGRATIONS } from '../../../enrollment/registry/schema.ts'
+import { PURGE_ORDERS } from '../../../enrollment/registry/schema-purge-orders.ts'
 import { Store } from '../../../enrollment/registry/store.ts'
 import { BEGIN, planeOf } from '../../support/registry-plane.ts'
+import { snapshotOf } from '../../support/registry-replica.ts'
 
 const options = { trustDomain: 'plane.test', epoch: 'epoch-1', now: BEGIN }
 const act = { now: BEGIN, by: 'operator:test' }
@@ -149,6 +152,37 @@ t.test('a registry keeps its epoch and its content, and refuses another trust do
   const other = openRegistry(path, { ...options, trustDomain: 'other.test' })
   await t.rejects(other, { code: 'directory_unusable', message: /belongs to the trust domain plane\.test/ })
 })
+
+t.test(
+  'a registry of an earlier version tells what its holds in force take, once they are over',
+  async (t) => {
+    const path = join(t.testdir({}), 'registry.db')
+    const first = await openRegistry(path, options)
+    const before = planeOf(first)
+    for (const id of ['d1', 'd2', 'd3']) await before.enroll(id)
+    await before.hold('p1', { scope: 'device', id: 'd1' }, { purgeRetained: true })
+    await before.hold('p2', { scope: 'device', id: 'd2' })
+    await first.undoPlan('p2', before.act())
+    await before.hold('p3', { devices: ['d3' as DeviceId] })
+    const { position } = await first.cursor()
+    await first.close()
+    const db = openSqlite(path, { busyTimeoutMs: 0, migrations: MIGRATIONS })
+    db.exec('DROP TABLE purges; ALTER TABLE receipts DROP COLUMN purging')
+    db.pragma(`user_version = ${MIGRATIONS.indexOf(PURGE_ORDERS)}`)
+    db.close()
+
+    const second = await openRegistry(path, options)
+    const after = planeOf(second)
+    for (const id of ['p1', 'p3']) await second.undoPlan(id, after.act())
+    const { purges } = await snapshotOf(second, after.now())
+    t.match(purges, [
+      { scope: { kind: 'device', id: 'd1' }, epoch: 'epoch-1', position, retained: true },
+      { scope: { kind: 'plan', id: 'p3' }, devices: ['d3'], epoch: 'epoch-1', position, retained: false },
+    ])
+    t.equal(purges.length, 2, 'of those that are over nothing is known')
+    await second.close()
+  },
+)
 
 t.test('a snapshot that is still open when the registry closes is closed with it', async (t) => {
   const path = join(t.testdir({}), 'registry.db')
