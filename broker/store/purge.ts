@@ -4,6 +4,7 @@ import { endedBy } from '../ending.ts'
 import { stillLive } from '../judge/admission.ts'
 import { narrowLive, narrowStored, type Subscribed } from '../narrowing.ts'
 import type { AdmissionRecord } from '../replica/replica.ts'
+import type { RetainedOf } from './retained.ts'
 import type { Session } from './session-rows.ts'
 import type { SessionStore } from './session-store.ts'
 
@@ -44,10 +45,7 @@ export async function purgeClients(store: SessionStore, clients: readonly string
 }
 
 /** Forgets what these identities have retained up to a message, some in each turn of the event loop. */
-export async function forgetRetained(
-  store: SessionStore,
-  of: { readonly identities: ReadonlySet<string>; readonly upTo: number },
-): Promise<void> {
+export async function forgetRetained(store: SessionStore, of: RetainedOf): Promise<void> {
   if (of.identities.size === 0) return
   const { retained } = store
   const topics = retained.topicsOf(of.identities, of.upTo)

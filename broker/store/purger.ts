@@ -1,9 +1,10 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import type { Cursor, Scope } from '#shared/feed'
+import type { Cursor } from '#shared/feed'
 import type { Log } from '#shared/log'
-import { identityOf, isGone } from '../mqtt/mqtt-client.ts'
+import { isGone } from '../mqtt/mqtt-client.ts'
 import { isDue, type Marks, type OrderReader } from '../replica/purge-rows.ts'
-import { forgetRetained, PURGED, purgeClients, SLICE } from './purge.ts'
+import { forgetRetained, PURGED, purgeClients } from './purge.ts'
+import { findOrdered, named } from './purge-aim.ts'
 import type { SessionStore } from './session-store.ts'
 
 /** Times in ms. */
@@ -38,11 +39,8 @@ interface Batch {
   readonly excused: Excused
 }
 
-/** Clients that have connected since, without what was left of them: what they have now is theirs. */
+/** Clients that were connected then, or have since, without what was left of them: what they have now is theirs. */
 type Excused = Set<string>
-
-/** As few orders on single devices are carried out without a look at everything that is stored. */
-const FEW = 64
 
 /**
  * Forgets what holds and revocations take: sessions with queues and half-received messages, wills and, where they say
@@ -84,10 +82,11 @@ export class Purger {
         this.#begin(newest)
         return
       }
-      const waiting = this.#batches[1]
-      const upTo = store.retained.newest
-      if (waiting === undefined) this.#batches.push({ from, to: newest, upTo, excused: new Set() })
-      else Object.assign(waiting, { to: newest, upTo })
+      const waiting = this.#batches[1] ?? { from, to: newest, upTo: 0, excused: new Set() }
+      if (!this.#batches.includes(waiting)) this.#batches.push(waiting)
+      for (const clientId of this.#served(from)) waiting.excused.add(clientId)
+      waiting.to = newest
+      waiting.upTo = store.retained.newest
       this.#run()
     } catch (error) {
       log.error({ err: error }, 'cannot read what is to be forgotten') // the next change looks again, or the next start
@@ -231,49 +230,39 @@ export class Purger {
 
   async #carryOut(batch: Batch): Promise<void> {
     const { store } = this.#deps
-    const { to, upTo } = batch
-    const owners = await this.#purgeIdentities(batch)
-    await forgetRetained(store, { identities: owners, upTo })
+    const { from, to, upTo } = batch
+    const { ordered, identities } = await findOrdered({
+      store,
+      orders: this.#deps.replica.orders,
+      from,
+      signal: this.#stopped.signal,
+    })
+    const retained = { identities, upTo }
+    store.retained.withhold(retained) // nobody reads what the disk will not let go
+    for (let at = 0; at < ordered.length; at += PURGED) {
+      await purgeClients(store, this.#clientsOf(ordered.slice(at, at + PURGED), batch.excused))
+    }
+    await forgetRetained(store, retained)
     await store.purged.move(to)
+    store.retained.withhold(null)
     this.#batches.shift()
   }
 
-  /** Returns those whose retained messages are to be forgotten as well. */
-  async #purgeIdentities(batch: Batch): Promise<Set<string>> {
+  /** Clients that are connected, and on whom those orders may be. */
+  #served(from: Marks): string[] {
     const { replica, store } = this.#deps
-    const owners = new Set<string>()
-    const identities = this.#aim(batch)
-    for (let at = 0; at < identities.length && !this.#stopped.signal.aborted; at += SLICE) {
-      const ordered: string[] = []
-      for (const identity of identities.slice(at, at + SLICE)) {
-        const orders = replica.orders.on(identity).filter((order) => isDue(order, batch.from))
-        if (orders.length > 0) ordered.push(identity)
-        if (orders.some(({ retained }) => retained)) owners.add(identity)
-      }
-      for (let next = 0; next < ordered.length; next += PURGED) {
-        await purgeClients(store, this.#clientsOf(ordered.slice(next, next + PURGED), batch.excused))
-      }
-      await new Promise(setImmediate)
-    }
-    this.#stopped.signal.throwIfAborted()
-    return owners
+    const clients = named(replica.orders, from)?.flatMap((id) => [id, ...store.clientsOf(id)])
+    return (clients ?? Object.keys(store.broker.clients)).filter((id) => this.#isServed(id))
   }
 
-  /** Whoever the orders may be on: a few devices by name, or all of whom anything is stored. */
-  #aim({ from }: Batch): string[] {
-    const { replica, store } = this.#deps
-    const scopes: Scope[] | null = replica.orders.due(from, FEW)
-    if (scopes?.every(({ kind }) => kind === 'device')) return [...new Set(scopes.map(({ id }) => id))]
-    const sessions = store.sessions.all().map(({ identity }) => identity)
-    const wills = [...store.wills.all()].map(({ clientId = '' }) => identityOf(clientId))
-    return [...new Set([...sessions, ...wills, ...store.retained.owners()])]
+  #isServed(clientId: string): boolean {
+    const client = this.#deps.store.broker.clients[clientId]
+    return client !== undefined && !isGone(client)
   }
 
   #clientsOf(identities: readonly string[], excused: ReadonlySet<string>): string[] {
     const { store } = this.#deps
-    const { clients } = store.broker
-    const isServed = (id: string) => clients[id] !== undefined && !isGone(clients[id])
     const all = identities.flatMap((identity) => [identity, ...store.clientsOf(identity)])
-    return [...new Set(all)].filter((id) => !excused.has(id) && !isServed(id))
+    return [...new Set(all)].filter((id) => !excused.has(id) && !this.#isServed(id))
   }
 }

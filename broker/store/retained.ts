@@ -28,6 +28,11 @@ interface Account {
   /** Rises from message to message; 0 of those of an earlier run. */
   readonly number: number
 }
+/** What some identities have retained, up to the message with this number. */
+export interface RetainedOf {
+  readonly identities: ReadonlySet<string>
+  readonly upTo: number
+}
 interface Usage {
   messages: number
   bytes: number
@@ -52,6 +57,7 @@ export class Retained {
   readonly #usage = new Map<string, Usage>()
   #bytes = 0
   #newest = 0
+  #withheld: RetainedOf | null = null
 
   constructor(rows: SessionRows, limits: RetainedLimits) {
     this.#rows = rows
@@ -151,13 +157,18 @@ export class Retained {
     return this.#newest
   }
 
+  /** Hands out nothing of these from now on: it is to be forgotten, which the disk may refuse. Null ends that. */
+  withhold(of: RetainedOf | null): void {
+    this.#withheld = of
+  }
+
   /** What these identities have published, up to the message with this number. */
   topicsOf(identities: ReadonlySet<string>, upTo = this.#newest): string[] {
     return [...this.#accounts.keys()].filter((topic) => this.isOf(topic, { identities, upTo }))
   }
 
   /** True while it is one of these identities who has published what the topic retains, up to this message. */
-  isOf(topic: string, of: { identities: ReadonlySet<string>; upTo: number }): boolean {
+  isOf(topic: string, of: RetainedOf): boolean {
     const account = this.#accounts.get(topic)
     if (account === undefined || account.owner === null) return false
     return account.number <= of.upTo && of.identities.has(account.owner)
@@ -165,7 +176,9 @@ export class Retained {
 
   *matching(filters: readonly string[]): Generator<RetainedPacket> {
     for (const filter of filters) {
-      for (const { packet } of this.#messages.topicsUnder(filter)) yield packet
+      for (const { packet } of this.#messages.topicsUnder(filter)) {
+        if (this.#withheld === null || !this.isOf(packet.topic, this.#withheld)) yield packet
+      }
     }
   }
 

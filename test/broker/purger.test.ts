@@ -1,5 +1,5 @@
 /** What holds and revocations take of what is stored, whenever the broker hears of them and whatever the disk says. */
-import { copyFileSync, mkdtempSync } from 'node:fs'
+import { copyFileSync, mkdtempSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import t, { type Test } from 'tap'
@@ -95,6 +95,9 @@ async function benchOf(t: Test, directory = mkdtempSync(join(t.testdir(), 'purge
     },
     connect(id: string) {
       clients[id] = client(id)
+    },
+    disconnect(id: string) {
+      delete clients[id]
     },
     /** Session, will and what is retained, as letters. */
     async left(id: string) {
@@ -253,6 +256,7 @@ t.test('what the disk refuses is tried again until it is done, and said meanwhil
     t.match(bench.purger.fault(), /^Cannot forget what holds and revocations take: .*disk full; fix: /, table)
     t.same(bench.purger.purged(), { epoch: 'e1', position: 10 }, 'what is not done is not said to be done')
     t.match(bench.purger.counts(), { waiting: 1 })
+    t.same([...bench.store.retained.matching(['#'])], [], 'what a hold took is read by nobody meanwhile')
     await until(() => bench.purger.counts().failed > 2)
     t.not(await bench.left('lamp'), '')
     mend()
@@ -274,6 +278,74 @@ t.test('what the disk refused before a restart is done at the start', async (t) 
   mend()
   await bench.close()
   t.equal(await (await bench.again()).left('lamp'), '')
+})
+
+t.test(
+  'a client that was connected when its hold was over keeps its session, also once it has left',
+  async (t) => {
+    for (const scope of [
+      { kind: 'device', id: 'lamp' },
+      { kind: 'fleet', id: 'default' },
+    ] as const) {
+      const bench = await benchOf(t)
+      await bench.snapshot(registry, 10)
+      for (const id of ['lamp', 'door']) await bench.leave(id)
+      bench.connect('lamp')
+      const mend = bench.breakDisk('sessions')
+      bench.stream(11, hold('h', { scope }), hold('h', { scope, state: 'ended' }))
+      await bench.purger.rest()
+      bench.disconnect('lamp')
+      mend()
+      await until(() => bench.purger.counts().waiting === 0)
+      t.equal(await bench.left('lamp'), 'swr')
+      t.equal(await bench.left('door'), scope.kind === 'fleet' ? 'r' : 'swr')
+    }
+  },
+)
+
+t.test('a crash at any step of a purge leaves it to be done, or done, at the next start', async (t) => {
+  const bench = await benchOf(t)
+  const ids = Array.from({ length: 60 }, (_, index) => `d${index}`)
+  await bench.snapshot(smallRegistry([...ids, 'lamp']), 10)
+  await bench.purger.rest()
+  for (const id of [...ids, 'lamp']) await bench.leave(id)
+  const copies: string[] = []
+  const copy = () => {
+    const to = mkdtempSync(join(bench.directory, '..', 'crashed-'))
+    for (const name of readdirSync(bench.directory)) {
+      if (!name.endsWith('-shm')) copyFileSync(join(bench.directory, name), join(to, name))
+    }
+    copies.push(to)
+  }
+  const { group } = bench.store
+  const flush = group.flush.bind(group)
+  group.flush = () => {
+    flush()
+    copy()
+  }
+  bench.stream(
+    11,
+    { kind: 'members', hold: 'p', devices: ids },
+    {
+      kind: 'hold',
+      hold: { id: 'p', scope: { kind: 'plan', id: 'p' }, state: 'active', purgeRetained: true },
+    },
+    holdChange('p', { kind: 'plan', id: 'p' }, 'ended'),
+  )
+  copy()
+  await bench.purger.rest()
+  group.flush = flush
+  t.ok(copies.length > 5)
+  for (const directory of copies) {
+    const after = await benchOf(t, directory)
+    after.purger.ordered()
+    await after.purger.rest()
+    const left = await Promise.all(ids.map(after.left))
+    if (!t.strictSame(new Set(left), new Set(['']))) return
+    t.equal(await after.left('lamp'), 'swr')
+    t.same(after.purger.purged(), { epoch: 'e1', position: 13 })
+    await after.close()
+  }
 })
 
 t.test(
