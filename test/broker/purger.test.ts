@@ -206,16 +206,16 @@ t.test(
 t.test('a restore of the registry repeats no order, and hides none', async (t) => {
   const bench = await benchOf(t)
   await bench.snapshot(registry, 10)
-  bench.stream(11, hold('h1'), hold('h1', { state: 'ended' }))
+  const gate = { kind: 'device', id: 'gate' } as const
+  bench.stream(11, hold('h1'), hold('h1', { state: 'ended' }), hold('lost'), hold('lost', { state: 'ended' }))
   await bench.purger.rest()
   for (const id of devices) await bench.leave(id)
-  // Brought back to change 11, and gone on from there: the same positions, of another epoch.
-  const gate = { kind: 'device', id: 'gate' } as const
-  await bench.snapshot([...registry, order(11), order(12, { epoch: 'e2', scope: gate })], 12, 'e2')
+  // Brought back to change 12, and gone on from there: the same positions, of another epoch.
+  await bench.snapshot([...registry, order(11), order(13, { epoch: 'e2', scope: gate })], 13, 'e2')
   await bench.purger.rest()
   t.same(await Promise.all(devices.map(bench.left)), ['swr', 'swr', ''])
   await bench.leave('gate')
-  await bench.snapshot([...registry, order(11), order(12, { epoch: 'e2', scope: gate })], 13, 'e2')
+  await bench.snapshot([...registry, order(11), order(13, { epoch: 'e2', scope: gate })], 14, 'e2')
   await bench.purger.rest()
   t.equal(await bench.left('gate'), 'swr')
 })
