@@ -30,7 +30,15 @@ const done: Receipt = {
   sessionsClosed: 2,
   closeMs: spread,
   brokers: [
-    { broker: 'north', state: 'applied', position: 9, sessionsClosed: 2, closeMs: spread, survivors: [], purging: false },
+    {
+      broker: 'north',
+      state: 'applied',
+      position: 9,
+      sessionsClosed: 2,
+      closeMs: spread,
+      survivors: [],
+      purging: false,
+    },
   ],
   survivors: [],
 }
@@ -38,7 +46,15 @@ const southIsDown: Receipt = {
   ...done,
   brokers: [
     ...done.brokers,
-    { broker: 'south', state: 'down', position: null, sessionsClosed: 0, closeMs: spread, survivors: [], purging: false },
+    {
+      broker: 'south',
+      state: 'down',
+      position: null,
+      sessionsClosed: 0,
+      closeMs: spread,
+      survivors: [],
+      purging: false,
+    },
   ],
 }
 
