@@ -1,7 +1,8 @@
 import { resolve } from 'node:path'
 import t from 'tap'
+import fc from '../support/properties.ts'
 import { functionsOf, lineCount, median } from '../support/source-facts.ts'
-import { sourceTree } from '../support/source-tree.ts'
+import { type SourceFile, sourceTree } from '../support/source-tree.ts'
 
 const files = sourceTree(resolve(import.meta.dirname, '../..'))
 const code = files.filter(({ path }) => /\.(ts|mjs)$/.test(path))
@@ -51,6 +52,26 @@ t.test('a function has at most 40 lines, unless it is a table or a recipe', asyn
     'the list of exceptions names nothing that is gone',
   )
   t.ok(median(facts.map(({ lines }) => lines)) <= 12)
+})
+
+/** Whose properties do not begin with the seed of all: a run of theirs would not be like the one before it. */
+function ofOwnSeed(all: readonly SourceFile[]): string[] {
+  const isOther = ({ path, text }: SourceFile) =>
+    path !== 'test/support/properties.ts' &&
+    (/from ['"]fast-check['"]|import\(['"]fast-check/.test(text) || /\bnumRuns\b[^}]*\bseed:/.test(text))
+  return all.filter(isOther).map(({ path }) => path)
+}
+
+t.test('properties are tested with one seed, so that each run is like the one before it', async (t) => {
+  t.strictSame(ofOwnSeed(code.filter(({ path }) => path !== 'test/architecture/facts.test.ts')), [])
+  const planted = [
+    "import fc from 'fast-check'",
+    'fc.assert(all, { numRuns: 5, seed: 7 })',
+    "import('fast-check')",
+  ]
+  t.equal(ofOwnSeed(planted.map((text) => ({ path: 'test/a.test.ts', text }))).length, planted.length)
+  const draw = () => JSON.stringify(fc.sample(fc.array(fc.integer()), 20))
+  t.equal(draw(), draw())
 })
 
 t.test('a long function is found in each form that it can have', async (t) => {

@@ -1,6 +1,5 @@
 import { execFileSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
-import fc from 'fast-check'
 import mqttPacket, { type Packet } from 'mqtt-packet'
 import t from 'tap'
 import { carry, type Flow } from '../../bench/flow.ts'
@@ -9,6 +8,7 @@ import { PacketCount } from '../../bench/mqtt-octets.ts'
 import { PATTERNS } from '../../bench/patterns.ts'
 import { openTestBroker, type TestBroker } from '../support/broker.ts'
 import { testAuthority } from '../support/pki.ts'
+import fc from '../support/properties.ts'
 
 const authority = await testAuthority()
 t.teardown(() => authority.remove())

@@ -1,7 +1,6 @@
 /** Caps of policies in a broker that runs: each for two fleets that differ, and when it is changed. */
 import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
-import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import type { DeviceRecord, FleetRecord } from '#shared/feed'
 import { openLog } from '#shared/log'
@@ -14,6 +13,7 @@ import { cut, type DurableBroker, openDurableBroker } from '../support/durable-b
 import { enrollDevice, startEnrollment, type TestDevice } from '../support/enrollment.ts'
 import { type Endpoint, enter, openRaw, publish, type RawClient } from '../support/mqtt-clients.ts'
 import { type TestIdentity, testAuthority } from '../support/pki.ts'
+import fc from '../support/properties.ts'
 import { invitedBroker, runBroker } from '../support/running-broker.ts'
 
 const authority = await testAuthority()

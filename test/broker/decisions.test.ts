@@ -1,6 +1,5 @@
 /** What is remembered of verdicts is worth nothing from the tick on in which something else is decided. */
 import { PassThrough } from 'node:stream'
-import fc from 'fast-check'
 import mqttPacket from 'mqtt-packet'
 import t from 'tap'
 import type { FleetRecord } from '#shared/feed'
@@ -13,6 +12,7 @@ import { Ingest, type IngestDeps } from '../../broker/mqtt/ingest.ts'
 import type { Link } from '../../broker/mqtt/mqtt-client.ts'
 import { type Connection, openConnection, Sessions } from '../../broker/sessions.ts'
 import { type FakeClient, fakeClient } from '../support/fake-client.ts'
+import fc from '../support/properties.ts'
 import { oracle } from '../support/topic-oracle.ts'
 
 /** Closes when the test ends, and not before: what a decision means must not wait for that. */

@@ -1,7 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
-import fc from 'fast-check'
 import mqttPacket, { type Packet } from 'mqtt-packet'
 import t, { type Test } from 'tap'
 import { Standing } from '../../broker/judge/decisions.ts'
@@ -16,6 +15,7 @@ import { openTestBroker, type TestBroker, until } from '../support/broker.ts'
 import { fakeClient } from '../support/fake-client.ts'
 import { enter, type RawClient } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
+import fc from '../support/properties.ts'
 import { everyTopic, oracle } from '../support/topic-oracle.ts'
 
 const authority = await testAuthority()

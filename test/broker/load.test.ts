@@ -1,4 +1,3 @@
-import fc from 'fast-check'
 import mqttPacket from 'mqtt-packet'
 import t from 'tap'
 import { PacketWalk } from '../../broker/door/packet-walk.ts'
@@ -7,6 +6,7 @@ import { openTestBroker, until } from '../support/broker.ts'
 import { brokersOf } from '../support/broker-opener.ts'
 import { connectPacket, enter, openRaw, publish, subscribe } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
+import fc from '../support/properties.ts'
 
 const authority = await testAuthority()
 t.teardown(() => authority.remove())

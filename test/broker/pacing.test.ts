@@ -1,5 +1,4 @@
 import { type Socket, connect as tcpConnect } from 'node:net'
-import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { addressGroup } from '../../broker/door/address-group.ts'
 import { Budgets } from '../../broker/door/budgets.ts'
@@ -9,6 +8,7 @@ import { LIMITS } from '../../broker/limits.ts'
 import { openTestBroker, type TestBroker, type TestBrokerOptions, until } from '../support/broker.ts'
 import { connectPacket, enter, openRaw, type Presented } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
+import fc from '../support/properties.ts'
 
 const authority = await testAuthority()
 t.teardown(() => authority.remove())

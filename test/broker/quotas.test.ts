@@ -1,5 +1,4 @@
 import { join } from 'node:path'
-import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { PublishRate } from '../../broker/judge/publish-rate.ts'
 import type { Limits } from '../../broker/limits.ts'
@@ -8,6 +7,7 @@ import { until } from '../support/broker.ts'
 import { cut, type DurableBroker, openDurableBroker } from '../support/durable-broker.ts'
 import { enter, openRaw, publish, type RawClient, subscribe } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
+import fc from '../support/properties.ts'
 
 const authority = await testAuthority()
 t.teardown(() => authority.remove())

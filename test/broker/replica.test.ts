@@ -9,7 +9,6 @@ import {
 } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import Database from 'better-sqlite3'
-import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import type { Change, HoldRecord } from '#shared/feed'
 import { openSqlite } from '#shared/sqlite'
@@ -26,6 +25,7 @@ import {
   membersChange,
   smallRegistry,
 } from '../support/feed-changes.ts'
+import fc from '../support/properties.ts'
 import { countStates, stateFileOf } from '../support/state-files.ts'
 
 function directory(t: Test): string {

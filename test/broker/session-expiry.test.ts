@@ -4,7 +4,6 @@ import { cpSync } from 'node:fs'
 import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import Database from 'better-sqlite3'
-import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import type { FleetRecord } from '#shared/feed'
 import { openLog } from '#shared/log'
@@ -18,6 +17,7 @@ import { cut, type DurableBroker, openDurableBroker } from '../support/durable-b
 import { EXPIRY_S, fill, kept, openStore, takeUp } from '../support/expiry-store.ts'
 import { enter, openRaw, publish, type RawClient, subscribe } from '../support/mqtt-clients.ts'
 import { type TestIdentity, testAuthority } from '../support/pki.ts'
+import fc from '../support/properties.ts'
 
 const authority = await testAuthority()
 t.teardown(() => authority.remove())

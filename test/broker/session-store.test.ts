@@ -4,7 +4,6 @@ import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import Database from 'better-sqlite3'
-import fc from 'fast-check'
 import mqttPacket, { type Packet } from 'mqtt-packet'
 import t from 'tap'
 import { openLog } from '#shared/log'
@@ -13,6 +12,7 @@ import { LIMITS } from '../../broker/limits.ts'
 import type { SessionStore } from '../../broker/store/session-store.ts'
 import { openSessionStore } from '../../broker/store/store-open.ts'
 import { TopicTree } from '../../broker/store/topic-tree.ts'
+import fc from '../support/properties.ts'
 
 const log = openLog('test', 'silent', new PassThrough().resume())
 

@@ -1,6 +1,5 @@
 /** What takes the short way ends as it would through the parser: who gets what, and who is told or closed, and why. */
 import { PassThrough } from 'node:stream'
-import fc from 'fast-check'
 import mqttPacket from 'mqtt-packet'
 import t from 'tap'
 import { LIMITS } from '../../broker/limits.ts'
@@ -10,6 +9,7 @@ import { brokersOf } from '../support/broker-opener.ts'
 import { connectPacket } from '../support/mqtt-clients.ts'
 import { Piped, turns } from '../support/piped.ts'
 import { testAuthority } from '../support/pki.ts'
+import fc from '../support/properties.ts'
 
 const authority = await testAuthority()
 t.teardown(() => authority.remove())

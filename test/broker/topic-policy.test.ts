@@ -1,4 +1,3 @@
-import fc from 'fast-check'
 import t from 'tap'
 import { policyFaults } from '#shared/policy/check'
 import { compilePolicies, nameOfRule } from '#shared/policy/compile'
@@ -7,6 +6,7 @@ import { FleetPolicy } from '../../broker/judge/decisions.ts'
 import { compilePolicy, LivePolicy } from '../../broker/judge/topic-policy.ts'
 import { isTopicFilter, isTopicName, levelsOf } from '../../broker/topic-syntax.ts'
 import { DEVICE_POLICY, SERVICE_POLICY } from '../support/broker.ts'
+import fc from '../support/properties.ts'
 import { everyTopic, oracle } from '../support/topic-oracle.ts'
 
 const device = { id: 'A', fleet: 'lab' }

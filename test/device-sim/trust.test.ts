@@ -1,6 +1,5 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { generateKey, spkiDer } from '#shared/pki/keys'
 import { derToPem } from '#shared/pki/pem'
@@ -14,6 +13,7 @@ import { caDirectory } from '../../enrollment/ca/ca-directory.ts'
 import { makeKey } from '../../enrollment/ca/key-access.ts'
 import { nextRoot } from '../../enrollment/ca/next-generation.ts'
 import { keySigner } from '../../enrollment/ca/signer.ts'
+import fc from '../support/properties.ts'
 
 const trustDomain = 'muster.local'
 const now = Date.now()

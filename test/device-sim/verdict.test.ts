@@ -1,5 +1,4 @@
 import { randomBytes } from 'node:crypto'
-import fc from 'fast-check'
 import t from 'tap'
 import { choose, fullJitter, seededRandom } from '../../device-sim/backoff.ts'
 import { systemClock, untilSeen, within } from '../../device-sim/clock.ts'
@@ -10,6 +9,7 @@ import { quantiles, summary } from '../../device-sim/report.ts'
 import { type Finding, judge, type Measurements } from '../../device-sim/verdict.ts'
 import { signCrl } from '../../enrollment/ca/crl.ts'
 import { testAuthority } from '../support/pki.ts'
+import fc from '../support/properties.ts'
 
 function finding(id: string, changes: Partial<Finding> = {}): Finding {
   return {

@@ -1,7 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { mkdtempSync } from 'node:fs'
 import { join } from 'node:path'
-import fc from 'fast-check'
 import t from 'tap'
 import { isMusterError, MusterError } from '#shared/errors'
 import { bitsOf, readDer } from '#shared/pki/der'
@@ -24,6 +23,7 @@ import {
   readOcspResponse,
 } from '../support/ocsp.ts'
 import { testAuthority } from '../support/pki.ts'
+import fc from '../support/properties.ts'
 import { device as anyDevice, BEGIN, planeOf } from '../support/registry-plane.ts'
 
 const HOUR_MS = 3_600_000

@@ -11,7 +11,6 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
-import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { layout } from '#shared/layout'
 import { sha256Hex } from '#shared/pki/keys'
@@ -21,6 +20,7 @@ import { openArchive } from '../../enrollment/registry/archive.ts'
 import { openRegistry } from '../../enrollment/registry/open.ts'
 import { createToken } from '../../enrollment/tokens.ts'
 import { enrollDevice, newRequest, type RunningEnrollment, startEnrollment } from '../support/enrollment.ts'
+import fc from '../support/properties.ts'
 
 const maintenance = openMaintenance()
 

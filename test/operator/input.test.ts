@@ -1,10 +1,10 @@
-import fc from 'fast-check'
 import t from 'tap'
 import { programOf } from '../../operator/commands/programs.ts'
 import { formatDuration, formatWhen, parseDuration, parseExpiry } from '../../operator/duration.ts'
 import { positiveInteger } from '../../operator/number.ts'
 import { reasonOf } from '../../operator/reason.ts'
 import { targetOf } from '../../operator/target.ts'
+import fc from '../support/properties.ts'
 
 const usage = { code: 'invalid_request' }
 

@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto'
-import fc from 'fast-check'
 import t from 'tap'
 import { newToken, parseToken } from '#shared/token'
+import fc from '../support/properties.ts'
 
 t.test('a token holds 256 random bits, a prefix and a checksum, and only its hash is stored', async (t) => {
   const { text, hash, id } = newToken(randomBytes)

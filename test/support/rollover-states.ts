@@ -1,7 +1,6 @@
 /** Planes whose rollovers are cut off, repeated and left alone, in any order, while time passes. */
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import fc from 'fast-check'
 import type { Test } from 'tap'
 import { isMusterError } from '#shared/errors'
 import { sha256Hex } from '#shared/pki/keys'
@@ -17,6 +16,7 @@ import {
 } from '../../enrollment/rollover.ts'
 import { createToken } from '../../enrollment/tokens.ts'
 import { newRequest, type RunningEnrollment, startEnrollment } from './enrollment.ts'
+import fc from './properties.ts'
 
 const NO_CHANNEL = { tlsUnique: null, why: 'no connection' } as const
 const DAY_MS = 86_400_000

@@ -1,5 +1,5 @@
-import fc from 'fast-check'
 import type { Test } from 'tap'
+import fc from '../../support/properties.ts'
 import { deviceId, hex, type Plane } from '../../support/registry-plane.ts'
 import type { Fresh } from '../registry.ts'
 

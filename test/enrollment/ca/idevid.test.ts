@@ -1,5 +1,4 @@
 import { X509Certificate } from 'node:crypto'
-import fc from 'fast-check'
 import t from 'tap'
 import { isMusterError } from '#shared/errors'
 import { generateKey } from '#shared/pki/keys'
@@ -13,6 +12,7 @@ import {
   readIdevidCa,
 } from '../../../enrollment/ca/idevid.ts'
 import { type IdevidFault, printable, testManufacturer, utf8 } from '../../support/manufacturer.ts'
+import fc from '../../support/properties.ts'
 
 const acme = testManufacturer()
 const caOf = (pem: string) => readIdevidCa(pemToDer(pem, 'CERTIFICATE'), 'acme')
@@ -47,7 +47,7 @@ t.test('the serial of a certificate is the same however a list writes it', async
     ])
       t.equal(readCertificateSerial(written), certificateSerial, written)
   })
-  fc.assert(property, { numRuns: 40, seed: 7, examples: [[new Uint8Array(20).fill(0x0a)]] })
+  fc.assert(property, { numRuns: 40, examples: [[new Uint8Array(20).fill(0x0a)]] })
   for (const written of ['', ':', '0x1', 'g', '1'.repeat(41), ' 1']) {
     t.equal(readCertificateSerial(written), null, `"${written}"`)
   }
@@ -141,7 +141,7 @@ t.test('whatever octets a serial number has, it is read as it is or refused by n
         if (!isMusterError(error, 'idevid')) throw error
       }
     }),
-    { numRuns: 60, seed: 1 },
+    { numRuns: 60 },
   )
 })
 

@@ -2,7 +2,6 @@ import { execFileSync } from 'node:child_process'
 import { createPublicKey, X509Certificate } from 'node:crypto'
 import 'reflect-metadata'
 import * as x509 from '@peculiar/x509'
-import fc from 'fast-check'
 import t from 'tap'
 import { readCertificate } from '#shared/pki/certificate'
 import { generateKey, spkiDer } from '#shared/pki/keys'
@@ -16,6 +15,7 @@ import {
 } from '../../../enrollment/ca/leaf-template.ts'
 import { distributionPoint } from '../../../enrollment/ca/shard.ts'
 import { testAuthority } from '../../support/pki.ts'
+import fc from '../../support/properties.ts'
 
 const authority = await testAuthority()
 t.teardown(() => authority.remove())

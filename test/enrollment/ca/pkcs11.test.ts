@@ -1,7 +1,6 @@
 import { createHash, generateKeyPairSync, sign, verify } from 'node:crypto'
 import { chmodSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { spkiDer } from '#shared/pki/keys'
 import { openKey } from '../../../enrollment/ca/key-access.ts'
@@ -12,6 +11,7 @@ import { schemeOf } from '../../../enrollment/ca/pkcs11/scheme.ts'
 import { Tokens } from '../../../enrollment/ca/pkcs11/tokens.ts'
 import { formatKeyUri, parseKeyUri } from '../../../enrollment/ca/pkcs11/uri.ts'
 import { FakeModule } from '../../support/cryptoki.ts'
+import fc from '../../support/properties.ts'
 
 const MODULE = '?module-path=/lib/hsm.so'
 const URI = `pkcs11:token=ca;object=device${MODULE}`

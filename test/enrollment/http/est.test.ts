@@ -1,6 +1,5 @@
 import { X509Certificate } from 'node:crypto'
 import { connect } from 'node:tls'
-import fc from 'fast-check'
 import t from 'tap'
 import { EST_OPERATIONS } from '#shared/identity/device'
 import { type DerNode, oidOf, readDer, TAG } from '#shared/pki/der'
@@ -13,6 +12,7 @@ import {
   type RunningEnrollment,
   startEnrollment,
 } from '../../support/enrollment.ts'
+import fc from '../../support/properties.ts'
 
 const ENROLL = '/.well-known/est/simpleenroll'
 const REENROLL = '/.well-known/est/simplereenroll'

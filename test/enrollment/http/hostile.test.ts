@@ -1,7 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { connect, type Socket } from 'node:net'
 import { type ConnectionOptions, connect as connectTls } from 'node:tls'
-import fc from 'fast-check'
 import t from 'tap'
 import { openLog } from '#shared/log'
 import { newToken } from '#shared/token'
@@ -14,6 +13,7 @@ import {
   startEnrollment,
 } from '../../support/enrollment.ts'
 import { testAuthority, testIdentity } from '../../support/pki.ts'
+import fc from '../../support/properties.ts'
 
 const JSON_TYPE = { 'content-type': 'application/json' }
 

@@ -1,5 +1,4 @@
 import { join } from 'node:path'
-import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { openSqlite, type Sqlite } from '#shared/sqlite'
 import { openAudit } from '../../../enrollment/registry/audit.ts'
@@ -7,6 +6,7 @@ import { type AuditRow, auditHash, GENESIS_HASH } from '../../../enrollment/regi
 import { openRegistry } from '../../../enrollment/registry/open.ts'
 import { MIGRATIONS } from '../../../enrollment/registry/schema.ts'
 import { Store } from '../../../enrollment/registry/store.ts'
+import fc from '../../support/properties.ts'
 import { BEGIN, device, planeOf } from '../../support/registry-plane.ts'
 
 /** The audit log of a registry with some history, for somebody who can write to the file. */

@@ -8,7 +8,6 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
-import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { openSqlite } from '#shared/sqlite'
 import { Journal } from '../../../enrollment/registry/journal.ts'
@@ -17,6 +16,7 @@ import { openRegistry } from '../../../enrollment/registry/open.ts'
 import { placeOf, replayJournal } from '../../../enrollment/registry/replay.ts'
 import { MIGRATIONS } from '../../../enrollment/registry/schema.ts'
 import { Store } from '../../../enrollment/registry/store.ts'
+import fc from '../../support/properties.ts'
 import { contents } from '../../support/registry-contents.ts'
 import { BEGIN, device, type Plane, planeOf } from '../../support/registry-plane.ts'
 

@@ -1,8 +1,8 @@
 import { join } from 'node:path'
-import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import { openSqliteForReading } from '#shared/sqlite'
 import { openRegistry } from '../../../enrollment/registry/open.ts'
+import fc from '../../support/properties.ts'
 import { BEGIN, deviceId, type Plane, planeOf } from '../../support/registry-plane.ts'
 
 async function open(t: Test, rowsInTurn?: number): Promise<Plane & { path: string }> {

@@ -1,8 +1,8 @@
 import { join } from 'node:path'
-import fc from 'fast-check'
 import t from 'tap'
 import { isMusterError } from '#shared/errors'
 import { openRegistry } from '../../../enrollment/registry/open.ts'
+import fc from '../../support/properties.ts'
 import { BEGIN, device, deviceId, type Plane, planeOf } from '../../support/registry-plane.ts'
 import { replayed, snapshotOf } from '../../support/registry-replica.ts'
 

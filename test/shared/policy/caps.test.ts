@@ -1,5 +1,5 @@
 /** Caps as somebody writes them: hostile sections, and whose cap counts. */
-import fc from 'fast-check'
+
 import t from 'tap'
 import {
   allowanceOf,
@@ -12,6 +12,7 @@ import {
 import { pathText, policyFaults } from '#shared/policy/check'
 import { compilePolicies } from '#shared/policy/compile'
 import type { Policy } from '#shared/policy/schema'
+import fc from '../../support/properties.ts'
 
 const EVERYTHING: Policy = { publish: ['#'], subscribe: ['#'] }
 
