@@ -174,13 +174,26 @@ export class Enforcement {
     if (record !== null) connection.policy = this.#deps.sessions.policyFor(record, connection.address)
   }
 
-  /** Stops whom these holds cover, without a word to the registry: they are not stored. */
-  held(holds: readonly HoldRecord[]): void {
-    for (const { scope } of holds) {
-      const isPlan = scope.kind === 'plan'
-      const selector: Selector = isPlan ? { kind: 'all' } : scope
-      this.#track(this.#stop(selector, this.#deps.now(), isPlan ? (c) => this.#judge(c) : () => 'held'))
+  /** Stops whom these changes stop, without a word to the registry: they are not stored. */
+  unstored(changes: readonly Change[]): void {
+    for (const change of changes) {
+      if (change.kind === 'issuer') this.#deps.trustChanged()
+      const [selector, judge] = this.#whomStops(change)
+      this.#track(this.#stop(selector, this.#deps.now(), judge))
     }
+  }
+
+  #whomStops(change: Change): [Selector, Judge] {
+    if (change.kind === 'hold') {
+      const { scope } = change.hold
+      return scope.kind === 'plan' ? [{ kind: 'all' }, (c) => this.#judge(c)] : [scope, () => 'held']
+    }
+    if (change.kind === 'certificate')
+      return [{ kind: 'certificate', id: change.certificate.fingerprint }, this.#judgeOrRefuse]
+    if (change.kind === 'device') return [{ kind: 'device', id: change.device.id }, this.#judgeOrRefuse]
+    if (change.kind === 'forgotten') return [{ kind: 'device', id: change.device }, this.#judgeOrRefuse]
+    if (change.kind === 'issuer') return [{ kind: 'issuer', id: change.issuer.id }, this.#judgeOrRefuse]
+    return [{ kind: 'all' }, this.#judgeOrRefuse]
   }
 
   /** Resolves when every closing and purging that has begun is over. */

@@ -23,9 +23,9 @@ export function startJobs(deps: Deps, own: { renewOwn(): Promise<void> }): () =>
       if (!isClockRight()) return
       if (await followEnds(deps)) log.warn('the CAs that signed have ended: others sign from now on')
       await finaliseDue(deps, signal)
-      await spreadPurges(deps, signal)
       await deps.manufacturers.refresh()
       await deps.revocationLists.refresh(deps.now())
+      await spreadPurges(deps, signal)
     },
   })
   const superseding = new Job({

@@ -81,7 +81,7 @@ export class Follower {
     this.#unstorable = new Unstorable({
       lullMs,
       end: (error) => this.#stream.abort(error),
-      hold: (changes) => this.#enforcement.held(deps.replica.stopHeld(changes)),
+      stop: (changes) => this.#enforcement.unstored(deps.replica.stopUnstored(changes)),
     })
     this.#hearing = new Hearing({ ...deps, alarmMs, storeEveryMs, fault: () => this.#fault })
   }

@@ -24,6 +24,7 @@ import {
 import { BUSY_TIMEOUT_MS } from './replica-schema.ts'
 import { prepareSweep } from './replica-sweep.ts'
 import { STATE_INDEXES, STATE_MIGRATIONS } from './state-schema.ts'
+import { UnstoredEnds } from './unstored-ends.ts'
 
 /** Pages that SQLite keeps in memory: with its default of 2 000 KiB a point read of a large fleet costs twice as much. */
 const CACHE_KIB = 16_384
@@ -77,6 +78,10 @@ export class ReplicaState {
   readonly #known = new Map<string, CredentialRow>()
   /** Members of holds that could not be stored, by hold. */
   readonly #unstored = new Map<string, Set<string>>()
+  readonly #ends = new UnstoredEnds({
+    credential: (fingerprint) => this.#storedCredential(fingerprint),
+    device: (id) => this.#storedDevice(id),
+  })
   /** Devices that were asked for since they changed last. */
   readonly #devices = new Map<string, DeviceRecord>()
   #trust: TrustRow | null | undefined
@@ -104,6 +109,10 @@ export class ReplicaState {
 
   /** Null when the certificate or its device is not known here; that is asked again every time. */
   credential(fingerprint: string): CredentialRow | null {
+    return this.#ends.credential(this.#storedCredential(fingerprint))
+  }
+
+  #storedCredential(fingerprint: string): CredentialRow | null {
     const known = this.#known.get(fingerprint)
     if (known !== undefined) return known
     const row = this.read.credential(fingerprint)
@@ -115,6 +124,10 @@ export class ReplicaState {
 
   /** The same object until the device changes; null when it is not known. */
   device(id: string): DeviceRecord | null {
+    return this.#ends.device(this.#storedDevice(id))
+  }
+
+  #storedDevice(id: string): DeviceRecord | null {
     const known = this.#devices.get(id)
     if (known !== undefined) return known
     const device = this.read.device(id)
@@ -158,6 +171,7 @@ export class ReplicaState {
     }
     this.mark = next
     for (const { change } of changes) {
+      this.#ends.stored(change)
       if (change.kind === 'issuer') this.issuers.set(change.issuer.id, change.issuer)
       if (change.kind === 'fleet') this.fleets.set(change.fleet.id, change.fleet)
       if (change.kind === 'hold') this.holds.put(change.hold)
@@ -165,17 +179,23 @@ export class ReplicaState {
     }
   }
 
-  /** Puts a hold in force from memory alone, and before it its members; null when that is nothing new. */
-  stop(change: Change): HoldRecord | null {
+  /** Puts a change that stops somebody in force from memory alone, and before a hold its members; false when that is nothing new. */
+  stop(change: Change): boolean {
     if (change.kind === 'members') {
       const members = this.#unstored.get(change.hold) ?? new Set()
       for (const device of change.devices) members.add(device)
       this.#unstored.set(change.hold, members)
     }
-    if (change.kind !== 'hold' || change.hold.state !== 'active') return null
+    if (change.kind === 'issuer' && !change.issuer.trusted) {
+      const wasTrusted = this.issuers.get(change.issuer.id)?.trusted === true
+      this.issuers.set(change.issuer.id, change.issuer)
+      return wasTrusted
+    }
+    if (change.kind !== 'hold') return this.#ends.take(change)
+    if (change.hold.state !== 'active') return false
     const isNew = this.holds.get(change.hold.id) === null
     this.holds.put(change.hold)
-    return isNew ? change.hold : null
+    return isNew
   }
 
   #membersStored(hold: string, devices: readonly string[]): void {

@@ -1,6 +1,7 @@
 import { MusterError } from '#shared/errors'
 import type {
   CertificateRecord,
+  Change,
   Cursor,
   DeviceRecord,
   FeedMessage,
@@ -184,7 +185,7 @@ export class Replica {
 
   /**
    * Applies changes that follow the cursor, and moves it, in one transaction; returns those that were new.
-   * @throws what SQLite throws; nothing was stored then, and the cursor stays: {@link stopHeld} is what is left to do
+   * @throws what SQLite throws; nothing was stored then, and the cursor stays: {@link stopUnstored} is what is left to do
    */
   apply(messages: readonly PositionedChange[]): readonly PositionedChange[] {
     const fresh = messagesAfter(this.#state.mark.position ?? -1, messages)
@@ -194,11 +195,12 @@ export class Replica {
   }
 
   /**
-   * Puts the holds among changes that cannot be stored in force all the same, from memory: until they are stored, or
-   * this process ends. Returns those that are new. None is lifted: what followed it is not stored, either.
+   * Puts those among changes that cannot be stored in force all the same that stop somebody (holds, revocations, retired
+   * and forgotten devices, issuers that are not trusted any more), from memory: until they are stored, or this process
+   * ends. Returns those that are new. None is lifted: what followed it is not stored, either.
    */
-  stopHeld(messages: readonly PositionedChange[]): HoldRecord[] {
-    return messages.flatMap(({ change }) => this.#state.stop(change) ?? [])
+  stopUnstored(messages: readonly PositionedChange[]): Change[] {
+    return messages.map(({ change }) => change).filter((change) => this.#state.stop(change))
   }
 
   /** A new, empty state beside the serving one; one that was begun before and not ended is given up. */
@@ -212,7 +214,7 @@ export class Replica {
     this.#staging = new Staging({ path: this.#files.path(generation), generation })
   }
 
-  /** Of the snapshot so far, for {@link stopHeld}. */
+  /** Of the snapshot so far, for {@link stopUnstored}. */
   get stagedHolds(): readonly PositionedChange[] {
     return this.#stagedHolds
   }

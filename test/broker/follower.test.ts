@@ -433,6 +433,42 @@ t.test('a hold that the disk refuses stops its session, and is reported when it 
   t.match(await bench.applied('h'), { position: 5, sessionsClosed: 0 })
 })
 
+t.test('what ends somebody ends him also while the disk refuses it, and nobody else', async (t) => {
+  const path = join(t.testdir(), 'broker.db')
+  const ids = ['lamp', 'door', 'gate', 'horn', 'bell']
+  const of = { issuer: 'bb' }
+  const feed = await feedOf(t, [
+    ...smallRegistry(ids),
+    issuerChange('bb'),
+    certificateChange('0b', 'horn', of),
+  ])
+  const bench = await benchOf(t, feed, { path })
+  await bench.follower.complete()
+  const open = [...ids.filter((id) => id !== 'horn').map((id) => bench.connect(id))]
+  open.push(bench.connect('horn', { fingerprint: '0b', issuer: 'bb' }))
+  const other = new Database(stateFileOf(path))
+  other.exec('BEGIN IMMEDIATE')
+  const revoked = { state: 'revoked', revokedAt: 1, reason: 'unspecified' } as const
+  const last = feed.commit(
+    certificateChange(fingerprintOf('lamp'), 'lamp', revoked),
+    deviceChange('door', { state: 'retired' }),
+    { kind: 'forgotten', device: 'gate' },
+    issuerChange('bb', { trusted: false }),
+  )
+  await Promise.all(open.filter(({ device }) => device !== 'bell').map(closed))
+  const refused = ['revoked', 'retired', 'unrecorded', null, 'unrecorded']
+  t.same(
+    open.map((connection) => connection.refused),
+    refused,
+  )
+  t.equal(bench.replica.record(fingerprintOf('lamp'))?.certificate.state, 'revoked', 'and cannot return')
+  other.close()
+  await bench.reached(last)
+  t.equal(bench.replica.record(fingerprintOf('door'))?.device.state, 'retired')
+  await bench.reached(feed.commit(deviceChange('door')))
+  t.equal(bench.replica.record(fingerprintOf('door'))?.device.state, 'active', 'what is stored counts again')
+})
+
 t.test('a hold that comes after many changes that the disk refuses stops its session, too', async (t) => {
   const path = join(t.testdir(), 'broker.db')
   const feed = await feedOf(t, smallRegistry(['lamp', 'door', 'gate']))
