@@ -214,6 +214,11 @@ export function holdReading(socket: Duplex, ms: number): void {
   )
 }
 
+/** True while nothing is read of it. */
+export function isReadingHeld(socket: Duplex): boolean {
+  return GUARD in socket && (socket as Guarded)[GUARD].holding !== null // by the condition before it
+}
+
 /**
  * Ends a guarded socket in peace: nothing more is written, what comes is not looked at, and it is destroyed when the
  * other side has closed as well or the time is over. `done` says which: a client without a network answers nothing.

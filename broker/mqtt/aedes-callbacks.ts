@@ -131,7 +131,9 @@ export function pace(
   const rule = isMessage && hasRates ? policy.publishRule(asked) : null
   const ruleHoldMs = rule === null ? 0 : deps.rate.takeOfRule(rule, now)
   if (holdMs === 0 && ruleHoldMs === 0) return
-  holdReading(socket, Math.max(holdMs, ruleHoldMs))
+  const ms = Math.max(holdMs, ruleHoldMs)
+  deps.rate.hold(device, { now, ms })
+  holdReading(socket, ms)
   if (link.isThrottled) return
   link.isThrottled = true
   const evidence =

@@ -1,15 +1,24 @@
 /** What Aedes tells of its clients, and what follows from it. */
 import { sqliteCode } from '#shared/sqlite'
+import { holdReading } from '../door/guarded-socket.ts'
 import { endedBy } from '../ending.ts'
 import { stillLive } from '../judge/admission.ts'
+import type { PublishRate } from '../judge/publish-rate.ts'
 import type { Broker } from './aedes-broker.ts'
 import { type MqttDeps, orDeny } from './aedes-callbacks.ts'
 import { isGone, type Link, type MqttClient } from './mqtt-client.ts'
 import type { News } from './news.ts'
 import type { RepeatedFilters } from './repeated-filters.ts'
 
+export interface RatedDeps extends MqttDeps {
+  readonly rate: Pick<PublishRate, 'heldMs'>
+}
+
 /** A client that has closed, or may not be here any more, is taken out of the register in the same tick. */
-export function observe(broker: Broker, of: { deps: MqttDeps; news: News; repeated: RepeatedFilters }): void {
+export function observe(
+  broker: Broker,
+  of: { deps: RatedDeps; news: News; repeated: RepeatedFilters },
+): void {
   const { deps, news, repeated } = of
   const check = (client: MqttClient) => {
     if (!isLive(deps, client)) {
@@ -56,8 +65,10 @@ export function isLive(deps: MqttDeps, client: MqttClient): boolean {
   return false
 }
 
-function accepted(deps: MqttDeps, link: Link): void {
-  const { fingerprint, device, address, id, isResumed: resumed = false } = link.connection
+function accepted(deps: RatedDeps, link: Link): void {
+  const { fingerprint, device, address, id, isResumed: resumed = false, socket } = link.connection
   link.isAccepted = true
+  const heldMs = deps.rate.heldMs(device, deps.now())
+  if (heldMs > 0) holdReading(socket, heldMs) // connecting again is no way around its rate
   deps.report({ type: 'connected', at: deps.now(), fingerprint, device, address, connection: id, resumed })
 }

@@ -73,7 +73,7 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
   store.allowances.follow(deps.replica)
   const news = openNews(broker, deps)
   const repeated = new RepeatedFilters()
-  observe(broker, { deps, news, repeated })
+  observe(broker, { deps: { ...deps, rate }, news, repeated })
   await broker.listen()
   const expiry = {
     ...{ store, log: deps.log },

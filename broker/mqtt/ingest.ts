@@ -1,3 +1,4 @@
+import { isReadingHeld } from '../door/guarded-socket.ts'
 import { ANSWER, answers, PINGRESP } from '../door/packet-octets.ts'
 import { isGrantedStill } from '../judge/authorization.ts'
 import { decisions, NEVER } from '../judge/decisions.ts'
@@ -82,6 +83,10 @@ export class Ingest {
     let isShort = false
     for (let at = 0; at < chunk.length; ) {
       if (client.closed || client.conn.destroyed || client.req.connection.refused !== null) break
+      if (at > 0 && isReadingHeld(client.conn)) {
+        client.conn.unshift(chunk.subarray(at)) // what came in one piece is no more at once than what came in many
+        break
+      }
       const end = this.#left === 0 && this.#lengthOctets < 0 ? endOf(chunk, at) : -1
       if (end !== -1 && this.#short(chunk, { at, end })) isShort = true
       else if (end !== -1) this.#parse(chunk.subarray(at, end))

@@ -235,6 +235,24 @@ t.test(
   },
 )
 
+t.test('neither one large piece nor connecting again gets a client past its rate', async (t) => {
+  const broker = await open(t, { publishBurst: 5, publishPerSecond: 1 })
+  const [a, backend] = [await broker.enroll('A'), await broker.enroll('backend', { kind: 'service' })]
+  const service = await enter(broker, backend)
+  await subscribe(service, 'devices/#', 0)
+  const flood = Array.from({ length: 200 }, (_, n) => publish('devices/A/up', `${n}`, n % 2 === 0 ? 0 : 1))
+  const began = Date.now()
+  for (const clean of [true, false, true]) {
+    const raw = await enter(broker, a, clean)
+    raw.send(...flood)
+    for (let n = 0; n < 20; n++) await service.ping()
+    await cut(raw)
+  }
+  const came = service.received.filter(isPublish).length
+  const atMost = 6 + (Date.now() - began) / 1000
+  t.ok(came >= 5 && came <= atMost, `${came} messages came, ${atMost} may`)
+})
+
 t.test('filters count one by one, and a packet with very many of them ends the connection', async (t) => {
   const broker = await open(t, { publishBurst: 10, publishPerSecond: 500, subscriptions: 2_000 })
   const filters = (count: number) => Array.from({ length: count }, (_, n) => `devices/A/${n}`)
@@ -322,5 +340,11 @@ t.test(
     t.equal(rate.take('B', { now: 0, ...size, cost: 29 }), 200, 'each filter of a packet counts')
     for (let n = 0; n < 10_000; n++) rate.take(`x${n}`, { now: 0, ...size })
     t.equal(new PublishRate().take('A', { now: 0, burst: 1, perSecond: 0 }), 0, '0 is any')
+    rate.hold('A', { now: 1_000, ms: 500 })
+    rate.hold('A', { now: 1_100, ms: 50 })
+    for (let n = 0; n < 10_000; n++) rate.hold(`x${n}`, { now: 0, ms: 10 })
+    t.equal(rate.heldMs('A', 1_200), 300, 'of the longer one')
+    t.equal(rate.heldMs('A', 0), 500, 'a clock that is set back adds nothing')
+    t.same([rate.heldMs('A', 1_500), rate.heldMs('B', 0)], [0, 0])
   },
 )

@@ -462,7 +462,9 @@ t.test('a client that has sent much at once is read piece by piece', async (t) =
 
 t.test('a client that is very far over a rate waits, and is not read at once', async (t) => {
   const broker = await open(t)
-  await broker.enroll('A', { policy: { publish: [{ topic: 'rare', perSecond: 0.000_1 }], subscribe: [] } })
+  await broker.enroll('A', {
+    policy: { publish: [{ topic: 'rare', perSecond: 0.000_000_1 }], subscribe: [] },
+  })
   const author = await new Piped(broker, 'A').enter()
   const delays = t.capture(globalThis, 'setTimeout', globalThis.setTimeout)
   await author.write(Buffer.concat(Array.from({ length: 300 }, () => publish('rare', Buffer.alloc(0)))))
