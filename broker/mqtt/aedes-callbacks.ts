@@ -91,7 +91,10 @@ export function screen(
     if (fault !== null) return fail(fault)
     // Aedes answers it.
     if (packet.cmd === 'connect' && packet.protocolVersion === 5)
-      refuse(deps, link, { code: 'packet', evidence: { violation: 'MQTT 5' } })
+      refuse(deps, link, {
+        code: 'packet',
+        evidence: { violation: 'MQTT 5, which this broker does not speak: use 3.1.1' },
+      })
     if (packet.cmd === 'connect') {
       if (connect === null) return fail('a second CONNECT') // [MQTT-3.1.0-2]
       const isDone = connect(packet)

@@ -108,7 +108,13 @@ function describe(device: DeviceDetail, now: number): string {
   const holds = device.holds.map(({ id, scope, reason, since }) => {
     return `held by ${id} on ${scope.kind} ${scope.id} (${reason}), ${formatWhen(since, now)}: muster release ${id}`
   })
-  return [head + (asked ?? ''), '', certificates, ...holds, ...refusalLines(device.refusals, now)].join('\n')
+  return [
+    head + (asked ?? ''),
+    '',
+    certificates,
+    ...holds,
+    ...refusalLines(device.refusals, { now, ofOneDevice: true }),
+  ].join('\n')
 }
 
 async function retireDevice(context: Context, { args }: Invocation<object>) {

@@ -27,7 +27,7 @@ async function explain(context: Context, { args }: Invocation<object>) {
 }
 
 function asText(
-  { subject, verdict, code, text, fix, steps, lastRefusals }: Explanation,
+  { subject, device, verdict, code, text, fix, steps, lastRefusals, remedies }: Explanation,
   context: Context,
 ): string {
   const paint = context.terminal.paint
@@ -35,15 +35,19 @@ function asText(
     const [colour, mark] = MARKS[verdict]
     return `  ${paint(colour, mark, 'out')} ${visible(step).padEnd(12)} ${visible(says)}`
   })
-  const would = { admitted: 'would be admitted now', refused: 'is refused', unknown: 'cannot be judged' }[
-    verdict
-  ]
+  const would = {
+    admitted: 'would be admitted now',
+    refused: device === null ? 'was refused last' : 'is refused',
+    unknown: 'cannot be judged',
+  }[verdict]
   const conclusion = code === null ? `${subject} ${would}. ${text}` : `${subject} ${would}: ${code}  ${text}`
-  const way = fix === null ? [] : [`  ${visible(fix.replaceAll('<device>', subject))}`]
+  const way = fix === null ? [] : [`  ${visible(fix)}`]
+  const others = remedies.filter((remedy) => remedy.code !== code)
   return [
     ...walk,
     paint('bold', visible(conclusion), 'out'),
     ...way,
-    ...refusalLines(lastRefusals, context.now()),
+    ...refusalLines(lastRefusals, { now: context.now(), ofOneDevice: device !== null }),
+    ...others.flatMap(({ code, text, fix }) => ['', visible(`${code}  ${text}`), `  ${visible(fix)}`]),
   ].join('\n')
 }

@@ -124,6 +124,8 @@ export const Explanation = Type.Object({
   fix: orNull(Type.String()),
   steps: Type.Array(ExplainStep),
   lastRefusals: Type.Array(RefusalView),
+  /** One for each code among them, the newest first: what it means, and what to do. */
+  remedies: Type.Array(Type.Object({ code: Type.String(), text: Type.String(), fix: Type.String() })),
 })
 export type Explanation = Static<typeof Explanation>
 

@@ -224,5 +224,5 @@ t.test('an MQTT 5 client is told that its version is not spoken, and so is the o
   raw.send(connectPacket({ clientId: 'A', protocolVersion: 5 }))
   t.match(await raw.next('connack'), { returnCode: 1 })
   await raw.closed
-  t.match(broker.refusals(), [{ code: 'R-PACKET', device: 'A', evidence: { violation: 'MQTT 5' } }])
+  t.match(broker.refusals(), [{ code: 'R-PACKET', device: 'A', evidence: { violation: /^MQTT 5/ } }])
 })

@@ -106,6 +106,41 @@ t.test('explain walks from TCP to policy and names the cause', async (t) => {
     t.match(await admin.explain('ab'.repeat(32)), { device: null, verdict: 'refused', code: 'R-UNKNOWN-CA' })
   })
 
+  t.test(
+    'a second factor that was wrong or missing is the cause, and one that is asked for is told',
+    async (t) => {
+      await admin.setFactor({ kind: 'fleet', id: 'default' }, { kind: 'password' })
+      const says = (explanation: { steps: { step: string; says: string }[] }) =>
+        explanation.steps.find(({ step }) => step === 'factor')?.says
+      t.match(says(await admin.explain('pump-1')), /password/)
+      const wrong = refused('R-FACTOR', Date.now() + 1_000) as Report & { type: 'refused' }
+      await report({ ...wrong, evidence: { factor: 'password', fault: 'missing' } })
+      const explanation = await admin.explain('pump-1')
+      t.match(explanation, { verdict: 'refused', code: 'R-FACTOR', text: /missing/ })
+      t.match(explanation.remedies[0], { code: 'R-FACTOR', fix: /password of CONNECT/ })
+      await admin.clearFactor({ kind: 'fleet', id: 'default' })
+      t.match(await admin.explain('pump-1'), { verdict: 'admitted', code: null })
+    },
+  )
+
+  t.test('a broker that is stale is the cause, and each code of the last refusals has its fix', async (t) => {
+    await report(refused('R-STALE', Date.now() + 2_000))
+    const held = refused('R-HELD', Date.now() + 1_500) as Report & { type: 'refused' }
+    await report({ ...held, evidence: { hold: 'p-1', scope: 'plan p-1' } })
+    const explanation = await admin.explain('pump-1')
+    t.match(explanation, { verdict: 'refused', code: 'R-STALE', fix: /muster broker list/ })
+    const fixes = Object.fromEntries(explanation.remedies.map(({ code, fix }) => [code, fix]))
+    t.match(fixes, { 'R-STALE': /broker list/, 'R-HELD': /muster release p-1/, 'R-IDMISMATCH': /client id/ })
+    t.notMatch(Object.values(fixes).join(), /<device>|<hold>/)
+  })
+
+  t.test('of an address the devices behind it are told, and it is not taken for one of them', async (t) => {
+    await report({ ...refused('R-POLICY-SUB', Date.now() + 3_000), address: '10.8.8.8' } as Report)
+    const explanation = await admin.explain('10.8.8.8')
+    t.match(explanation, { device: null, fix: /devices\/pump-1\// })
+    t.match(explanation.lastRefusals, [{ device: 'pump-1' }])
+  })
+
   t.test('what was never seen is not found', async (t) => {
     for (const subject of [
       'no-such-device',
