@@ -30,11 +30,7 @@ export async function explain(deps: Deps, subject: string): Promise<Explanation>
     device,
     verdict: cause ? 'refused' : known.certificate ? 'admitted' : 'unknown',
     code: cause?.code ?? null,
-    text: cause
-      ? cause.says
-      : known.certificate
-        ? 'Nothing stops it.'
-        : 'Nothing is recorded about it.',
+    text: cause ? cause.says : known.certificate ? 'Nothing stops it.' : 'Nothing is recorded about it.',
     fix: cause?.code
       ? fixOf(cause.code, { device: device ?? known.refusals[0]?.device, hold: hold?.id })
       : null,

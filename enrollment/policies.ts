@@ -1,3 +1,4 @@
+import { isIP } from 'node:net'
 import {
   ATTRIBUTE_NAME,
   type DevicePolicyView,
@@ -8,6 +9,7 @@ import {
 } from '#shared/api'
 import { MusterError } from '#shared/errors'
 import type { DeviceRecord, Policy } from '#shared/feed'
+import { SERVICES_FLEET } from '#shared/identity/device'
 import { type Allowance, allowanceOf, defaultAllowance } from '#shared/policy/caps'
 import { pathText, policyFaults } from '#shared/policy/check'
 import { type CompiledPolicy, compilePolicies, type Verdict } from '#shared/policy/compile'
@@ -56,7 +58,8 @@ export async function setFleetPolicy(
 }
 
 function viewOfFleet({ fleet, policy, policyEpoch }: Omit<FleetPolicyView, 'limits'>): FleetPolicyView {
-  return { fleet, policy, policyEpoch, limits: limitsOf(allowanceOf({ policy })) }
+  const defaults = DEFAULTS[fleet === SERVICES_FLEET ? 'service' : 'device']
+  return { fleet, policy, policyEpoch, limits: limitsOf(allowanceOf({ policy, defaults })) }
 }
 
 /** @throws MusterError not_found */
@@ -93,9 +96,11 @@ export async function tagDevice(
   return viewOf(device, await policyOf(deps, device))
 }
 
-/** May the device do this, and by which rule? The same code answers as in a broker. @throws MusterError not_found */
+/** May the device do this, and by which rule? The same code answers as in a broker. @throws MusterError not_found, invalid_request (no address) */
 export async function answerPolicy(deps: Deps, question: PolicyQuestion): Promise<PolicyAnswer> {
   const { device: id, action, topic, qos = 0, retain = false, payloadBytes = 0, address = null } = question
+  if (address !== null && isIP(address) === 0)
+    throw new MusterError('invalid_request', `Cannot check for the address "${address}": it is none`)
   const { device } = await deps.registry.policySubject(id)
   const policies = { policy: await policyOf(deps, device), own: device.policy }
   const compiled = compilePolicies(policies, { ...device, address })
@@ -148,11 +153,17 @@ function viewOf(device: DeviceRecord, policy: Policy): DevicePolicyView {
   const { id, kind, fleet, batch, attributes = {}, policy: own = null } = device
   const policies = { policy, own, defaults: DEFAULTS[kind] }
   const compiled = compilePolicies(policies, { ...device, isSourceGiven: true })
-  const [rules, limits] = [rulesOf(compiled), limitsOf(compiled.allowance)]
+  const [rules, limits] = [rulesOf(compiled, policies), limitsOf(compiled.allowance)]
   return { device: id, kind, fleet, batch, attributes, own, rules, limits }
 }
 
-function rulesOf(compiled: CompiledPolicy): DevicePolicyView['rules'] {
-  const shown = ({ origin, levels }: Rule) => ({ ...origin, filter: levels.join('/') })
+function rulesOf(
+  compiled: CompiledPolicy,
+  { policy, own }: { readonly policy: Policy; readonly own: Policy | null },
+): DevicePolicyView['rules'] {
+  const shown = ({ origin, levels }: Rule) => {
+    const rule = (origin.scope === 'own' ? own : policy)?.[origin.list][origin.index] ?? origin.topic
+    return { ...origin, filter: levels.join('/'), rule }
+  }
   return [...compiled.rules('publish'), ...compiled.rules('subscribe')].map(shown)
 }

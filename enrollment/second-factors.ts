@@ -66,6 +66,7 @@ function viewOf({ kind: scope, id }: FactorScope, factor: SecondFactor | null): 
 
 function checkRules({ jwks, url }: TokenRules): void {
   if ((jwks === undefined) === (url === undefined)) throw refused('name either the keys or their URL')
+  if (url !== undefined) checkUrl(url)
   if (jwks === undefined) return
   let keys: unknown
   try {
@@ -83,6 +84,14 @@ function checkRules({ jwks, url }: TokenRules): void {
   if (!Array.isArray(keys) || keys.length === 0 || !keys.every(isUsable)) {
     throw refused('each key of the set needs a kid, and must be public and asymmetric')
   }
+}
+
+/** Everybody who may ask for the factor sees its URL, and each broker has a copy. */
+function checkUrl(text: string): void {
+  const url = URL.parse(text)
+  if (url === null) throw refused('the URL of its keys is none')
+  if (url.username !== '' || url.password !== '')
+    throw refused('the URL of its keys has a name or a password in it, and brokers fetch keys without')
 }
 
 function refused(why: string): MusterError {

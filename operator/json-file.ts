@@ -16,11 +16,21 @@ export function readJsonFile(path: string): object {
   throw new MusterError('invalid_request', `Cannot read "${path}": it is not a JSON object`)
 }
 
-/** @throws MusterError invalid_request */
+/** Without its byte order mark, which editors on Windows write. @throws MusterError invalid_request */
 export function readTextFile(path: string): string {
+  const octets = readOctets(path)
   try {
-    return readFileSync(path, 'utf8')
+    return new TextDecoder('utf-8', { fatal: true }).decode(octets)
   } catch (cause) {
-    throw new MusterError('invalid_request', `Cannot read the file "${path}"`, { cause })
+    throw new MusterError('invalid_request', `Cannot read the file "${path}": it is not UTF-8`, { cause })
+  }
+}
+
+function readOctets(path: string): Uint8Array {
+  try {
+    return readFileSync(path)
+  } catch (cause) {
+    const { code = 'error' } = cause as NodeJS.ErrnoException // readFileSync throws nothing else
+    throw new MusterError('invalid_request', `Cannot read the file "${path}": ${code}`, { cause })
   }
 }

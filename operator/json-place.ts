@@ -16,6 +16,33 @@ export function placeInJson(text: string, path: readonly (string | number)[]): P
     if (next === null) break
     at = next
   }
+  return placeOf(text, at)
+}
+
+/**
+ * The first name that an object has twice, and where: of two values JSON keeps the last, and who wrote the first does not hear of it.
+ * @param text valid JSON
+ */
+export function repeatedName(text: string): (Place & { readonly name: string }) | null {
+  const open: (Set<string> | null)[] = []
+  for (let at = 0; at < text.length; at++) {
+    if (text[at] === '{') open.push(new Set())
+    else if (text[at] === '[') open.push(null)
+    else if (text[at] === '}' || text[at] === ']') open.pop()
+    if (text[at] !== '"') continue
+    const end = stringEnd(text, at)
+    const names = text[space(text, end)] === ':' ? open.at(-1) : null
+    if (names) {
+      const name: string = JSON.parse(text.slice(at, end))
+      if (names.has(name)) return { name, ...placeOf(text, at) }
+      names.add(name)
+    }
+    at = end - 1
+  }
+  return null
+}
+
+function placeOf(text: string, at: number): Place {
   const before = text.slice(0, at).split('\n')
   return { line: before.length, column: (before.at(-1)?.length ?? 0) + 1 }
 }

@@ -2,7 +2,7 @@ import { MusterError } from '#shared/errors'
 import { pathText, policyFaults } from '#shared/policy/check'
 import type { Policy } from '#shared/policy/schema'
 import { readTextFile } from './json-file.ts'
-import { placeInJson } from './json-place.ts'
+import { placeInJson, repeatedName } from './json-place.ts'
 
 /** Longest file that is looked at, octets: a hundred rules of the longest topics are shorter. */
 const LONGEST = 2 << 20
@@ -13,12 +13,17 @@ const LONGEST = 2 << 20
  */
 export function policyIn(path: string): Policy {
   const text = readTextFile(path)
-  if (text.length > LONGEST) throw invalid(path, ['it is too long'])
+  if (text.length > LONGEST) throw invalid(path, [`it is longer than ${LONGEST / 1_048_576} MiB`])
   let document: unknown
   try {
     document = JSON.parse(text)
   } catch (cause) {
     throw invalid(path, [cause instanceof Error ? cause.message : 'it is not JSON'])
+  }
+  const repeated = repeatedName(text)
+  if (repeated !== null) {
+    const { line, column, name } = repeated
+    throw invalid(path, [`${line}:${column}: "${name}" is there twice`])
   }
   const isShown = typeof document === 'object' && document !== null && Object.hasOwn(document, 'policy')
   const base = isShown ? ['policy'] : []

@@ -19,6 +19,7 @@ export interface Terminal {
 
 /** The terminal that this process was started from. */
 export function processTerminal(): Terminal {
+  process.stdout.on('error', endWithReader)
   return {
     out: (text) => void process.stdout.write(`${text}\n`),
     err: (text) => void process.stderr.write(`${text}\n`),
@@ -28,6 +29,12 @@ export function processTerminal(): Terminal {
     paint: (colour, text, stream = 'err') =>
       styleText(colour, text, { stream: stream === 'out' ? process.stdout : process.stderr }),
   }
+}
+
+/** `muster events tail | head`: whoever reads has had enough, and that is no fault. */
+function endWithReader(error: NodeJS.ErrnoException): void {
+  if (error.code !== 'EPIPE') throw error
+  if (!process.emit('SIGTERM', 'SIGTERM')) process.exit() // what has children stops them first
 }
 
 async function ask(question: string): Promise<string> {

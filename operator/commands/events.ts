@@ -23,7 +23,10 @@ export function addEventCommands(program: Command, use: Use): void {
     .option('--epoch <epoch>', 'the epoch that it is of: after a restore sequences begin anew')
     .option('--device <id>', 'of one device, with what covers it')
     .option('--no-follow', 'end at the newest')
-    .option('--ndjson', 'one JSON message a line, gaps and cursors too')
+    .option(
+      '--ndjson',
+      'one JSON message a line, gaps and cursors too; so does --json, but with --no-follow it is one document',
+    )
     .action(use(tail))
 }
 
@@ -46,15 +49,18 @@ async function tail(context: Context, { options }: Invocation<TailOptions>) {
     follow: follow ? undefined : ('false' as const),
   }
   const interrupted = context.interrupted()
+  const isOneDocument = context.options.json && !ndjson && !follow
+  const messages: EventMessage[] = []
   try {
     for await (const message of context.plane().events(from, interrupted)) {
-      if (ndjson || context.options.json) context.terminal.out(JSON.stringify(message))
+      if (isOneDocument) messages.push(message)
+      else if (ndjson || context.options.json) context.terminal.out(JSON.stringify(message))
       else showMessage(context, message)
     }
   } catch (error) {
     if (!interrupted.aborted) throw error
   }
-  return EXIT.ok
+  return isOneDocument ? context.answer({ messages }, () => '') : EXIT.ok
 }
 
 function showMessage(context: Context, message: EventMessage): void {

@@ -46,7 +46,9 @@ export function addPolicyCommands(program: Command, use: Use): void {
     .action(use(check))
   policy
     .command('apply')
-    .description('replace the policy of a fleet; it counts within a second, for who is connected too')
+    .description(
+      'replace the policy of a fleet, device or service; it counts within a second, for who is connected too',
+    )
     .argument('<id>', 'fleet; with --device a device or service')
     .argument('<file>', 'JSON, as `show --json` prints it; see docs/policies.md')
     .option(
@@ -123,12 +125,13 @@ function describeDevice(view: DevicePolicyView): string {
     ...Object.entries(attributes).map(([name, value]) => [`attribute ${name}`, value] as const),
     ['Own policy', own === null ? 'none' : 'yes: of the rules of its fleet only those that deny count'],
   ])
-  const rows = rules.map(({ scope, list, index, effect, filter }) => [
+  const rows = rules.map(({ scope, list, index, effect, filter, rule }) => [
     `${scope} ${list}[${index}]`,
     effect,
     filter ?? '-',
+    limitsOf(rule),
   ])
-  return `${head}\n\n${table(['RULE', 'EFFECT', 'FOR THIS DEVICE'], rows)}\n\n${limitTable(limits)}`
+  return `${head}\n\n${table(['RULE', 'EFFECT', `FOR THIS ${kind.toUpperCase()}`, 'LIMITS'], rows)}\n\n${limitTable(limits)}`
 }
 
 async function check(context: Context, { args, options }: Invocation<CheckOptions>) {

@@ -1,5 +1,5 @@
 import type { Command } from 'commander'
-import type { FactorReply, FactorScope, FactorView } from '#shared/api'
+import type { FactorScope, FactorView } from '#shared/api'
 import { MusterError } from '#shared/errors'
 import type { TokenRules } from '#shared/second-factor'
 import type { Context } from '../context.ts'
@@ -30,7 +30,9 @@ export function addFactorCommands(program: Command, use: Use): void {
     .action(use(show))
   factor
     .command('password')
-    .description('make a password and ask for it in CONNECT; it is shown once, and the one before it ends')
+    .description(
+      'make a password and ask for it in CONNECT; it is shown once, alone on stdout, and the one before it ends',
+    )
     .argument('<id>', 'service; with --fleet a fleet')
     .option(...SCOPE)
     .action(use(password))
@@ -63,16 +65,29 @@ async function show(context: Context, { args, options }: Invocation<ScopeOptions
 
 async function password(context: Context, { args, options }: Invocation<ScopeOptions>) {
   const reply = await context.plane().setFactor(scopeOf(args, options), { kind: 'password' })
-  context.say('Shown this once. Sessions without it end now.')
-  return said(context, reply)
+  const whose = `${reply.scope === 'fleet' ? 'fleet' : 'service'} ${reply.id}`
+  context.say(`Password of ${whose}; sessions without it end now. It is not shown again:`)
+  return context.answer(reply, () => reply.password ?? '')
 }
 
 async function token(context: Context, { args, options }: Invocation<TokenOptions>) {
   const { issuer, audience, jwks, algorithm = ['ES256'] } = options
-  const keys = jwks.startsWith('https://') ? { url: jwks } : { jwks: readTextFile(jwks) }
+  for (const [name, value] of Object.entries({ issuer, audience }))
+    if (value === '') throw new MusterError('invalid_request', `Cannot take an empty --${name}`)
+  const keys = keysAt(jwks)
   const algorithms = algorithm.map(algorithmOf)
   const rules = { issuer, audience, algorithms, ...keys }
   return said(context, await context.plane().setFactor(scopeOf(args, options), { kind: 'jwt', rules }))
+}
+
+function keysAt(place: string): Pick<TokenRules, 'jwks' | 'url'> {
+  if (place.startsWith('https://') && URL.canParse(place)) return { url: place }
+  if (/^[a-z]+:\/\//i.test(place))
+    throw new MusterError(
+      'invalid_request',
+      `Cannot take keys from "${place}": it must be a file or an https URL`,
+    )
+  return { jwks: readTextFile(place) }
 }
 
 async function clear(context: Context, { args, options }: Invocation<ScopeOptions>) {
@@ -94,13 +109,12 @@ function scopeOf([id = '']: readonly string[], { fleet }: ScopeOptions): FactorS
   return { kind: fleet ? 'fleet' : 'service', id }
 }
 
-function said(context: Context, reply: FactorView & Pick<FactorReply, 'password'>) {
-  const { scope, id, kind, rules, password } = reply
+function said(context: Context, reply: FactorView) {
+  const { scope, id, kind, rules } = reply
   return context.answer(reply, () =>
     pairs([
       [scope === 'fleet' ? 'Fleet' : 'Service', id],
       ['Second factor', kind],
-      ...(password === undefined ? [] : [['Password', password] as const]),
       ...(rules === undefined
         ? []
         : ([

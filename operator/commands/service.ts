@@ -24,6 +24,7 @@ async function createService(context: Context, { args, options }: Invocation<{ o
   for (const path of [keyFile, certificateFile]) {
     if (existsSync(path)) throw new MusterError('conflict', `Cannot write "${path}": it is there already`)
   }
+  makeDirectory(options.out, '--out')
   // Loaded here alone: the X.509 library takes longer to load than every other command takes to run.
   const [{ createCsr }, { generateKey, privateKeyPem }] = await Promise.all([
     import('#shared/pki/x509'),
@@ -32,7 +33,6 @@ async function createService(context: Context, { args, options }: Invocation<{ o
   const key = generateKey()
   const csr = await createCsr({ key, commonName: id })
   const reply = await context.plane().createService({ id, csr: csr.pem })
-  makeDirectory(options.out, '--out')
   writeSecretFile(keyFile, privateKeyPem(key))
   writeSecretFile(certificateFile, reply.certificate)
   const document = { service: id, serial: reply.serial, notAfter: reply.notAfter, keyFile, certificateFile }

@@ -1,5 +1,5 @@
 import { type Static, Type } from 'typebox'
-import { Policy } from '../policy/schema.ts'
+import { Policy, PolicyRule } from '../policy/schema.ts'
 import { Id, orNull } from './fields.ts'
 
 /** Where a rule stands, and how it was written. */
@@ -38,8 +38,8 @@ export const DevicePolicyView = Type.Object({
   attributes: Type.Record(Type.String(), Type.String()),
   /** Null for that of its fleet alone. */
   own: orNull(Policy),
-  /** Rules with its variables filled in; `filter` is null for one that does not count for it. */
-  rules: Type.Array(Type.Object({ ...RuleView.properties, filter: orNull(Type.String()) })),
+  /** Those that count for it: `filter` with its variables filled in, `rule` as it was written. */
+  rules: Type.Array(Type.Object({ ...RuleView.properties, filter: orNull(Type.String()), rule: PolicyRule })),
   limits: Type.Array(LimitView),
 })
 export type DevicePolicyView = Static<typeof DevicePolicyView>

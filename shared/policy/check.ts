@@ -117,7 +117,10 @@ function topicFaults(topic: string): string[] {
     ]
   }
   const filled = template.parts.map((part, at) => (at % 2 === 0 ? part : 'x')).join('')
-  if (!isTopicFilter(filled)) return ['it is no topic filter: a wildcard fills its level, and # is the last']
+  if (!isTopicFilter(filled))
+    return [
+      'it is no topic filter: a wildcard fills its level, # is the last, and no character is one that MQTT forbids',
+    ]
   return filled.startsWith('$') ? ['topics that begin with $ are granted to nobody'] : []
 }
 

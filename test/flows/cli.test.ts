@@ -478,15 +478,60 @@ t.test('events are told from a cursor on, and those of one device by themselves'
   t.match(await document('device timeline lamp'), { device: 'lamp' })
   t.equal((await run('device timeline lamp')).stdout.trim().split('\n').length, lamps)
   t.match(await run('events tail --no-follow --after x'), { status: 2 })
+  const all = (await document('events tail --no-follow')) as unknown as { messages: { type: string }[] }
+  t.equal(all.messages.filter(({ type }) => type === 'event').length, events.length)
   t.match(await run('device timeline nobody'), { status: 3 })
+})
+
+t.test('a command whose output nobody reads any more ends without a word', async (t) => {
+  const { child, ended } = startMuster(t, ['events', 'tail', '--data', plane.data])
+  child.stdout?.destroy()
+  t.match(await ended, { status: 0, stderr: '' })
+})
+
+t.test('a policy file is taken as it stands, or not at all', async (t) => {
+  const file = join(directory, 'odd.json')
+  const policy = JSON.stringify({ publish: ['a'], subscribe: [] })
+  const faults = async (octets: string | Buffer) => {
+    writeFileSync(file, octets)
+    return run('policy apply default', file, '--dry-run')
+  }
+  t.match(await faults(`\ufeff${policy}`), { status: 0 }, 'a byte order mark is no part of it')
+  t.match(await faults(Buffer.from(policy.replace('a', '\xff'), 'latin1')), {
+    status: 2,
+    stderr: /not UTF-8/,
+  })
+  const twice = '{"publish": [{"topic": "a", "effect": "deny",\n "effect": "allow"}], "subscribe": []}'
+  t.match(await faults(twice), { status: 2, stderr: /2:2: "effect" is there twice/ })
+  t.match(await faults('{"publish": ["a"], "subscribe": [], "\\u0070ublish": []}'), {
+    stderr: /"publish" is there twice/,
+  })
+  t.match(await run('policy apply default', join(directory, 'none.json')), { status: 2, stderr: /ENOENT/ })
+  t.match(await run('policy check lamp publish devices/lamp/x --address 999.1.1.1'), {
+    status: 2,
+    stderr: /address "999\.1\.1\.1"/,
+  })
+})
+
+t.test('what one device is granted is shown with the limits and conditions of each rule', async (t) => {
+  const file = join(directory, 'limited.json')
+  const rule = { topic: 'net/#', maxQos: 1, when: { sources: ['10.0.0.0/8'] } }
+  writeFileSync(file, JSON.stringify({ publish: [rule], subscribe: [] }))
+  t.match(await run('policy apply lamp', file, '--device'), { status: 0 })
+  t.match((await run('policy show lamp')).stdout, /net\/# +maxQos=1 sources=\["10\.0\.0\.0\/8"\]/)
+  t.match(await document('policy show lamp'), { rules: [{ filter: 'net/#', rule }] })
+  t.match(await run('policy remove lamp'), { status: 0 })
+  t.match(await document('policy show services'), {
+    limits: [{}, {}, {}, { limit: 'inflightOutbound', value: 400 }],
+  })
 })
 
 t.test('a second factor is asked for, shown without its secret, and taken back', async (t) => {
   t.match(await document('factor show lights --fleet'), { kind: 'none' })
   const made = await run('factor password lights --fleet')
   t.equal(made.status, 0, made.stderr)
-  const [, password = ''] = /^Password +(\S+)$/m.exec(made.stdout) ?? []
-  t.ok(password.length >= 20)
+  const password = made.stdout.trim()
+  t.match(made.stdout, /^[\w-]{20,}\n$/, 'alone on stdout, so that a script can keep it')
   const shown = await run('factor show lights --fleet')
   t.match(shown.stdout, /Second factor +password/)
   t.notMatch(shown.stdout, password)
@@ -496,6 +541,10 @@ t.test('a second factor is asked for, shown without its secret, and taken back',
   t.match(await run(wanted, keys), { status: 2 }, 'a set without a key opens to nobody')
   t.match(await run(wanted, keys, '--algorithm', 'none'), { status: 2, stderr: /ES256/ })
   t.match(await run(wanted, join(directory, 'nothing')), { status: 2, stderr: /Cannot read/ })
+  for (const place of ['http://id.example.net/keys', 'https://u:p@id.example.net/keys', 'https://'])
+    t.match(await run(wanted, place), { status: 2, stderr: /URL/ }, place)
+  const nameless = 'factor jwt lights --fleet --audience muster --jwks https://id.example.net/keys --issuer'
+  t.match(await run(nameless, ''), { status: 2, stderr: /empty --issuer/ })
   t.equal((await run('factor clear lights --fleet')).status, 0)
   t.match(await document('factor show lights --fleet'), { kind: 'none' })
   t.match(await run('factor show nobody'), { status: 3 })
