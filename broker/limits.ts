@@ -133,16 +133,16 @@ const RANGES = {
 export function readLimits(settings: readonly string[], faults: string[]): Limits {
   const changed: Partial<Record<keyof Limits, number>> = {}
   for (const setting of settings) {
-    const [, name = '', digits = ''] = /^([A-Za-z]+)=(\d{1,13})$/.exec(setting) ?? []
+    const [, name = '', value = ''] = /^([A-Za-z]+)(?:=(.*))?$/.exec(setting) ?? []
     const range = Object.hasOwn(RANGES, name) ? RANGES[name as keyof typeof RANGES] : null // by the line before
-    const value = Number(digits)
+    const number = /^\d{1,13}$/.test(value) ? Number(value) : -1
     if (range === null) {
       faults.push(
         `--limit must be <name>=<n> with one of ${Object.keys(RANGES).join(', ')}, not "${setting}"`,
       )
-    } else if (digits === '' || value < range[0] || value > range[1]) {
-      faults.push(`--limit ${name} must be a number from ${range[0]} to ${range[1]}, not "${digits}"`)
-    } else changed[name as keyof Limits] = value // as above
+    } else if (number < range[0] || number > range[1]) {
+      faults.push(`--limit ${name} must be a number from ${range[0]} to ${range[1]}, not "${value}"`)
+    } else changed[name as keyof Limits] = number // as above
   }
   return Object.freeze({ ...LIMITS, ...changed })
 }

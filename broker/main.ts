@@ -22,7 +22,7 @@ const EXIT_CODES: Partial<Record<ErrorCode, number>> = {
 
 /** What to do, where the message does not say it. */
 const FIXES: Partial<Record<ErrorCode, string>> = {
-  port_taken: 'stop what listens there, or take another port with --port',
+  port_taken: 'stop what listens there, or take another port',
   directory_in_use: 'stop the other broker, or take another directory with --data',
   unreachable: 'start the enrollment service, or check the url in the invitation',
   token_spent: 'make a new invitation with `muster broker invite`',

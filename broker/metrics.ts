@@ -177,7 +177,7 @@ function addStored(metrics: Metrics, { store }: Measured): void {
   })
   metrics.gauge({
     name: 'muster_broker_retained_bytes',
-    help: 'Topics and payloads of retained messages.',
+    help: 'Topics and payloads of retained messages, and 256 octets for each.',
     read: () => store.retained.totals().bytes,
   })
 }

@@ -10,7 +10,8 @@ const FIXES: Partial<Record<OperationErrorCode, string>> = {
   unreachable: 'Start the plane with `muster up`, or name its data directory with --data.',
   unauthenticated: 'Use the operator profile of the running plane: name its data directory with --data.',
   forbidden: 'Only an operator may do this: use an operator certificate or an API token.',
-  port_taken: 'Stop what listens there, or take other ports with --port-base.',
+  port_taken:
+    'Stop what listens there, or take other ports with --port-base (MQTT over WebSocket: --websocket-port).',
   directory_in_use: 'Stop the other one, or take another directory with --data.',
   undo_over: '`muster device reissue <device>` lets a device enroll again.',
 }

@@ -12,6 +12,13 @@ const USES = {
   http: 'the CRL',
 } as const
 
+/** A port, and what it is for. */
+export interface PortUse {
+  readonly use: string
+  readonly port: number
+  readonly address: string
+}
+
 /**
  * Makes the directory where it is missing, and makes sure that it can be written to, but not by everybody: who may
  * write to it can put other directories in the place of those in it.
@@ -36,24 +43,31 @@ export function prepareDirectory(path: string): void {
  * Makes sure that nobody listens where the plane is going to, before anything is started.
  * @throws MusterError port_taken, config_invalid (an address that this machine does not have, a port out of range)
  */
-export async function checkPorts(base: number, address: string): Promise<void> {
+export async function checkPorts(
+  base: number,
+  address: string,
+  more: readonly PortUse[] = [],
+): Promise<void> {
   for (const [use, port] of Object.entries(ports(base))) {
     if (!Number.isInteger(port) || port < 1 || port > 65_535) {
       throw new MusterError('config_invalid', `Cannot take --port-base ${base}: it makes ${port} a port`)
     }
     await checkPort({ use: USES[use as keyof typeof USES], port, address }) // the keys are those of `ports`
   }
+  const own = Object.entries(ports(base)).map(
+    ([use, port]) => [port, USES[use as keyof typeof USES]] as const,
+  ) // as above
+  const taken = new Map<number, string>(own)
+  for (const { use, port, address } of more) {
+    const other = taken.get(port)
+    if (other !== undefined)
+      throw new MusterError('config_invalid', `Cannot use port ${port} for ${use}: it is that of ${other}`)
+    taken.set(port, use)
+    if (port !== 0) await checkPort({ use, port, address })
+  }
 }
 
-async function checkPort({
-  use,
-  port,
-  address,
-}: {
-  use: string
-  port: number
-  address: string
-}): Promise<void> {
+async function checkPort({ use, port, address }: PortUse): Promise<void> {
   const server = createServer()
   const { promise, resolve, reject } = Promise.withResolvers<void>()
   server.once('error', reject)
@@ -67,12 +81,7 @@ async function checkPort({
   }
 }
 
-function portError(request: {
-  use: string
-  port: number
-  address: string
-  cause: NodeJS.ErrnoException
-}): MusterError {
+function portError(request: PortUse & { readonly cause: NodeJS.ErrnoException }): MusterError {
   const { use, port, address, cause } = request
   if (cause.code === 'EADDRINUSE') {
     return new MusterError(

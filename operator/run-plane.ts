@@ -5,10 +5,10 @@ import { type Layout, layout, metricsPorts, ports, type Ready } from '#shared/la
 import { lockDirectory } from '#shared/sqlite'
 import { howEnded } from './child.ts'
 import type { Context } from './context.ts'
-import { checkPorts, prepareDirectory } from './preflight.ts'
+import { checkPorts, type PortUse, prepareDirectory } from './preflight.ts'
 import type { StopSignals } from './stop-signals.ts'
 import { Supervisor } from './supervisor.ts'
-import { brokerLine, enrollmentLines, nextLines, population } from './up-lines.ts'
+import { brokerLines, enrollmentLines, nextLines, population } from './up-lines.ts'
 
 /** The fleet of the demo; synthetic, so that `muster demo clear` forgets it. */
 const DEMO_FLEET = 'demo'
@@ -22,6 +22,8 @@ export interface PlaneOptions {
   readonly trustDomain?: string
   /** Serve metrics. */
   readonly metrics?: boolean
+  /** Among the arguments of the broker. */
+  readonly webSocketPort?: number | undefined
   /** Further arguments of enrollment. */
   readonly keeping: readonly string[]
   /** Further arguments of the broker. */
@@ -41,11 +43,25 @@ export async function runPlane(context: Context, options: PlaneOptions): Promise
   const lock = lockDirectory(files.lock)
   try {
     rmSync(files.ready, { force: true }) // of one that was killed
-    await checkPorts(options.portBase, options.listen)
+    await checkPorts(options.portBase, options.listen, furtherPorts(options))
     await supervise(context, { ...options, files })
   } finally {
     lock.release()
   }
+}
+
+/** Those that are off until asked for. What is no port, its program says. */
+function furtherPorts({ metrics, portBase, listen, webSocketPort }: PlaneOptions): PortUse[] {
+  const of = metricsPorts(portBase)
+  const scraped = ['broker', 'enrollment'] as const
+  return [
+    ...(metrics
+      ? scraped.map((of_) => ({ use: `the metrics of the ${of_}`, port: of[of_], address: '127.0.0.1' }))
+      : []),
+    ...(webSocketPort === undefined || webSocketPort > 65_535
+      ? []
+      : [{ use: 'MQTT over WebSocket', port: webSocketPort, address: listen }]),
+  ]
 }
 
 type Started = PlaneOptions & { readonly files: Layout }
@@ -73,7 +89,7 @@ async function serve(context: Context, options: Started & { supervisor: Supervis
   await supervisor.start(enrollmentSpec(options))
   context.say(enrollmentLines(context, { files, portBase: options.portBase }))
   await startBroker(context, options)
-  context.say(brokerLine(context, options.portBase))
+  context.say(brokerLines(context, options))
   const ready = readyDocument(options)
   writeSecretFile(files.ready, `${JSON.stringify(ready, null, 2)}\n`)
   if (context.options.json) context.answer(ready, () => '')

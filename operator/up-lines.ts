@@ -2,7 +2,7 @@ import { X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import type { StatusView } from '#shared/api'
-import { type Layout, ports } from '#shared/layout'
+import { type Layout, metricsPorts, ports } from '#shared/layout'
 import type { Context } from './context.ts'
 
 /** What runs after enrollment is ready. */
@@ -29,13 +29,22 @@ export function enrollmentLines(context: Context, plane: { files: Layout; portBa
   ].join('\n')
 }
 
-/** What runs after the broker is ready. */
-export function brokerLine(context: Context, portBase: number): string {
-  return line(
-    context,
-    'Broker',
-    `mqtts://localhost:${ports(portBase).broker}   (client certificate required)`,
-  )
+/** What runs after the broker is ready, with what is off until asked for. */
+export function brokerLines(
+  context: Context,
+  plane: { portBase: number; metrics?: boolean; webSocketPort?: number | undefined },
+): string {
+  const { portBase, metrics, webSocketPort } = plane
+  const scraped = metricsPorts(portBase)
+  const lines = [
+    line(context, 'Broker', `mqtts://localhost:${ports(portBase).broker}   (client certificate required)`),
+  ]
+  if (webSocketPort) lines.push(line(context, 'WebSocket', `wss://localhost:${webSocketPort}/mqtt`))
+  if (metrics) {
+    const urls = [scraped.broker, scraped.enrollment].map((port) => `http://127.0.0.1:${port}/metrics`)
+    lines.push(line(context, 'Metrics', urls.join('   ')))
+  }
+  return lines.join('\n')
 }
 
 /** What a start finds that is not the first one. */

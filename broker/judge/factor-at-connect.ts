@@ -31,8 +31,8 @@ export async function proveFactor(
   const asked = factorNow(deps, connection)
   if (asked === null) return { code: 'unrecorded', evidence: {} }
   const proof = await deps.factors.prove({ factor: asked, device: connection.device, password })
-  if ('fault' in proof) return refusal(asked.kind, proof.fault)
-  if (factorNow(deps, connection)?.id !== asked.id) return refusal(asked.kind, 'changed')
+  if ('fault' in proof) return refusal(asked.kind, proof)
+  if (factorNow(deps, connection)?.id !== asked.id) return refusal(asked.kind, { fault: 'changed' })
   connection.proved = asked.id
   if (Number.isFinite(proof.until)) endWith(connection, proof.until - deps.now())
   return null
@@ -49,8 +49,8 @@ function factorNow({ replica }: FactorDeps, { fingerprint }: Connection) {
   return record === null ? null : factorOf(record)
 }
 
-function refusal(factor: string, fault: string): Refusal {
-  return { code: 'factor', evidence: { factor, fault } }
+function refusal(factor: string, fault: { readonly fault: string; readonly why?: string }): Refusal {
+  return { code: 'factor', evidence: { factor, ...fault } }
 }
 
 function endWith(connection: Connection, ms: number): void {

@@ -13,6 +13,8 @@ const KEYS_BYTES = 65_536
 
 export interface TokenDeps {
   now(): number
+  /** Hears why keys could not be fetched: twice a minute at most for each URL. */
+  readonly log?: { warn(details: object, event: string): void }
   /** `fetch`, but for tests. */
   fetch?(url: string, init: RequestInit): Promise<Response>
 }
@@ -22,8 +24,15 @@ export interface TokenJudge {
   judge(token: string, of: { readonly factor: TokenFactor; readonly device: string }): Promise<number>
 }
 
-/** What is wrong with a token, in one word. */
-export class TokenFault extends Error {}
+/** What is wrong with a token, in one word; `why` when the fault is not the token's. */
+export class TokenFault extends Error {
+  readonly why: string | null
+
+  constructor(fault: string, why: string | null = null) {
+    super(fault)
+    this.why = why
+  }
+}
 
 interface Keys {
   readonly get: JWTVerifyGetKey
@@ -83,6 +92,8 @@ class KeySource {
   #keys: Keys | null = null
   #triedAt = Number.NEGATIVE_INFINITY
   #fetching: Promise<void> | null = null
+  /** Why the last fetch failed. */
+  #failure: string | null = null
 
   constructor(url: string, deps: TokenDeps) {
     this.#url = url
@@ -109,7 +120,7 @@ class KeySource {
   }
 
   #current(): JWTVerifyGetKey {
-    if (this.#keys === null || this.#age() > STALE_MS) throw new TokenFault('keys')
+    if (this.#keys === null || this.#age() > STALE_MS) throw new TokenFault('keys', this.#failure)
     return this.#keys.get
   }
 
@@ -119,11 +130,18 @@ class KeySource {
     if (Math.abs(this.#deps.now() - this.#triedAt) < PAUSE_MS) return Promise.resolve()
     this.#triedAt = this.#deps.now()
     this.#fetching = this.#fetch()
-      .catch(() => {}) // the age of the keys says that it failed
+      .catch((error: unknown) => this.#failed(error))
       .finally(() => {
         this.#fetching = null
       })
     return this.#fetching
+  }
+
+  #failed(error: unknown): void {
+    const { message, cause } = error instanceof Error ? error : new Error(String(error))
+    const { code } = (cause ?? {}) as { code?: unknown } // of the network or TLS, behind the "fetch failed" of fetch
+    this.#failure = typeof code === 'string' ? code : message
+    this.#deps.log?.warn({ url: this.#url, why: this.#failure }, 'keys of tokens could not be fetched')
   }
 
   async #fetch(): Promise<void> {
@@ -142,5 +160,6 @@ class KeySource {
     }
     const jwks: unknown = JSON.parse(Buffer.concat(chunks).toString('utf8'))
     this.#keys = { get: createLocalJWKSet(jwks as JSONWebKeySet), fetchedAt: this.#deps.now() } // it throws for anything else
+    this.#failure = null
   }
 }

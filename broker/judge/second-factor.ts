@@ -12,8 +12,8 @@ const PASSWORD_BYTES = 256
 const AT_ONCE = 2
 const WAITING = 256
 
-/** Proved until then, ms since 1970, or in one word why not. */
-export type Proof = { readonly until: number } | { readonly fault: string }
+/** Proved until then, ms since 1970, or in one word why not, and what is behind it. */
+export type Proof = { readonly until: number } | { readonly fault: string; readonly why?: string }
 
 export interface Claim {
   readonly factor: SecondFactor
@@ -38,7 +38,9 @@ export function openSecondFactors(deps: TokenDeps): SecondFactors {
         const until = await tokens.judge(Buffer.from(password).toString('utf8'), { factor, device })
         return { until }
       } catch (error) {
-        return { fault: error instanceof TokenFault ? error.message : 'unreadable' }
+        if (!(error instanceof TokenFault)) return { fault: 'unreadable' }
+        const { message: fault, why } = error
+        return why === null ? { fault } : { fault, why }
       }
     },
   }

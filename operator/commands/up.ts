@@ -60,7 +60,18 @@ async function runUp(context: Context, options: UpOptions, bin: string) {
   const delivering = brokerArguments(options)
   const signals = stopSignals(context.now)
   try {
-    await runPlane(context, { ...options, bin, portBase, demoDevices, keeping, delivering, signals })
+    const { websocketPort } = options
+    const webSocketPort = /^\d{1,5}$/.test(websocketPort ?? '') ? Number(websocketPort) : undefined // else the broker says it
+    await runPlane(context, {
+      ...options,
+      webSocketPort,
+      bin,
+      portBase,
+      demoDevices,
+      keeping,
+      delivering,
+      signals,
+    })
   } finally {
     signals.release()
   }

@@ -27,6 +27,8 @@ t.test('every fault of the options is named at once', async (t) => {
     '--limit',
     'queueMessages=30001',
     '--limit',
+    'subscriptions=many',
+    '--limit',
     'handshakeMs=1',
     '--limit',
     '__proto__=1',
@@ -34,7 +36,7 @@ t.test('every fault of the options is named at once', async (t) => {
   t.throws(() => readConfig(argv), {
     code: 'config_invalid',
     message:
-      /--host.*"a b".*--listen.*--log-level.*--port.*99999.*--max-staleness.*soon.*--durability.*some.*queueMessages must be a number from 0 to 30000.*handshakeMs=1.*__proto__=1/,
+      /--host.*"a b".*--listen.*--log-level.*--port.*99999.*--max-staleness.*soon.*--durability.*some.*queueMessages must be a number from 0 to 30000.*subscriptions must be a number.*not "many".*handshakeMs=1.*__proto__=1/,
   })
   t.throws(() => readConfig(['--websocket-port', '70000', '--websocket-origin', '*']), {
     message: /--websocket-origin must be like https.*"\*".*--websocket-port must be a number/,

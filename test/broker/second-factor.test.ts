@@ -253,23 +253,31 @@ t.test(
 )
 
 t.test('keys that are too long, no keys, or behind a redirection are none', async (t) => {
-  for (const answer of [
-    () => new Response('x'.repeat(70_000)),
-    () => new Response('{"keys": 1}'),
-    () => new Response('no', { status: 500 }),
-    () => {
-      throw new TypeError('redirect')
-    },
-  ]) {
+  const answers: [RegExp, () => Response][] = [
+    [/too long/, () => new Response('x'.repeat(70_000))],
+    [/JSON Web Key Set/, () => new Response('{"keys": 1}')],
+    [/status 500/, () => new Response('no', { status: 500 })],
+    [
+      /ECONNREFUSED/,
+      () => {
+        throw new TypeError('fetch failed', { cause: { code: 'ECONNREFUSED' } })
+      },
+    ],
+  ]
+  for (const [why, answer] of answers) {
     const seen: RequestInit[] = []
+    const warned: object[] = []
     const judge = openTokenJudge({
       now: Date.now,
+      log: { warn: (details) => void warned.push(details) },
       fetch: async (_, init) => {
         seen.push(init)
         return answer()
       },
     })
-    await t.rejects(judge.judge(token(), remote()), { message: 'keys' })
+    for (let asked = 0; asked < 3; asked++)
+      await t.rejects(judge.judge(token(), remote()), { message: 'keys', why }, 'and why')
+    t.match(warned, [{ url: 'https://id.example/keys', why }], 'the log hears of it once')
     t.match(seen, [{ redirect: 'error', signal: AbortSignal }])
   }
 })

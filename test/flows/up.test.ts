@@ -76,12 +76,13 @@ t.test('the first start makes a plane, says where it is, and stops cleanly', asy
 
 t.test('the second start runs no demo and says what is there', async (t) => {
   const given = ['--durability', 'kill', '--limit', 'queueMessages=7', '--limit', 'publishBurst=9']
-  const plane = await up(t, { data, portBase, args: given })
+  const plane = await up(t, { data, portBase, args: [...given, '--metrics'] })
   if (process.platform === 'linux') {
     const { broker = 0 } = childrenOf(plane.child.pid)
     t.match(readFileSync(`/proc/${broker}/cmdline`, 'utf8'), given.join('\0'), 'the broker is told')
   }
   t.match(plane.stderr(), /There are 0 active devices; .*1 broker\./)
+  t.match(plane.stderr(), /Metrics +http:\/\/127\.0\.0\.1:\d+\/metrics/, 'where it was asked for')
   t.notMatch(plane.stderr(), 'Demo fleet', 'the demo is for the first start')
   t.equal((await interrupt(plane)).status, 0)
 })
