@@ -28,7 +28,7 @@ export const STEPS: readonly ((known: Case) => Finding)[] = [
     return unknown('tcp', 'No broker has seen it: check its network, host name and port.')
   },
   function tls(known) {
-    const last = sinceLastSeen(known, ['R-NOCERT', 'R-PROFILE'])
+    const last = sinceLastSeen(known, ['R-TLS', 'R-NOCERT', 'R-PROFILE'])
     return last ? refused('tls', last) : ok('tls', 'No handshake of it was refused since it was last seen.')
   },
   function chain({ certificate, issuer, ...known }) {

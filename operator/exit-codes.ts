@@ -32,6 +32,7 @@ const EXIT_OF = {
   unauthenticated: EXIT.denied,
   forbidden: EXIT.denied,
   passphrase_wrong: EXIT.denied,
+  tls: EXIT.denied,
   nocert: EXIT.denied,
   unknown_ca: EXIT.denied,
   profile: EXIT.denied,

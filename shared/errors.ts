@@ -3,6 +3,7 @@
  * Each has a row in `refusals.ts` (text, evidence, fix), where it is written `R-…`.
  */
 export type RefusalErrorCode =
+  | 'tls'
   | 'nocert'
   | 'unknown_ca'
   | 'profile'

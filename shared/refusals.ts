@@ -22,6 +22,12 @@ export interface RefusalRow {
 
 /** The one table of refusals: it drives broker, API, CLI and docs/refusals.md. */
 export const REFUSALS = {
+  'R-TLS': {
+    stage: 'tls',
+    text: 'The TLS handshake failed, before the client could be known.',
+    evidence: ['address', 'fault', 'means'],
+    fix: 'Give the client the root certificate (`data/ca/root.crt`), a name of `--host` to connect to and the right time, and let it speak TLS 1.2 or 1.3 with an AEAD suite.',
+  },
   'R-NOCERT': {
     stage: 'tls',
     text: 'The client presented no certificate.',

@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
-import type { RefusalErrorCode } from '#shared/errors'
+import type { Evidence, RefusalErrorCode } from '#shared/errors'
 import type { Peer } from '#shared/identity/peer'
 import { type Refusal, refusedReport } from '../refusals.ts'
 import { addressGroup } from './address-group.ts'
@@ -94,7 +94,17 @@ export class Doorstep {
     return !isHammering || this.#budgets.mayTell(why.fingerprint ?? '', now)
   }
 
-  /** The same of a socket that may have closed since, and is not told from the others of its address. */
+  /** The handshake itself failed; what for, if it is known, is reported once a minute for each address. */
+  failed(tls: TLSSocket, fault: Evidence | null): void {
+    const now = this.#deps.now()
+    const address = this.addressOf(tls)
+    this.#budgets.refused(address, { now, isHammering: false })
+    if (fault === null || !this.#budgets.mayTell(`${addressGroup(address)} ${fault.fault}`, now)) return
+    const refusal = { code: 'tls', evidence: { address, ...fault } } as const
+    this.#deps.report(refusedReport(refusal, { device: null, fingerprint: null, address }, now))
+  }
+
+  /** A handshake came to nothing, of a socket that may have closed since, and is not told from the others of its address. */
   wasted(address: string): void {
     this.#budgets.refused(address, { now: this.#deps.now(), isHammering: false })
   }

@@ -7,6 +7,7 @@ import { endedBy } from '../ending.ts'
 import { refusedReport } from '../refusals.ts'
 import { Doorstep } from './doorstep.ts'
 import { type Gate, type GateDeps, type Inside, openGate } from './gate.ts'
+import { handshakeFault } from './handshake-faults.ts'
 import { type Credentials, openTlsIdentity } from './tls.ts'
 import { openWebSocketDoor, type WebSocketDoor } from './web-socket.ts'
 
@@ -121,8 +122,8 @@ function tlsServer({ limits }: ListenerDeps, { options, entered, doorstep }: Doo
   })
   tls.on('secureConnection', (socket) => entered(socket))
   // Node only announces a failed handshake, or one that has not ended in time; the socket is ours to destroy.
-  tls.on('tlsClientError', (_, socket: TLSSocket) => {
-    doorstep.refused(socket)
+  tls.on('tlsClientError', (error, socket: TLSSocket) => {
+    doorstep.failed(socket, handshakeFault(error))
     socket.destroy()
   })
   return tls

@@ -6,6 +6,7 @@ import { isRefusalErrorCode, REFUSALS, refusalCode } from '#shared/refusals'
 
 /** The one place where meaning becomes an HTTP status. */
 export const STATUS = {
+  tls: 401,
   nocert: 401,
   unknown_ca: 401,
   profile: 403,
