@@ -55,7 +55,9 @@ export function openWebSocketDoor(deps: WebSocketDoorDeps): WebSocketDoor {
   })
   const http = createServer({ maxHeaderSize: HEADER_BYTES }, (request, response) => {
     turnAway(deps, { tls: tlsOf(request), violation: 'HTTP without WebSocket' })
-    response.writeHead(426, { connection: 'close', upgrade: 'websocket' }).end()
+    response
+      .writeHead(426, { connection: 'close', upgrade: 'websocket', 'content-type': 'text/plain' })
+      .end(HINT)
   })
   http.on('clientError', (_, socket) => socket.destroy())
   http.on('upgrade', (request, socket, head) => {
@@ -67,7 +69,8 @@ export function openWebSocketDoor(deps: WebSocketDoorDeps): WebSocketDoor {
     }
     turnAway(deps, { tls, violation: refusal.violation })
     socket.on('error', () => socket.destroy())
-    socket.end(`HTTP/1.1 ${refusal.status} ${STATUS_CODES[refusal.status]}\r\nconnection: close\r\n\r\n`)
+    const fields = `connection: close\r\ncontent-type: text/plain\r\ncontent-length: ${HINT.length}`
+    socket.end(`HTTP/1.1 ${refusal.status} ${STATUS_CODES[refusal.status]}\r\n${fields}\r\n\r\n${HINT}`)
     setTimeout(() => socket.destroy(), CLOSE_MS)
   })
   return {
@@ -89,6 +92,9 @@ interface Visit {
   /** A socket that has closed does not know it any more. */
   readonly address: string
 }
+
+/** For whoever asks by hand, or at another path, as many clients do when they are told none. */
+const HINT = 'MQTT over WebSocket is here at /mqtt, with the subprotocol mqtt.\n'
 
 /** Of sockets that have neither been upgraded nor turned away. */
 const VISITS = new WeakMap<TLSSocket, Visit>()
