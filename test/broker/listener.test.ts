@@ -1,12 +1,12 @@
 import { once } from 'node:events'
 import { connect as connectTcp } from 'node:net'
 import { connect as connectTls } from 'node:tls'
-import fc from 'fast-check'
 import t from 'tap'
 import { handshakeFault } from '../../broker/door/handshake-faults.ts'
 import { openTestBroker, until } from '../support/broker.ts'
 import { connectDevice, refusalOf } from '../support/mqtt-clients.ts'
 import { testAuthority } from '../support/pki.ts'
+import fc from '../support/properties.ts'
 
 const authority = await testAuthority()
 t.teardown(() => authority.remove())

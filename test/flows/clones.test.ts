@@ -41,10 +41,8 @@ t.test('an identity in two places, from the takeover to the alarm and the quaran
     t.match(steps.find(({ step }) => step === 'copies')?.says, /^ALARM: 127\.0\.0\.\d and 127\.0\.0\.\d took/)
     t.equal(verdict, 'admitted', 'an alarm stops nobody by itself')
     const { serialNumber } = new X509Certificate(lamp.certificate)
-    t.match((await admin.explain(serialNumber.toLowerCase())).steps, [
-      ...Array(8).fill({}),
-      { step: 'copies', says: /^ALARM/ },
-    ])
+    const asked = await admin.explain(serialNumber.toLowerCase())
+    t.match(asked.steps.find(({ step }) => step === 'copies')?.says, /^ALARM/, 'asked for by its certificate')
     await until(async () =>
       (await deps.registry.listAudit(0, 10_000)).some(({ action }) => action === 'clone.alarm'),
     )
