@@ -63,12 +63,11 @@ export function* purgeOrders(db: Sqlite): Generator<readonly Change[], void> {
     `SELECT p.* FROM purges p WHERE (position, scope_kind, scope_id, retained) > (?, ?, ?, ?)
      ORDER BY position, scope_kind, scope_id, retained LIMIT ?`,
   )
-  const isOver = db.prepare<[PurgeRow], unknown>(
-    `SELECT 1 FROM purges p WHERE p.scope_kind = @scope_kind AND p.scope_id = @scope_id AND p.retained = @retained AND ${OVER}`,
-  )
+  const inForce = db.prepare<[], string>(`SELECT id FROM plans WHERE ${IN_FORCE}`).pluck()
+  const held = new Set(inForce.all())
   const members = db.prepare<[string, string, number], { device: string }>(MEMBERS)
   for (let rows = page.all(-1, '', '', 0, PAGE); rows.length > 0; ) {
-    const over = rows.filter((row) => isOver.get(row) !== undefined)
+    const over = rows.filter(({ plan }) => !held.has(plan))
     yield changesOf(over.filter(({ scope_kind }) => scope_kind !== 'plan'))
     for (const row of over.filter(({ scope_kind }) => scope_kind === 'plan')) {
       for (let after = row.spread, some = PAGE; some === PAGE; ) {
