@@ -223,6 +223,7 @@ async function openDoors(
     ...{ replica, sessions, store, report, now, log, limits, maxStalenessMs },
     forget: (identities: readonly string[]) => purger.forget(identities),
     claim: (clientId: string, identity: string) => purger.claim(clientId, identity),
+    isOwed: (clientId: string, identity: string) => purger.isOwed(clientId, identity),
   }
   const mqtt = await createMqtt(inside)
   wiring.mqtt = mqtt

@@ -14,6 +14,8 @@ export interface AuthorizationDeps {
   now(): number
   readonly replica: AdmissionReader
   readonly maxStalenessMs: number
+  /** What is stored of a client was ordered to be forgotten, and is still there. */
+  isOwed?(clientId: string, identity: string): boolean
 }
 
 /** Judges CONNECT: the certificate once more, the client id that must be its own, and the will. */
@@ -111,6 +113,7 @@ export function mayFire(deps: AuthorizationDeps, will: Will, address: string | n
   const record = deps.replica.record(will.fingerprint)
   if (record === null || stillLive(record, deps.now()) !== null) return false
   const { device, fleet } = record
+  if (deps.isOwed?.(will.clientId ?? device.id, device.id)) return false
   const policies = { policy: fleet.policy, own: device.policy }
   return (
     isTopicName(will.topic) && compilePolicies(policies, { ...device, address }).publishRule(will) !== null

@@ -111,15 +111,25 @@ export class Purger {
    * A disk that refuses refuses the new session as well.
    */
   claim(clientId: string, identity: string): void {
-    const owed = this.#batches.filter((batch) => this.#isOn(identity, batch)).map(({ excused }) => excused)
-    const gone = this.#gone.get(identity)
-    if (gone !== undefined) owed.push(gone)
-    const open = owed.filter((excused) => !excused.has(clientId))
+    const open = this.#owing(clientId, identity)
     if (open.length === 0) return
     for (const excused of open) excused.add(clientId)
     purgeClients(this.#deps.store, [clientId]).catch(() => {
       for (const excused of open) excused.delete(clientId) // logged by the group
     })
+  }
+
+  /** True while what is stored of a client, its will as well, is still to be forgotten. */
+  isOwed(clientId: string, identity: string): boolean {
+    return this.#owing(clientId, identity).length > 0
+  }
+
+  /** Those from whom the client is not excused. */
+  #owing(clientId: string, identity: string): Excused[] {
+    const owed = this.#batches.filter((batch) => this.#isOn(identity, batch)).map(({ excused }) => excused)
+    const gone = this.#gone.get(identity)
+    if (gone !== undefined) owed.push(gone)
+    return owed.filter((excused) => !excused.has(clientId))
   }
 
   /** Up to where everything is forgotten; null before the first snapshot. */

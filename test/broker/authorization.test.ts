@@ -1,10 +1,11 @@
 import { PassThrough } from 'node:stream'
 import t from 'tap'
-import { judgePublish, judgeSubscribe, mayForward } from '../../broker/judge/authorization.ts'
+import { judgePublish, judgeSubscribe, mayFire, mayForward } from '../../broker/judge/authorization.ts'
 import { compilePolicy } from '../../broker/judge/topic-policy.ts'
-import type { Link } from '../../broker/mqtt/mqtt-client.ts'
+import type { Link, Will } from '../../broker/mqtt/mqtt-client.ts'
 import { openConnection } from '../../broker/sessions.ts'
-import { DEVICE_POLICY } from '../support/broker.ts'
+import { admissionRecord, DEVICE_POLICY, FakeReplica } from '../support/broker.ts'
+import type { TestIdentity } from '../support/pki.ts'
 
 function link(): Link {
   const connection = openConnection({
@@ -49,4 +50,37 @@ t.test('a filter that was not granted does not count', async (t) => {
     t.match(judgeSubscribe(one, { topic: `devices/B/${n}`, qos: 0, isKept: false }), { code: 'policy_sub' })
   t.equal(one.filters.size, 0)
   t.equal(judgeSubscribe(one, { topic: 'devices/A/#', qos: 0, isKept: false }), null)
+})
+
+t.test('a will that was ordered to be forgotten is not published while the disk keeps it', async (t) => {
+  const replica = new FakeReplica()
+  const identity = {
+    id: 'A',
+    kind: 'device',
+    fingerprint: 'f1',
+    serial: '01',
+    issuer: 'ca',
+    notBefore: 0,
+  } as const
+  replica.put(admissionRecord({ ...identity, notAfter: Date.now() + 60_000 } as TestIdentity))
+  const will = {
+    topic: 'devices/A/gone',
+    payload: 'x',
+    qos: 0,
+    retain: false,
+    clientId: 'A',
+    fingerprint: 'f1',
+  }
+  const deps = { replica, now: Date.now, maxStalenessMs: 1_000 }
+  const fires = (isOwed?: (clientId: string, identity: string) => boolean) =>
+    mayFire(isOwed === undefined ? deps : { ...deps, isOwed }, will as unknown as Will) // as much of one as is looked at
+  t.equal(fires(), true)
+  t.equal(
+    fires((clientId, device) => clientId === 'A' && device === 'A'),
+    false,
+  )
+  t.equal(
+    fires(() => false),
+    true,
+  )
 })
