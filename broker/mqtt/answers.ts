@@ -1,7 +1,6 @@
 import { ANSWER, answers } from '../door/packet-octets.ts'
-import { endedBy } from '../ending.ts'
 import type { SessionStore } from '../store/session-store.ts'
-import { isGone, type MqttClient } from './mqtt-client.ts'
+import { cutOff, isGone, type MqttClient } from './mqtt-client.ts'
 
 /** What becomes of an answer: whatever is owed for it is owed now, or once it is on disk; or the long way has to find out. */
 export type Owed = 'now' | 'later' | 'long'
@@ -87,10 +86,4 @@ function answer(client: MqttClient, octets: number): void {
   conn.cork()
   conn.write(answers([octets]))
   conn.uncork()
-}
-
-/** What it answered could not be stored: it answers again when it is back. */
-function cutOff(client: MqttClient): void {
-  endedBy(client.req.connection, 'store')
-  client.conn.destroy()
 }

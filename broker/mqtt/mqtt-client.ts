@@ -1,4 +1,5 @@
 import type { Duplex } from 'node:stream'
+import { endedBy } from '../ending.ts'
 import type { Connection } from '../sessions.ts'
 import type { Done, Routed } from './route.ts'
 
@@ -68,4 +69,10 @@ export function identityOf(clientId: string): string {
 /** True when the client cannot take part any more: closed, its socket gone, or decided against. */
 export function isGone(client: MqttClient): boolean {
   return client.closed || client.conn.destroyed || client.req.connection.refused !== null
+}
+
+/** What it asked for, or answered, could not be stored: it says so again when it is back. */
+export function cutOff(client: MqttClient): void {
+  endedBy(client.req.connection, 'store')
+  client.conn.destroy()
 }

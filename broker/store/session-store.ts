@@ -1,15 +1,21 @@
 import { Readable } from 'node:stream'
 import type { Allowance } from '#shared/policy/caps'
 import type { Limits } from '../limits.ts'
-import { identityOf, isGone, type MqttClient, type Will } from '../mqtt/mqtt-client.ts'
+import { cutOff, identityOf, isGone, type MqttClient, type Will } from '../mqtt/mqtt-client.ts'
 import { paced } from '../mqtt/paced.ts'
 import { Wills } from '../mqtt/wills.ts'
 import type { Absences } from './absences.ts'
 import { Allowances, defaultsOf } from './allowances.ts'
-import { type AnswersDeps, dropAnswered, type Identified, type Update, updateEntry } from './answers.ts'
 import type { CommitGroup } from './commit-group.ts'
 import { isClient, type Owner } from './owner.ts'
 import { PurgeMarks } from './purge-marks.ts'
+import {
+  dropAnswered,
+  type Identified,
+  type QueueContractDeps,
+  type Update,
+  updateEntry,
+} from './queue-contract.ts'
 import { asPacket, type Entry } from './queue-entry.ts'
 import type { QueueRows } from './queue-rows.ts'
 import { type Parcel, Queues } from './queues.ts'
@@ -53,7 +59,7 @@ export class SessionStore {
   /** Told when a client has answered for a message of its queue. */
   answered: (clientId: string) => void = () => {}
   readonly #parts: StoreParts
-  readonly #answers: AnswersDeps
+  readonly #contract: QueueContractDeps
   readonly wills: Wills
   readonly purged: PurgeMarks
   /** What has been granted last, and is about to be stored. */
@@ -69,7 +75,7 @@ export class SessionStore {
     this.allowances = new Allowances(defaultsOf(limits))
     const queues = new Queues(queueRows, { limits, allowance: (clientId) => this.allowance(clientId) })
     this.sessions = new StoredSessions({ rows, group, queues, absences })
-    this.#answers = { queueRows, group, sessions: this.sessions }
+    this.#contract = { queueRows, group, sessions: this.sessions }
     this.retained = new Retained(rows, limits)
     this.wills = new Wills(rows, group)
     this.purged = new PurgeMarks(rows, group)
@@ -194,11 +200,11 @@ export class SessionStore {
   }
 
   outgoingUpdate(client: Owner, packet: Update): Promise<void> {
-    return updateEntry(this.#answers, { client, packet })
+    return updateEntry(this.#contract, { client, packet })
   }
 
   async outgoingClearMessageId(client: Owner, { messageId }: Identified): Promise<object | undefined> {
-    const found = await dropAnswered(this.#answers, { client, messageId })
+    const found = await dropAnswered(this.#contract, { client, messageId })
     if (found === null) return undefined
     this.answered(client.id)
     return found
@@ -218,8 +224,14 @@ export class SessionStore {
     return this.sessions.incoming.get(client.id, packet.messageId ?? 0)
   }
 
-  incomingDelPacket(client: Owner, packet: Identified): Promise<void> {
-    return this.sessions.forgetIncoming(client.id, packet.messageId ?? 0)
+  /** PUBREL has come. Aedes answers it also when this fails: then its client has to be gone. */
+  async incomingDelPacket(client: Owner, packet: Identified): Promise<void> {
+    try {
+      await this.sessions.forgetIncoming(client.id, packet.messageId ?? 0)
+    } catch (error) {
+      if (isClient(client)) cutOff(client)
+      throw error
+    }
   }
 
   cleanIncoming(client: Owner): Promise<void> {

@@ -233,7 +233,17 @@ t.test(
     raw.send(packet(PUBREL, half.messageId))
     await raw.next('pubcomp', ({ messageId }) => messageId === half.messageId)
     t.notOk(broker.store.sessions.incoming.hasAny('lamp'))
+    const piecemeal = publish('devices/lamp/y', 'x', 2)
+    raw.send(piecemeal)
+    await raw.next('pubrec')
+    const { messageId: its } = piecemeal
+    await broken('DELETE ON incoming', async () => {
+      raw.received.splice(0)
+      raw.send(Buffer.of(PUBREL, 0x82, 0, its >> 8, its & 0xff)) // a length that is longer than it has to be
+      return raw
+    })
+    t.ok(broker.store.sessions.incoming.has('lamp', its), 'nor is it forgotten that it has come')
     const reasons = broker.reports.flatMap((one) => (one.type === 'disconnected' ? [one.reason] : []))
-    t.same(reasons, ['store', 'store', 'store', 'store'])
+    t.same(reasons, ['store', 'store', 'store', 'store', 'store'])
   },
 )

@@ -1,3 +1,7 @@
+/**
+ * What Aedes asks of queues: for its contract, and for answers that came in pieces; those that came whole are taken by
+ * `mqtt/answers.ts`.
+ */
 import type { CommitGroup } from './commit-group.ts'
 import { isClient, type Owner } from './owner.ts'
 import { asPacket, type Entry, type Message } from './queue-entry.ts'
@@ -10,7 +14,7 @@ export interface Identified {
 
 export type Update = Identified & Partial<Message> & { cmd?: string }
 
-export interface AnswersDeps {
+export interface QueueContractDeps {
   readonly queueRows: QueueRows
   readonly group: CommitGroup
   readonly sessions: StoredSessions
@@ -18,7 +22,7 @@ export interface AnswersDeps {
 
 /** A PUBREC has come, or Aedes' contract gives a message its packet identifier. */
 export async function updateEntry(
-  { queueRows, group, sessions: { queues } }: AnswersDeps,
+  { queueRows, group, sessions: { queues } }: QueueContractDeps,
   { client, packet }: { client: Owner; packet: Update },
 ): Promise<void> {
   const { messageId = 0, brokerId, brokerCounter } = packet
@@ -46,7 +50,7 @@ export async function updateEntry(
 
 /** PUBACK or PUBCOMP has come. What was not sent to this client stays. Null when there is nothing that it answers for. */
 export async function dropAnswered(
-  { sessions }: AnswersDeps,
+  { sessions }: QueueContractDeps,
   { client, messageId }: { client: Owner; messageId: number | undefined },
 ): Promise<object | null> {
   const entry = messageId === undefined ? undefined : sessions.queues.byMessageId(client.id, messageId)
