@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { createSecureContext, type Server, type TlsOptions } from 'node:tls'
+import { createSecureContext, type SecureContext, type Server, type TlsOptions } from 'node:tls'
 import type { Log } from '#shared/log'
 import { chainFault, type Hosted, trustedIssuers } from './tls-material.ts'
 
@@ -63,7 +63,7 @@ export function openTlsIdentity(initial: Credentials, deps: TlsDeps): TlsIdentit
   let { current, faults } = judged(initial, { deps, previous: null })
   let ticketKeys = deps.ticketKeys ?? randomBytes(TICKET_KEYS_BYTES)
   const apply = () => {
-    for (const server of servers) server.setSecureContext(contextOf(current, ticketKeys))
+    for (const server of servers) use(server, contextOf(current, ticketKeys))
   }
   const rotation = setInterval(() => {
     ticketKeys = randomBytes(TICKET_KEYS_BYTES)
@@ -78,7 +78,7 @@ export function openTlsIdentity(initial: Credentials, deps: TlsDeps): TlsIdentit
       return faults
     },
     serve(server) {
-      server.setSecureContext(contextOf(current, ticketKeys))
+      use(server, contextOf(current, ticketKeys))
       servers.add(server)
     },
     reload(credentials) {
@@ -124,7 +124,19 @@ function contextFault(credentials: Credentials): string | null {
   }
 }
 
-/** Node's servers drop `allowPartialTrustChain`, so chains end at the root, and the gate asks who the issuer is. */
+/**
+ * From now on the server takes new connections with these options. A chain ends at the first CA that is trusted: that the
+ * root has signed each of them is verified when they come, none is valid for longer than the root, and to verify it in each
+ * handshake is a signature more. Node's servers drop the option for it, so the context is put where they keep theirs; where
+ * a Node keeps it elsewhere, chains end at the root. Who the issuer is, the gate asks.
+ */
+export function use(server: Server, options: TlsOptions): void {
+  server.setSecureContext(options)
+  const keeping = server as Server & { _sharedCreds?: SecureContext } // where Node has it, without a public name
+  if (keeping._sharedCreds === undefined) return
+  keeping._sharedCreds = createSecureContext({ ...options, allowPartialTrustChain: true })
+}
+
 function contextOf({ certificate, key, root, trust }: Credentials, ticketKeys: Buffer | null): TlsOptions {
   return {
     cert: certificate,

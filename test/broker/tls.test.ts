@@ -1,9 +1,9 @@
 import { once } from 'node:events'
 import { type AddressInfo, createServer, connect as tcpConnect } from 'node:net'
-import type { TLSSocket } from 'node:tls'
+import { connect, createServer as createTlsServer, type TLSSocket } from 'node:tls'
 import t, { type Test } from 'tap'
 import { generateKey, privateKeyPem } from '#shared/pki/keys'
-import type { Credentials } from '../../broker/door/tls.ts'
+import { type Credentials, use } from '../../broker/door/tls.ts'
 import { openTestBroker, type TestBroker } from '../support/broker.ts'
 import { brokersOf } from '../support/broker-opener.ts'
 import { enter, openRaw, type Presented } from '../support/mqtt-clients.ts'
@@ -277,5 +277,29 @@ t.test(
     const again = await session(broker, device, 'TLSv1.3')
     broker.listener.reload(await material())
     t.same(await comeBack(broker, device, again, 'TLSv1.3'), { isResumed: false, returnCode: 0 })
+  },
+)
+
+t.test(
+  'a chain ends at a CA that is trusted: that the root has signed it is not verified anew',
+  async (t) => {
+    const { certificate: cert, key } = await material()
+    const server = createTlsServer({ requestCert: true, rejectUnauthorized: false })
+    use(server, { cert, key, ca: authority.device.pem }) // and not the root, where a chain would have to end otherwise
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    t.teardown(() => server.close())
+    const { port } = server.address() as AddressInfo // listening on TCP
+    for (const [whose, isVerified] of [
+      [authority, true],
+      [stranger, false],
+    ] as const) {
+      const device = await testIdentity(whose, 'dev-1')
+      const client = connect({ port, rejectUnauthorized: false, key: device.keyPem, cert: device.pem })
+      const [socket] = (await once(server, 'secureConnection')) as [TLSSocket] // what a TLS server emits
+      t.equal(socket.authorized, isVerified)
+      client.destroy()
+      await once(socket.resume(), 'close')
+    }
   },
 )
