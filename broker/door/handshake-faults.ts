@@ -5,7 +5,10 @@ const MEANINGS: readonly (readonly [RegExp, string])[] = [
   [/ALERT_UNKNOWN_CA/, 'the client does not trust the root of this plane'],
   [/ALERT_CERTIFICATE_EXPIRED/, 'to the clock of the client the certificate of the broker has expired'],
   [/ALERT_.*CERTIFICATE/, 'the client refuses the certificate of the broker'],
-  [/WRONG_VERSION_NUMBER|HTTPS?_(PROXY_)?REQUEST|UNKNOWN_PROTOCOL|PACKET_LENGTH|RECORD/, 'it is not TLS'],
+  [
+    /WRONG_VERSION_NUMBER|HTTPS?_(PROXY_)?REQUEST|UNKNOWN_PROTOCOL|PACKET_LENGTH|BAD_RECORD_TYPE/,
+    'it is not TLS',
+  ],
   [/UNSUPPORTED_PROTOCOL|PROTOCOL_VERSION|VERSION_TOO_LOW/, 'it offers neither TLS 1.2 nor 1.3'],
   [/NO_APPLICATION_PROTOCOL/, 'it offers no protocol (ALPN) of this port'],
   [

@@ -171,18 +171,20 @@ export function connectHooks(deps: MqttDeps) {
     },
     /** The certificate is the identity, and a user name is not looked at; a password only where one is asked for. */
     authenticate(client: MqttClient, _user: unknown, password: Uint8Array | null, answer: Answer<boolean>) {
-      const judge = () => judgeConnect(deps, client.req) ?? judgeSession(deps, client)
+      const judge = () => judgeConnect(deps, client.req)
+      // Last, because it begins the session: whoever is turned away has none, and who is judged twice has one that is new.
+      const judgeAll = () => judge() ?? judgeSession(deps, client)
       const decide = (refusal: Refusal | null) => {
         if (refusal === null) return answer(null, true)
         refuse(deps, client.req, refusal)
         endedBy(client.req.connection, refusal.code)
         answer(Object.assign(new Error(refusal.code), { returnCode: NOT_AUTHORIZED }), false)
       }
-      const refusal = orDeny(deps, 'connect', judge, DENIED)
-      const isAsked = refusal === null && orDeny(deps, 'factor', () => asksForFactor(deps, client.req), true)
-      if (!isAsked) return decide(refusal)
+      const isAsked = orDeny(deps, 'factor', () => asksForFactor(deps, client.req), true)
+      const refusal = orDeny(deps, 'connect', isAsked ? judge : judgeAll, DENIED)
+      if (!isAsked || refusal !== null) return decide(refusal)
       proveFactor({ ...deps, factors }, { link: client.req, password }).then(
-        (fault) => decide(fault ?? orDeny(deps, 'connect', judge, DENIED)), // it took its time: once more
+        (fault) => decide(fault ?? orDeny(deps, 'connect', judgeAll, DENIED)), // it took its time: once more
         (error: unknown) => {
           failed(deps, 'factor', error)
           decide(DENIED)

@@ -98,6 +98,8 @@ t.test('what the client says of the certificate of the broker is told', async (t
   t.match(of('ERR_SSL_SSL/TLS_ALERT_BAD_CERTIFICATE'), { means: /refuses the certificate/ })
   t.match(of('ERR_SSL_NO_APPLICATION_PROTOCOL'), { means: /ALPN/ })
   t.same(of('ERR_SSL_LENGTH_MISMATCH'), { fault: 'length_mismatch' })
+  for (const spoiled of ['decryption_failed_or_bad_record_mac', 'ssl/tls_alert_bad_record_mac'])
+    t.same(of(`ERR_SSL_${spoiled.toUpperCase()}`), { fault: spoiled }, 'it is TLS')
   for (const code of ['ECONNRESET', 'ERR_TLS_HANDSHAKE_TIMEOUT', '']) t.equal(of(code), null, code)
 })
 

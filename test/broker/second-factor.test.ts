@@ -191,6 +191,24 @@ t.test(
   },
 )
 
+t.test('a session that is kept begins when the factor has been proved, and is new once', async (t) => {
+  const { broker, device } = await open(t, passwordFactor())
+  const came: unknown[] = []
+  for (const secret of ['wrong', PASSWORD, PASSWORD]) {
+    const raw = await openRaw(broker, device)
+    const credentials = { username: 'whoever', password: Buffer.from(secret) }
+    const connack = await raw.connect({ clientId: device.id, clean: false, ...credentials })
+    came.push([connack.returnCode, connack.sessionPresent])
+    raw.socket.destroy()
+    await raw.closed
+  }
+  t.same(came, [
+    [5, false],
+    [0, false],
+    [0, true],
+  ])
+})
+
 t.test('a session ends with its token', async (t) => {
   const { broker, device } = await open(t, tokenFactor())
   const { raw, returnCode } = await come(
