@@ -101,11 +101,7 @@ export const STEPS: readonly ((known: Case) => Finding)[] = [
       factor.kind === 'jwt' ? 'It has to bring a token (JWT) as well' : 'It has to bring a password as well'
     const last = newestSinceSeen(known, ['R-FACTOR'])
     if (last === null) return ok(step, `${asks}.`)
-    return refused(
-      step,
-      'R-FACTOR',
-      `${asks}; what CONNECT brought last does not hold: ${last.evidence.fault}.`,
-    )
+    return refused(step, 'R-FACTOR', `${asks}; ${factorFault(last)}.`)
   },
   function broker(known) {
     const last = sinceLastSeen(known, ['R-STALE', 'R-RATE'])
@@ -129,6 +125,18 @@ export const STEPS: readonly ((known: Case) => Finding)[] = [
     return ok('policy', last ? deniedLast(fleet, last) : `The policy of fleet "${fleet}" applies.`)
   },
 ]
+
+/** Faults of a proof that are not those of what the client has brought. */
+const NOT_ITS_FAULT: Readonly<Record<string, string>> = {
+  keys: 'the broker had no keys to check it with',
+  busy: 'the broker had too many to check at once',
+  changed: 'what is asked for was changed while it was checked',
+}
+
+function factorFault({ evidence: { fault, why } }: RefusalView): string {
+  const says = NOT_ITS_FAULT[String(fault)] ?? `what CONNECT brought last does not hold: ${fault}`
+  return why === undefined ? says : `${says} (${why})`
+}
 
 /** Names the topic, and the rule that denied it or fell short. */
 function deniedLast(fleet: string, { code, evidence }: RefusalView): string {

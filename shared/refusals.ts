@@ -115,8 +115,8 @@ export const REFUSALS = {
   'R-FACTOR': {
     stage: 'connect',
     text: 'The certificate is good, but its service or fleet asks for a password or a token as well, and CONNECT brought none that holds.',
-    evidence: ['factor', 'fault'],
-    fix: 'Send the password, or a token that is current and for this device, as the password of CONNECT. `muster factor show` names what is asked for; `muster factor password` makes a new password.',
+    evidence: ['factor', 'fault', 'why'],
+    fix: 'Send the password, or a token that is current and for this device, as the password of CONNECT. `muster factor show` names what is asked for; `muster factor password` makes a new password. With the fault `keys` the broker cannot fetch them from their URL: `why` says what to mend there.',
   },
   'R-DUPLICATE': {
     stage: 'session',

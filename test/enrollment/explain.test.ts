@@ -118,6 +118,11 @@ t.test('explain walks from TCP to policy and names the cause', async (t) => {
       const explanation = await admin.explain('pump-1')
       t.match(explanation, { verdict: 'refused', code: 'R-FACTOR', text: /missing/ })
       t.match(explanation.remedies[0], { code: 'R-FACTOR', fix: /password of CONNECT/ })
+      const unfetched = { factor: 'jwt', fault: 'keys', why: 'ECONNREFUSED' }
+      await report({ ...wrong, at: Date.now() + 1_100, evidence: unfetched })
+      const { text } = await admin.explain('pump-1')
+      t.match(text, /broker had no keys .*ECONNREFUSED/, 'that is no fault of what it has brought')
+      t.notMatch(text, /does not hold/)
       await admin.clearFactor({ kind: 'fleet', id: 'default' })
       t.match(await admin.explain('pump-1'), { verdict: 'admitted', code: null })
     },
