@@ -78,6 +78,7 @@ export async function createMqtt(deps: MqttDeps): Promise<Mqtt> {
   const expiry = {
     ...{ store, log: deps.log },
     isConnected: (clientId: string) => broker.clients[clientId] !== undefined,
+    isServing: () => deps.replica.silentMs(deps.now()) <= deps.maxStalenessMs,
     expired: (over: Expired) => reportExpired(deps, over),
   }
   const stopExpiring = keepExpiring(expiry, deps.expireEveryMs)

@@ -33,7 +33,9 @@ export class Absences {
   readonly #known = new Map<string, Absence>()
   /** When this run began, ms of the broker's life. */
   #beganMs = 0
-  readonly #originMs: number
+  #originMs: number
+  /** What had been lived at the last look, ms. */
+  #lookedMs = 0
 
   constructor({ rows, group, elapsed }: AbsencesOptions) {
     this.#rows = rows
@@ -47,6 +49,7 @@ export class Absences {
     const noted = new Map(this.#rows.absences().map(({ client, since }) => [client, since * SECOND_MS]))
     this.#beganMs = this.#rows.life() * SECOND_MS
     for (const sinceMs of noted.values()) this.#beganMs = Math.max(this.#beganMs, sinceMs)
+    this.#lookedMs = this.#beganMs
     for (const client of clientIds) {
       const sinceMs = noted.get(client)
       this.#known.set(client, { sinceMs: sinceMs ?? this.#beganMs, isNoted: sinceMs !== undefined })
@@ -87,8 +90,14 @@ export class Absences {
     this.#known.delete(clientId)
   }
 
+  /** Since {@link keepLife} nobody could come: that time does not count. */
+  standStill(): void {
+    this.#originMs += this.livedMs - this.#lookedMs
+  }
+
   /** Writes how long this broker has lived; what is lost of it at a crash nobody was away. */
   keepLife(): void {
+    this.#lookedMs = this.livedMs
     if (this.#known.size > 0)
       this.#group.push(
         () => this.#rows.putLife(this.#seconds(this.livedMs)),

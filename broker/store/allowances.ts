@@ -40,11 +40,22 @@ export class Allowances {
   }
 
   /** `kind` is what it is taken for when it is not known, or what is known cannot be read. */
-  of({ identity, kind = 'device' }: { readonly identity: string; readonly kind?: Kind }): Allowance {
+  of(whom: { readonly identity: string; readonly kind?: Kind }): Allowance {
+    return this.surely(whom) ?? this.#defaults[whom.kind ?? 'device'] // whoever asks has to go on; the session of this client is judged elsewhere
+  }
+
+  /** The same for what cannot be taken back: null when what is known cannot be read. */
+  surely({
+    identity,
+    kind = 'device',
+  }: {
+    readonly identity: string
+    readonly kind?: Kind
+  }): Allowance | null {
     try {
       return this.#followed(identity) ?? this.#defaults[kind]
     } catch {
-      return this.#defaults[kind] // whoever asks has to go on; the session of this client is judged elsewhere
+      return null
     }
   }
 

@@ -15,6 +15,8 @@ export interface ExpiryDeps {
   readonly store: SessionStore
   /** A client is registered under this id. */
   isConnected(clientId: string): boolean
+  /** False while the broker takes nobody in; by default it does. */
+  isServing?(): boolean
   /** Told when it is on disk. */
   expired(over: Expired): void
   readonly log: Log
@@ -35,6 +37,7 @@ const SECOND_MS = 1_000
  * server do that. Returns how to stop.
  */
 export function keepExpiring(deps: ExpiryDeps, everyMs = EVERY_MS): () => void {
+  deps.store.sessions.absences.standStill() // before, the broker may have waited long for its first state
   const stopping = new AbortController()
   let timer: NodeJS.Timeout
   const begin = () => {
@@ -54,7 +57,9 @@ export function keepExpiring(deps: ExpiryDeps, everyMs = EVERY_MS): () => void {
 /** Looks at every session once, some in each turn of the event loop. Ends early when the disk takes no writes. */
 export async function expireSessions(deps: ExpiryDeps, signal?: AbortSignal): Promise<void> {
   const { store, log } = deps
-  store.sessions.absences.keepLife()
+  const { absences } = store.sessions
+  if (deps.isServing?.() === false) return absences.standStill() // nobody could come, and what may have changed is not known
+  absences.keepLife()
   const rest = store.sessions.each() // it lives: whoever is added comes later, whoever is gone does not
   try {
     while (signal?.aborted !== true) {
@@ -93,7 +98,8 @@ function judge({ store, isConnected }: ExpiryDeps, session: Session): Expired | 
   }
   const awayMs = sessions.absences.awayMs(client)
   if (awayMs < LEAST_MS) return null
-  const allowance = store.allowance(client)
+  const allowance = store.allowances.surely(session)
+  if (allowance === null) return null
   const limitMs = allowance.caps.sessionExpirySeconds * SECOND_MS || Number.POSITIVE_INFINITY // 0: it stays for ever
   if (awayMs > limitMs) return { session, allowance, messages: sessions.queues.waiting(client) }
   sessions.absences.note(client, limitMs)

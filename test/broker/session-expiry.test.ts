@@ -9,7 +9,7 @@ import type { FleetRecord } from '#shared/feed'
 import { openLog } from '#shared/log'
 import type { PolicyLimits } from '#shared/policy/caps'
 import { addReadings, openMeter } from '../../broker/metrics.ts'
-import { expireSessions } from '../../broker/store/session-expiry.ts'
+import { expireSessions, keepExpiring } from '../../broker/store/session-expiry.ts'
 import type { SessionStore } from '../../broker/store/session-store.ts'
 import { STORE_MIGRATIONS } from '../../broker/store/store-schema.ts'
 import { until } from '../support/broker.ts'
@@ -159,17 +159,62 @@ t.test('how long a client has been away survives restarts, whatever the clock sa
     clock.ms += 2.25 * HOUR_MS
     await running.mqtt.expire()
     clock.wallMs = wallMs
+    running.replica.heardAt = wallMs // the registry is there
     await running.mqtt.expire()
     t.ok(running.store.sessions.get('lamp'), 'a clock that is wrong, or was, ends nothing')
     await running.close()
     clock.ms = wallMs // that of the machine begins anew, too
     running = await running.restart()
+    running.replica.heardAt = wallMs
     await running.mqtt.expire()
     t.ok(running.store.sessions.get('lamp'), 'while the broker is down nobody is away')
   }
   clock.ms += HOUR_MS + 2_000
   await running.mqtt.expire()
   t.notOk(running.store.sessions.get('lamp'), 'ten hours, in five runs')
+})
+
+t.test('no session ends while nobody is taken in, nor by a policy that cannot be read', async (t) => {
+  const { broker, clock } = await open(t)
+  const lamp = await broker.enroll('lamp')
+  await visit(broker, lamp)
+  clock.ms += 89 * DAY_MS
+  await broker.mqtt.expire()
+  for (const heardAt of [null, clock.wallMs - 2 * DAY_MS]) {
+    broker.replica.heardAt = heardAt // never, as when what was noted of it lies ahead of the clock; or not for two days
+    clock.ms += 400 * DAY_MS
+    await broker.mqtt.expire()
+    t.ok(broker.store.sessions.get('lamp'), 'it could not come')
+  }
+  broker.replica.heardAt = clock.wallMs
+  clock.ms += HOUR_MS
+  await broker.mqtt.expire()
+  t.ok(broker.store.sessions.get('lamp'), 'that time does not count afterwards')
+  clock.ms += DAY_MS
+  const { device } = broker.replica
+  broker.replica.device = () => {
+    throw new Error('disk I/O error')
+  }
+  await broker.mqtt.expire()
+  t.ok(broker.store.sessions.get('lamp'), 'its policy may say that it stays')
+  broker.replica.device = device
+  await broker.mqtt.expire()
+  t.notOk(broker.store.sessions.get('lamp'))
+})
+
+t.test('while a broker waits for its first state nobody is away', async (t) => {
+  let ms = 0
+  const store = openStore(join(t.testdir(), 'sessions.db'), () => ms)
+  await fill(store, 'lamp', 1)
+  ms += 2 * EXPIRY_S * 1_000
+  const deps = { store, log, isConnected: () => false, expired: () => {} }
+  keepExpiring(deps)() // from here on somebody may come
+  await expireSessions(deps)
+  t.ok(store.sessions.get('lamp'))
+  ms += EXPIRY_S * 1_000 + 1
+  await expireSessions(deps)
+  t.notOk(store.sessions.get('lamp'))
+  await store.destroy()
 })
 
 t.test('however short the limit is, nobody is away who was there within the last minute', async (t) => {
