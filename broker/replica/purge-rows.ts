@@ -75,6 +75,12 @@ export function isDue({ epoch, position }: Cursor, marks: Marks): boolean {
   return position > (marks.get(epoch) ?? -1)
 }
 
+/** Of each epoch the later mark. After a restore what is known of an older epoch may end before what was carried out. */
+export function latest(some: Marks, others: Marks): Marks {
+  const news = [...others].filter(([epoch, position]) => isDue({ epoch, position }, some))
+  return new Map([...some, ...news])
+}
+
 export interface OrderReader {
   /** Where the newest order of each epoch stands. */
   newest(): Marks

@@ -1,6 +1,6 @@
 import type { Scope } from '#shared/feed'
 import { identityOf } from '../mqtt/mqtt-client.ts'
-import { isDue, type Marks, type OrderReader } from '../replica/purge-rows.ts'
+import { isDue, type Marks, type OrderReader, type PurgeOrder } from '../replica/purge-rows.ts'
 import { SLICE } from './purge.ts'
 import type { SessionStore } from './session-store.ts'
 
@@ -14,9 +14,14 @@ export function named(orders: OrderReader, from: Marks): string[] | null {
   return [...new Set(scopes.map(({ id }) => id))]
 }
 
+/** One of whom something is stored, with the orders on it that are not carried out. */
+export interface Ordered {
+  readonly identity: string
+  readonly due: readonly PurgeOrder[]
+}
+
 /**
- * Those of whom anything is stored and whom an order after the marks is on, and of them those whose retained messages
- * are to be forgotten as well; some in each turn of the event loop.
+ * Those of whom anything is stored and whom an order after the marks is on; some in each turn of the event loop.
  * @throws the signal's reason when it gives up
  */
 export async function findOrdered(of: {
@@ -24,21 +29,19 @@ export async function findOrdered(of: {
   readonly orders: OrderReader
   readonly from: Marks
   readonly signal: AbortSignal
-}): Promise<{ ordered: string[]; identities: Set<string> }> {
+}): Promise<Ordered[]> {
   const { orders, from, signal } = of
-  const ordered: string[] = []
-  const identities = new Set<string>()
+  const ordered: Ordered[] = []
   const all = named(orders, from) ?? identitiesOf(of.store)
   for (let at = 0; at < all.length; at += SLICE) {
     for (const identity of all.slice(at, at + SLICE)) {
       const due = orders.on(identity).filter((order) => isDue(order, from))
-      if (due.length > 0) ordered.push(identity)
-      if (due.some(({ retained }) => retained)) identities.add(identity)
+      if (due.length > 0) ordered.push({ identity, due })
     }
     await new Promise(setImmediate)
     signal.throwIfAborted()
   }
-  return { ordered, identities }
+  return ordered
 }
 
 function identitiesOf({ sessions, wills, retained }: SessionStore): string[] {

@@ -44,11 +44,11 @@ export async function purgeClients(store: SessionStore, clients: readonly string
   await allOf([...new Set(clients)].flatMap((id) => [store.discard(id), store.delWill({ id })]))
 }
 
-/** Forgets what these identities have retained up to a message, some in each turn of the event loop. */
+/** Forgets what these identities have retained, some in each turn of the event loop. */
 export async function forgetRetained(store: SessionStore, of: RetainedOf): Promise<void> {
-  if (of.identities.size === 0) return
+  if (of.size === 0) return
   const { retained } = store
-  const topics = retained.topicsOf(of.identities, of.upTo)
+  const topics = retained.topicsOf(of)
   for (let at = 0; at < topics.length; at += FORGOTTEN) {
     // Something else may have come to a topic in the turns before.
     const some = topics.slice(at, at + FORGOTTEN).filter((topic) => retained.isOf(topic, of))

@@ -2,9 +2,11 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Cursor } from '#shared/feed'
 import type { Log } from '#shared/log'
 import { isGone } from '../mqtt/mqtt-client.ts'
-import { isDue, type Marks, type OrderReader } from '../replica/purge-rows.ts'
+import { isDue, latest, type Marks, type OrderReader } from '../replica/purge-rows.ts'
 import { forgetRetained, PURGED, purgeClients } from './purge.ts'
 import { findOrdered, named } from './purge-aim.ts'
+import { type Batch, PurgeBatches } from './purge-batches.ts'
+import type { RetainedOf } from './retained.ts'
 import type { SessionStore } from './session-store.ts'
 
 /** Times in ms. */
@@ -29,18 +31,12 @@ export interface PurgerDeps {
   readonly limits?: PurgeLimits
 }
 
-/** Orders that came together. */
-interface Batch {
-  /** Those up to here are of the batch before. */
-  readonly from: Marks
-  to: Marks
-  /** What is retained later than this is not theirs. */
-  upTo: number
-  readonly excused: Excused
+/** What is to be forgotten of an identity. */
+interface Aim {
+  readonly identity: string
+  /** The newest batch with an order on it. */
+  readonly batch: number
 }
-
-/** Clients that were connected then, or have since, without what was left of them: what they have now is theirs. */
-type Excused = Set<string>
 
 /**
  * Forgets what holds and revocations take: sessions with queues and half-received messages, wills and, where they say
@@ -54,9 +50,13 @@ export class Purger {
   readonly #deps: PurgerDeps
   readonly #limits: PurgeLimits
   readonly #stopped = new AbortController()
-  #batches: Batch[] = []
-  /** Identities whose sessions have ended without an order: their last certificate was revoked, or they were retired. */
-  readonly #gone = new Map<string, Excused>()
+  readonly #batches = new PurgeBatches()
+  /**
+   * Identities whose sessions have ended without an order: their last certificate was revoked, or they were retired. With
+   * those of their clients that have connected since.
+   */
+  readonly #gone = new Map<string, Set<string>>()
+  #pause = new AbortController()
   #running: Promise<void> | null = null
   #rests: (() => void)[] = []
   #failures = 0
@@ -76,17 +76,15 @@ export class Purger {
     const { replica, store, log } = this.#deps
     try {
       const newest = replica.orders.newest()
-      const from = this.#batches.at(-1)?.to ?? store.purged.all
+      const from = this.#batches.newest?.to ?? store.purged.all
       const isNews = [...newest].some(([epoch, position]) => isDue({ epoch, position }, from))
       if (!isNews) {
         this.#begin(newest)
         return
       }
-      const waiting = this.#batches[1] ?? { from, to: newest, upTo: 0, excused: new Set() }
-      if (!this.#batches.includes(waiting)) this.#batches.push(waiting)
-      for (const clientId of this.#served(from)) waiting.excused.add(clientId)
-      waiting.to = newest
-      waiting.upTo = store.retained.newest
+      const batch = { from, to: latest(from, newest), upTo: store.retained.newest }
+      this.#batches.add(batch, this.#served(from))
+      this.#pause.abort() // what it takes is withheld at once, also while the disk refuses something else
       this.#run()
     } catch (error) {
       log.error({ err: error }, 'cannot read what is to be forgotten') // the next change looks again, or the next start
@@ -111,32 +109,29 @@ export class Purger {
    * A disk that refuses refuses the new session as well.
    */
   claim(clientId: string, identity: string): void {
-    const open = this.#owing(clientId, identity)
-    if (open.length === 0) return
-    for (const excused of open) excused.add(clientId)
+    if (!this.isOwed(clientId, identity)) return
+    const gone = this.#gone.get(identity)
+    const undo = this.#batches.excuse(clientId)
+    gone?.add(clientId)
     purgeClients(this.#deps.store, [clientId]).catch(() => {
-      for (const excused of open) excused.delete(clientId) // logged by the group
+      undo() // logged by the group
+      gone?.delete(clientId)
     })
   }
 
   /** True while what is stored of a client, its will as well, is still to be forgotten. */
   isOwed(clientId: string, identity: string): boolean {
-    return this.#owing(clientId, identity).length > 0
-  }
-
-  /** Those from whom the client is not excused. */
-  #owing(clientId: string, identity: string): Excused[] {
-    const owed = this.#batches.filter((batch) => this.#isOn(identity, batch)).map(({ excused }) => excused)
-    const gone = this.#gone.get(identity)
-    if (gone !== undefined) owed.push(gone)
-    return owed.filter((excused) => !excused.has(clientId))
+    if (this.#gone.get(identity)?.has(clientId) === false) return true
+    if (this.#batches.count === 0) return false // the replica is not asked at each CONNECT
+    const newest = this.#batches.newestOf(this.#deps.replica.orders.on(identity))
+    return newest !== undefined && !this.#batches.isExcused(clientId, newest.number)
   }
 
   /** Up to where everything is forgotten; null before the first snapshot. */
   purged(): Cursor | null {
     const { replica, store } = this.#deps
     const cursor = replica.cursor()
-    if (cursor === null || this.#batches.length === 0) return cursor
+    if (cursor === null || this.#batches.count === 0) return cursor
     return { epoch: cursor.epoch, position: Math.max(0, store.purged.all.get(cursor.epoch) ?? 0) }
   }
 
@@ -147,7 +142,7 @@ export class Purger {
 
   /** What waits, in orders that came together and identities, and how often the disk has refused. */
   counts(): { readonly waiting: number; readonly failed: number } {
-    return { waiting: this.#batches.length + this.#gone.size, failed: this.#failed }
+    return { waiting: this.#batches.count + this.#gone.size, failed: this.#failed }
   }
 
   async stop(): Promise<void> {
@@ -155,17 +150,13 @@ export class Purger {
     await this.#running
   }
 
-  #isOn(identity: string, { from }: Batch): boolean {
-    return this.#deps.replica.orders.on(identity).some((order) => isDue(order, from))
-  }
-
   /** A store without a mark is one that was empty, or of an earlier version, which has carried out what there was. */
   #begin(newest: Marks): void {
     const { replica, store } = this.#deps
     const [cursor, from] = [replica.cursor(), store.purged.all]
-    if (cursor === null || newest.size > 0 || from.size > 0 || this.#batches.length > 0) return
+    if (cursor === null || newest.size > 0 || from.size > 0 || this.#batches.count > 0) return
     const to = new Map([[cursor.epoch, cursor.position]])
-    this.#batches.push({ from, to, upTo: 0, excused: new Set() })
+    this.#batches.add({ from: to, to, upTo: 0 }, []) // from there on, whatever is heard of meanwhile
     this.#run()
   }
 
@@ -178,17 +169,21 @@ export class Purger {
 
   async #work(): Promise<void> {
     const { signal } = this.#stopped
-    while (!signal.aborted && (this.#batches.length > 0 || this.#gone.size > 0)) {
+    while (!signal.aborted && (this.#batches.count > 0 || this.#gone.size > 0)) {
       try {
         await this.#deps.cleaned()
+        this.#pause = new AbortController()
+        const last = this.#batches.newest
+        const ordered = await this.#aim()
         await this.#forgetGone()
-        const [batch] = this.#batches
-        if (batch !== undefined) await this.#carryOut(batch)
+        await this.#carryOut(ordered)
+        if (last !== undefined) await this.#finish(last)
         this.#succeeded()
       } catch (error) {
         this.#refused(error)
         this.#rested()
-        await delay(this.#pauseMs(), undefined, { signal, ref: false }).catch(() => {}) // only the signal rejects it
+        const either = AbortSignal.any([signal, this.#pause.signal])
+        await delay(this.#pauseMs(), undefined, { signal: either, ref: false }).catch(() => {}) // only the signal rejects it
       }
     }
   }
@@ -226,36 +221,61 @@ export class Purger {
     return most * (0.5 + this.#deps.random() / 2)
   }
 
+  /** Whom the orders are on. What they take of what is retained is withheld from now on: the disk may not let it go. */
+  async #aim(): Promise<{ aims: Aim[]; retained: RetainedOf }> {
+    const { store, replica } = this.#deps
+    const { oldest } = this.#batches
+    const retained = new Map<string, number>()
+    if (oldest === undefined) return { aims: [], retained }
+    const found = await findOrdered({
+      ...{ store, from: oldest.from, orders: replica.orders },
+      signal: this.#stopped.signal,
+    })
+    const aims = found.map(({ identity, due }) => {
+      const batch = this.#batches.newestOf(due.filter((order) => order.retained))
+      if (batch !== undefined) retained.set(identity, batch.upTo)
+      return { identity, batch: this.#batches.newestOf(due)?.number ?? 0 }
+    })
+    store.retained.withhold(retained)
+    return { aims, retained }
+  }
+
   async #forgetGone(): Promise<void> {
     const gone = [...this.#gone]
     for (let at = 0; at < gone.length; at += PURGED) {
+      this.#stopped.signal.throwIfAborted()
       const some = gone.slice(at, at + PURGED)
-      const clients = some.flatMap(([identity, excused]) => this.#clientsOf([identity], excused))
-      await purgeClients(this.#deps.store, clients)
-      for (const [identity, excused] of some) {
-        if (this.#gone.get(identity) === excused) this.#gone.delete(identity)
+      await this.#purge(some.flatMap(([identity, back]) => this.#clientsOf(identity, (id) => back.has(id))))
+      for (const [identity, back] of some) {
+        if (this.#gone.get(identity) === back) this.#gone.delete(identity)
       }
     }
   }
 
-  async #carryOut(batch: Batch): Promise<void> {
-    const { store } = this.#deps
-    const { from, to, upTo } = batch
-    const { ordered, identities } = await findOrdered({
-      store,
-      orders: this.#deps.replica.orders,
-      from,
-      signal: this.#stopped.signal,
-    })
-    const retained = { identities, upTo }
-    store.retained.withhold(retained) // nobody reads what the disk will not let go
-    for (let at = 0; at < ordered.length; at += PURGED) {
-      await purgeClients(store, this.#clientsOf(ordered.slice(at, at + PURGED), batch.excused))
+  async #carryOut({ aims, retained }: { aims: readonly Aim[]; retained: RetainedOf }): Promise<void> {
+    for (let at = 0; at < aims.length; at += PURGED) {
+      this.#stopped.signal.throwIfAborted()
+      await this.#purge(
+        aims
+          .slice(at, at + PURGED)
+          .flatMap(({ identity, batch }) =>
+            this.#clientsOf(identity, (id) => this.#batches.isExcused(id, batch)),
+          ),
+      )
     }
-    await forgetRetained(store, retained)
-    await store.purged.move(to)
-    store.retained.withhold(null)
-    this.#batches.shift()
+    await forgetRetained(this.#deps.store, retained)
+  }
+
+  /** All up to this batch is forgotten. */
+  async #finish(batch: Batch): Promise<void> {
+    const { purged, retained } = this.#deps.store
+    await purged.move(batch.to)
+    this.#batches.finish(batch)
+    if (this.#batches.count === 0) retained.withhold(null)
+  }
+
+  #purge(clients: readonly string[]): Promise<void> {
+    return purgeClients(this.#deps.store, clients)
   }
 
   /** Clients that are connected, and on whom those orders may be. */
@@ -270,9 +290,8 @@ export class Purger {
     return client !== undefined && !isGone(client)
   }
 
-  #clientsOf(identities: readonly string[], excused: ReadonlySet<string>): string[] {
-    const { store } = this.#deps
-    const all = identities.flatMap((identity) => [identity, ...store.clientsOf(identity)])
-    return [...new Set(all)].filter((id) => !excused.has(id) && !this.#isServed(id))
+  #clientsOf(identity: string, isExcused: (clientId: string) => boolean): string[] {
+    const all = new Set([identity, ...this.#deps.store.clientsOf(identity)])
+    return [...all].filter((id) => !isExcused(id) && !this.#isServed(id))
   }
 }

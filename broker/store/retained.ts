@@ -28,11 +28,8 @@ interface Account {
   /** Rises from message to message; 0 of those of an earlier run. */
   readonly number: number
 }
-/** What some identities have retained, up to the message with this number. */
-export interface RetainedOf {
-  readonly identities: ReadonlySet<string>
-  readonly upTo: number
-}
+/** What some identities have retained, of each up to the message with this number. */
+export type RetainedOf = ReadonlyMap<string, number>
 interface Usage {
   messages: number
   bytes: number
@@ -162,22 +159,21 @@ export class Retained {
     this.#withheld = of
   }
 
-  /** What these identities have published, up to the message with this number. */
-  topicsOf(identities: ReadonlySet<string>, upTo = this.#newest): string[] {
-    return [...this.#accounts.keys()].filter((topic) => this.isOf(topic, { identities, upTo }))
+  /** What these identities have published. */
+  topicsOf(of: RetainedOf): string[] {
+    return [...this.#accounts.keys()].filter((topic) => this.isOf(topic, of))
   }
 
-  /** True while it is one of these identities who has published what the topic retains, up to this message. */
+  /** True while it is one of these identities who has published what the topic retains. */
   isOf(topic: string, of: RetainedOf): boolean {
-    const account = this.#accounts.get(topic)
-    if (account === undefined || account.owner === null) return false
-    return account.number <= of.upTo && of.identities.has(account.owner)
+    return isAccountOf(this.#accounts.get(topic), of)
   }
 
   *matching(filters: readonly string[]): Generator<RetainedPacket> {
     for (const filter of filters) {
-      for (const { packet } of this.#messages.topicsUnder(filter)) {
-        if (this.#withheld === null || !this.isOf(packet.topic, this.#withheld)) yield packet
+      // Told by the message itself: what is about to take its place has an account before it is here.
+      for (const { packet, account } of this.#messages.topicsUnder(filter)) {
+        if (this.#withheld === null || !isAccountOf(account, this.#withheld)) yield packet
       }
     }
   }
@@ -201,6 +197,11 @@ export class Retained {
     if (usage.messages === 0) this.#usage.delete(owner)
     else this.#usage.set(owner, usage)
   }
+}
+
+function isAccountOf(account: Account | undefined, of: RetainedOf): boolean {
+  if (account === undefined || account.owner === null) return false
+  return account.number <= (of.get(account.owner) ?? -1)
 }
 
 function sizeOf(topic: string, payload: Buffer | string): number {

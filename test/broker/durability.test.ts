@@ -395,9 +395,9 @@ t.test(
     await broker.mqtt.purge(['A'])
     t.equal(broker.store.retained.totals().messages, 2)
     const upTo = broker.store.retained.newest
-    await forgetRetained(broker.store, { identities: new Set(), upTo })
+    await forgetRetained(broker.store, new Map())
     t.equal(broker.store.retained.totals().messages, 2)
-    await forgetRetained(broker.store, { identities: new Set(['A']), upTo })
+    await forgetRetained(broker.store, new Map([['A', upTo]]))
     const again = await broker.restart()
     const reader = await enter(again, service)
     await subscribe(reader, 'devices/#')
@@ -418,7 +418,7 @@ t.test(
       return group.commit(write, done)
     }
     await Promise.all(Array.from({ length: 401 }, (_, index) => retain(index, 'A')))
-    const forgotten = forgetRetained(broker.store, { identities: new Set(['A']), upTo: retained.newest })
+    const forgotten = forgetRetained(broker.store, new Map([['A', retained.newest]]))
     await Promise.all([retain(400, 'B'), retain(399, 'A')])
     await forgotten
     t.ok(retained.isKept('shared/400', 'B'))

@@ -456,3 +456,114 @@ t.test('a snapshot says what was ordered while the broker was cut off, in force 
   ])
   t.equal(orders.due(new Map(), 2), null)
 })
+
+/** Orders wait behind what the disk does not let go of another device: `door` has a will, and nobody else. */
+async function busyBench(t: Test) {
+  const bench = await benchOf(t)
+  await bench.snapshot(registry, 10)
+  await bench.purger.rest()
+  for (const id of devices) await bench.leave(id)
+  for (const id of ['lamp', 'gate']) await bench.store.delWill({ id })
+  const mend = bench.breakDisk('wills')
+  bench.stream(11, hold('first', { scope: { kind: 'device', id: 'door' } }))
+  await bench.purger.rest()
+  t.ok(bench.purger.fault())
+  const done = async () => {
+    mend()
+    await until(() => bench.purger.counts().waiting === 0)
+  }
+  return { ...bench, done }
+}
+
+t.test(
+  'a client that was connected when its hold was over keeps its session, also while an earlier order waits',
+  async (t) => {
+    const bench = await busyBench(t)
+    bench.connect('lamp')
+    bench.stream(12, hold('h'), hold('h', { state: 'ended' }))
+    bench.disconnect('lamp')
+    t.notOk(bench.purger.isOwed('lamp', 'lamp'), 'and its will may be published')
+    bench.purger.claim('lamp', 'lamp')
+    bench.store.group.flush()
+    t.ok(bench.store.sessions.get('lamp'), 'it takes its session up again')
+    await bench.done()
+    t.equal(await bench.left('lamp'), 'sr')
+    t.equal(await bench.left('door'), 'r')
+  },
+)
+
+t.test('of orders that wait together each takes what was there when it came', async (t) => {
+  const bench = await busyBench(t)
+  const gate = { kind: 'device', id: 'gate' } as const
+  bench.connect('lamp')
+  bench.stream(12, hold('h1', { purgeRetained: true }), hold('h1', { state: 'ended' }))
+  await bench.retain('lamp', 'after the hold')
+  bench.stream(14, hold('h2', { scope: gate, purgeRetained: true }))
+  await bench.done()
+  t.equal(await bench.left('lamp'), 'sr')
+  t.ok(bench.store.retained.isKept('lamp/state', 'after the hold'))
+  t.equal(await bench.left('gate'), '')
+})
+
+t.test(
+  'a client that kept its session at one order loses it by the next, when it is away by then',
+  async (t) => {
+    const bench = await busyBench(t)
+    bench.connect('lamp')
+    bench.stream(12, hold('h1'), hold('h1', { state: 'ended' }))
+    bench.disconnect('lamp')
+    bench.stream(14, hold('h2'), hold('h2', { state: 'ended' }))
+    await bench.done()
+    t.equal(await bench.left('lamp'), 'r')
+  },
+)
+
+t.test('nobody reads what a hold takes while the disk refuses something else', async (t) => {
+  const held = async (bench: Awaited<ReturnType<typeof busyBench>>) => {
+    bench.stream(12, hold('h', { purgeRetained: true }))
+    await until(() => ![...bench.store.retained.matching(['lamp/#'])].length)
+    t.same([...bench.store.retained.matching(['#'])].length, 2)
+  }
+  await held(await busyBench(t))
+  const bench = await busyBench(t)
+  await bench.purger.forget(['door'])
+  await held(bench)
+})
+
+t.test('a restore that is undone by another repeats no order', async (t) => {
+  const bench = await benchOf(t)
+  await bench.snapshot(registry, 10)
+  bench.stream(11, hold('h'), hold('h', { state: 'ended' }))
+  await bench.purger.rest()
+  await bench.leave('lamp')
+  const [gate, door] = ['gate', 'door'].map((id) => ({ scope: { kind: 'device', id } }) as const)
+  await bench.snapshot([...registry, order(5, gate), order(6, { epoch: 'e2', ...door })], 6, 'e2')
+  await bench.purger.rest()
+  await bench.snapshot([...registry, order(11)], 12, 'e3')
+  await bench.purger.rest()
+  t.equal(await bench.left('lamp'), 'swr')
+})
+
+t.test('a store without a mark owes nothing of what was ordered before it gets its first', async (t) => {
+  const bench = await benchOf(t)
+  for (const id of ['lamp', 'door']) await bench.leave(id)
+  await bench.store.delWill({ id: 'lamp' })
+  const mend = bench.breakDisk('wills')
+  await bench.purger.forget(['door'])
+  await bench.snapshot(registry, 20)
+  await bench.snapshot([...registry, order(12)], 21)
+  mend()
+  await until(() => bench.purger.counts().waiting === 0)
+  t.equal(await bench.left('lamp'), 'sr')
+})
+
+t.test('what is retained anew is read only when it is on disk, and what it replaces is not', async (t) => {
+  const bench = await busyBench(t)
+  bench.stream(12, hold('h', { purgeRetained: true }), hold('h', { state: 'ended' }))
+  await until(() => ![...bench.store.retained.matching(['lamp/#'])].length)
+  const since = bench.retain('lamp', 'new')
+  t.same([...bench.store.retained.matching(['lamp/#'])], [])
+  await bench.done()
+  await since
+  t.match([...bench.store.retained.matching(['lamp/#'])], [{ payload: Buffer.from('new') }])
+})
