@@ -129,7 +129,7 @@ function readRow(entry: ManufacturedEntry): ManufacturedRow | { id: string; faul
       fault: 'Cannot use the serial number: at most 64 printable characters, no space around them',
     }
   }
-  const certificateSerial = written && readCertificateSerial(written)
+  const certificateSerial = written === null ? null : readCertificateSerial(written)
   if (written !== null && certificateSerial === null) {
     return { id, fault: 'Cannot use the serial of the certificate: at most 20 octets in hex' }
   }

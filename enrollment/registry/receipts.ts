@@ -34,7 +34,11 @@ export function openReceiptBook({ db, streams }: { db: Sqlite; streams: Streams 
   const purged = db.prepare<[string, number]>(
     'UPDATE receipts SET purging = 0 WHERE broker = ? AND purging = 1 AND position <= ?',
   )
+  const head = db.prepare<[], number>('SELECT COALESCE(MAX(position), 0) FROM changes').pluck()
   const forget = db.prepare<[string]>('DELETE FROM receipts WHERE broker = ? AND position IS NULL')
+  const forgetPurging = db.prepare<[string]>(
+    'UPDATE receipts SET purging = 0 WHERE broker = ? AND purging = 1',
+  )
   const lines = db.prepare<[string], LineRow>('SELECT * FROM receipts WHERE plan = ? ORDER BY row')
 
   return {
@@ -44,9 +48,11 @@ export function openReceiptBook({ db, streams }: { db: Sqlite; streams: Streams 
      * @param purgedTo up to where it has purged; null when it does not tell
      */
     fill(broker: string, applied: Applied, purgedTo: number | null): void {
-      const { hold, position, sessionsClosed, closeMs, survivors } = applied
+      const { hold, sessionsClosed, closeMs, survivors } = applied
       const { p50, p95, max } = closeMs
-      const purging = purgedTo !== null && purgedTo < position ? 1 : 0
+      const purging = purgedTo !== null && purgedTo < applied.position ? 1 : 0
+      // A report from before a restore may name a position that this epoch never reaches.
+      const position = purging === 1 ? Math.min(applied.position, head.get() as number) : applied.position // MAX gives a row
       const line = [position, sessionsClosed, p50, p95, max, JSON.stringify(survivors), purging] as const
       fill.run(...line, hold, broker)
     },
@@ -54,8 +60,11 @@ export function openReceiptBook({ db, streams }: { db: Sqlite; streams: Streams 
     purged(broker: string, position: number): void {
       if (isPurging.get(broker) !== undefined) purged.run(broker, position)
     },
-    /** Stops waiting for a broker; what it has applied stays. */
-    forget: (broker: string) => forget.run(broker),
+    /** Stops waiting for a broker; what it has applied stays. It lets nobody in any more to whom it could hand out what it still has. */
+    forget(broker: string): void {
+      forget.run(broker)
+      forgetPurging.run(broker)
+    },
     of: (plan: string): Receipt =>
       receipt(
         plan,

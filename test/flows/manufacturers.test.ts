@@ -324,6 +324,7 @@ t.test('devices that come with the certificate of their manufacturer', async (t)
       { certificateSerial: 'zz', id: 'lamp-9' },
       { certificateSerial: '0'.repeat(41), id: 'lamp-9' },
       { certificateSerial: '7' },
+      { certificateSerial: '', id: 'lamp-9' },
     ]
     const reply = await admin.listManufactured('acme-5', { rows })
     t.equal(reply.applied, false)

@@ -139,4 +139,28 @@ export async function purgesContract(t: Test, fresh: Fresh): Promise<void> {
     await plane.report([applied], { broker: 'old' })
     t.match(await line('old'), { state: 'applied', purging: false }, 'an older broker does not tell')
   })
+
+  await t.test('no receipt waits for what no broker will say', async (t) => {
+    const plane = await fresh(t)
+    for (const id of ['b1', 'b2']) await plane.broker(id)
+    await plane.enroll('d1')
+    await plane.hold('p1', device('d1'))
+    const { epoch, position } = await plane.registry.cursor()
+    const applied = plane.applied('p1', { position: position + 500 })
+    for (const broker of ['b1', 'b2']) {
+      await plane.report([applied], {
+        broker,
+        purged: { epoch: 'before a restore', position: position + 500 },
+      })
+    }
+    const purging = async () => {
+      const { brokers } = await plane.registry.receipt('p1')
+      return brokers.filter((line) => line.purging).map(({ broker }) => broker)
+    }
+    t.same(await purging(), ['b1', 'b2'])
+    await plane.report([], { broker: 'b1', purged: { epoch, position } })
+    t.same(await purging(), ['b2'], 'a position that was reported before a restore may never be reached')
+    await plane.registry.forgetBroker('b2', plane.act())
+    t.same(await purging(), [], 'nor is a broker waited for that is forgotten')
+  })
 }
