@@ -202,7 +202,7 @@ export class Follower {
   #takeChanges(changes: readonly PositionedChange[]): void {
     const { replica, moved } = this.#deps
     if (this.#snapshot !== null) {
-      this.#stored(changes, () => replica.stage(changes))
+      this.#stored([...replica.stagedStops, ...changes], () => replica.stage(changes)) // members come before their hold
       return
     }
     const cursor = replica.cursor()
@@ -256,7 +256,7 @@ export class Follower {
       signal.throwIfAborted()
     } catch (error) {
       signal.throwIfAborted()
-      this.#unstorable.begin(error, this.#deps.replica.stagedHolds)
+      this.#unstorable.begin(error, this.#deps.replica.stagedStops)
     } finally {
       this.#isFinishing = false
     }
@@ -265,7 +265,7 @@ export class Follower {
   /** The one tick: the new state serves, and every session that it no longer admits is refused. */
   #endSnapshot({ epoch, position }: Cursor): void {
     const { replica } = this.#deps
-    if (this.#stored(replica.stagedHolds, () => replica.endSnapshot()) === null) return
+    if (this.#stored(replica.stagedStops, () => replica.endSnapshot()) === null) return
     this.#snapshot = null
     this.#enforcement.replaced()
     this.#hearing.heard()

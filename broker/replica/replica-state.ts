@@ -179,6 +179,12 @@ export class ReplicaState {
     }
   }
 
+  /** True for what {@link stop} may have to know. */
+  mayStop(change: Change): boolean {
+    if (change.kind === 'hold' || change.kind === 'members') return true
+    return change.kind === 'issuer' ? !change.issuer.trusted : this.#ends.isEnd(change)
+  }
+
   /** Puts a change that stops somebody in force from memory alone, and before a hold its members; false when that is nothing new. */
   stop(change: Change): boolean {
     if (change.kind === 'members') {

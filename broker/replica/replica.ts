@@ -93,7 +93,7 @@ export class Replica {
   #generations: Generations
   #state: ReplicaState
   #staging: Staging | null = null
-  #stagedHolds: PositionedChange[] = []
+  #stagedStops: PositionedChange[] = []
   /** The state that a finished snapshot has become, until it serves. */
   #ready: ReplicaState | null = null
   /** States that nothing reads any more, and whose files are still there. */
@@ -215,16 +215,14 @@ export class Replica {
   }
 
   /** Of the snapshot so far, for {@link stopUnstored}. */
-  get stagedHolds(): readonly PositionedChange[] {
-    return this.#stagedHolds
+  get stagedStops(): readonly PositionedChange[] {
+    return this.#stagedStops
   }
 
   /** Adds a part of the snapshot. */
   stage(messages: readonly PositionedChange[]): void {
     if (this.#staging === null) throw new TypeError('No snapshot has been begun')
-    this.#stagedHolds.push(
-      ...messages.filter(({ change: { kind } }) => kind === 'hold' || kind === 'members'),
-    )
+    this.#stagedStops.push(...messages.filter(({ change }) => this.#state.mayStop(change)))
     this.#staging.add(messages)
   }
 
@@ -250,7 +248,7 @@ export class Replica {
     this.#generations = next
     this.#state = state
     this.#staging = null
-    this.#stagedHolds = []
+    this.#stagedStops = []
     this.#ready = null
   }
 
@@ -262,7 +260,7 @@ export class Replica {
     this.#discarded.push({ generation: this.#staging.generation, close: () => {} })
     this.#ready = null
     this.#staging = null
-    this.#stagedHolds = []
+    this.#stagedStops = []
   }
 
   /** Deletes some rows or a file that nothing reads any more; true when there may be others. */

@@ -22,21 +22,24 @@ export class UnstoredEnds {
   }
 
   /** True when the change ends something that goes on in what is stored. */
-  take(change: Change): boolean {
+  isEnd(change: Change): boolean {
     if (change.kind === 'certificate' && change.certificate.state === 'revoked') {
-      const { fingerprint } = change.certificate
-      const stored = this.#stored.credential(fingerprint)
-      if (stored === null || stored.certificate.state === 'revoked') return false
-      this.#certificates.set(fingerprint, change.certificate)
-      return true
+      const stored = this.#stored.credential(change.certificate.fingerprint)
+      return stored !== null && stored.certificate.state !== 'revoked'
     }
     if (change.kind !== 'forgotten' && (change.kind !== 'device' || change.device.state !== 'retired'))
       return false
-    const [id, ended] =
-      change.kind === 'forgotten' ? [change.device, null] : [change.device.id, change.device]
-    const stored = this.#stored.device(id)
-    if (stored === null || stored.state === 'retired') return false
-    this.#devices.set(id, ended)
+    const stored = this.#stored.device(change.kind === 'forgotten' ? change.device : change.device.id)
+    return stored !== null && stored.state !== 'retired'
+  }
+
+  /** As {@link isEnd}; what is ended is over from now on. */
+  take(change: Change): boolean {
+    if (!this.isEnd(change)) return false
+    if (change.kind === 'certificate')
+      this.#certificates.set(change.certificate.fingerprint, change.certificate)
+    if (change.kind === 'device') this.#devices.set(change.device.id, change.device)
+    if (change.kind === 'forgotten') this.#devices.set(change.device, null)
     return true
   }
 

@@ -497,19 +497,22 @@ t.test('a hold that comes after many changes that the disk refuses stops its ses
   t.equal(bench.replica.cursor()?.position, feed.position())
 })
 
-t.test('a hold stops its session also when it comes in a snapshot that the disk refuses', async (t) => {
+t.test('holds and revocations in a snapshot that the disk refuses stop their sessions, too', async (t) => {
   const steps = ['beginSnapshot', 'stage', 'finishSnapshot', 'endSnapshot'] as const
-  const feed = await feedOf(t, smallRegistry(steps))
+  const ids = [...steps, ...steps.map((step) => `revoked-${step}`)]
+  const feed = await feedOf(t, smallRegistry(ids))
   const bench = await benchOf(t, feed)
   await bench.follower.complete()
   for (const step of steps) {
-    const connection = bench.connect(step)
+    const [connection, other] = [bench.connect(step), bench.connect(`revoked-${step}`)]
+    const ended = certificateChange(fingerprintOf(other.device), other.device, { state: 'revoked' })
     const held = holdChange(step, { kind: 'device', id: step })
     bench.replica[step] = () => {
       throw new Error('disk full')
     }
-    feed.restore(`without ${step}`, [...smallRegistry(steps), held])
-    await closed(connection)
+    feed.restore(`without ${step}`, [...smallRegistry(ids), ended, held])
+    await Promise.all([connection, other].map(closed))
+    t.equal(other.refused, 'revoked')
     t.ok(bench.replica.record(fingerprintOf(step))?.hold, `${step}: and it cannot return`)
     t.same(bench.reports, [])
     Reflect.deleteProperty(bench.replica, step)
