@@ -56,6 +56,7 @@ export class Purger {
    * those of their clients that have connected since.
    */
   readonly #gone = new Map<string, Set<string>>()
+  #isUnread = false
   #pause = new AbortController()
   #running: Promise<void> | null = null
   #rests: (() => void)[] = []
@@ -76,6 +77,7 @@ export class Purger {
     const { replica, store, log } = this.#deps
     try {
       const newest = replica.orders.newest()
+      this.#isUnread = false
       const from = this.#batches.newest?.to ?? store.purged.all
       const isNews = [...newest].some(([epoch, position]) => isDue({ epoch, position }, from))
       if (!isNews) {
@@ -87,6 +89,7 @@ export class Purger {
       this.#pause.abort() // what it takes is withheld at once, also while the disk refuses something else
       this.#run()
     } catch (error) {
+      this.#isUnread = true
       log.error({ err: error }, 'cannot read what is to be forgotten') // the next change looks again, or the next start
     }
   }
@@ -131,7 +134,7 @@ export class Purger {
   purged(): Cursor | null {
     const { replica, store } = this.#deps
     const cursor = replica.cursor()
-    if (cursor === null || this.#batches.count === 0) return cursor
+    if (cursor === null || (this.#batches.count === 0 && !this.#isUnread)) return cursor
     return { epoch: cursor.epoch, position: Math.max(0, store.purged.all.get(cursor.epoch) ?? 0) }
   }
 

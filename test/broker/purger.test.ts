@@ -567,3 +567,20 @@ t.test('what is retained anew is read only when it is on disk, and what it repla
   await since
   t.match([...bench.store.retained.matching(['lamp/#'])], [{ payload: Buffer.from('new') }])
 })
+
+t.test('orders that cannot be read are not said to be carried out', async (t) => {
+  const bench = await benchOf(t)
+  await bench.snapshot(registry, 10)
+  await bench.purger.rest()
+  const { orders } = bench.replica
+  const { newest } = orders
+  orders.newest = () => {
+    throw new Error('disk I/O error')
+  }
+  bench.stream(11, hold('h'))
+  t.same(bench.purger.purged(), { epoch: 'e1', position: 10 })
+  orders.newest = newest
+  bench.stream(12, hold('h', { state: 'ended' }))
+  await bench.purger.rest()
+  t.same(bench.purger.purged(), { epoch: 'e1', position: 12 })
+})
