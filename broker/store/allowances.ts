@@ -24,6 +24,11 @@ interface Known {
   readonly allowance: Allowance
 }
 
+interface Whom {
+  readonly identity: string
+  readonly kind?: Kind
+}
+
 /** What identities may have that are perhaps not connected, by the policies of now; worked out once for each change. */
 export class Allowances {
   readonly #defaults: Defaults
@@ -40,18 +45,12 @@ export class Allowances {
   }
 
   /** `kind` is what it is taken for when it is not known, or what is known cannot be read. */
-  of(whom: { readonly identity: string; readonly kind?: Kind }): Allowance {
+  of(whom: Whom): Allowance {
     return this.surely(whom) ?? this.#defaults[whom.kind ?? 'device'] // whoever asks has to go on; the session of this client is judged elsewhere
   }
 
   /** The same for what cannot be taken back: null when what is known cannot be read. */
-  surely({
-    identity,
-    kind = 'device',
-  }: {
-    readonly identity: string
-    readonly kind?: Kind
-  }): Allowance | null {
+  surely({ identity, kind = 'device' }: Whom): Allowance | null {
     try {
       return this.#followed(identity) ?? this.#defaults[kind]
     } catch {

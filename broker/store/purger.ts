@@ -166,13 +166,19 @@ export class Purger {
   #run(): void {
     this.#running ??= this.#work().finally(() => {
       this.#running = null
-      this.#rested()
+      if (this.#hasWork())
+        this.#run() // it came when the last look was over, and before this
+      else this.#rested()
     })
+  }
+
+  #hasWork(): boolean {
+    return !this.#stopped.signal.aborted && (this.#batches.count > 0 || this.#gone.size > 0)
   }
 
   async #work(): Promise<void> {
     const { signal } = this.#stopped
-    while (!signal.aborted && (this.#batches.count > 0 || this.#gone.size > 0)) {
+    while (this.#hasWork()) {
       try {
         await this.#deps.cleaned()
         this.#pause = new AbortController()
@@ -230,10 +236,8 @@ export class Purger {
     const { oldest } = this.#batches
     const retained = new Map<string, number>()
     if (oldest === undefined) return { aims: [], retained }
-    const found = await findOrdered({
-      ...{ store, from: oldest.from, orders: replica.orders },
-      signal: this.#stopped.signal,
-    })
+    const { signal } = this.#stopped
+    const found = await findOrdered({ store, orders: replica.orders, from: oldest.from, signal })
     const aims = found.map(({ identity, due }) => {
       const batch = this.#batches.newestOf(due.filter((order) => order.retained))
       if (batch !== undefined) retained.set(identity, batch.upTo)
@@ -248,7 +252,8 @@ export class Purger {
     for (let at = 0; at < gone.length; at += PURGED) {
       this.#stopped.signal.throwIfAborted()
       const some = gone.slice(at, at + PURGED)
-      await this.#purge(some.flatMap(([identity, back]) => this.#clientsOf(identity, (id) => back.has(id))))
+      const clients = some.flatMap(([identity, back]) => this.#clientsOf(identity, (id) => back.has(id)))
+      await purgeClients(this.#deps.store, clients)
       for (const [identity, back] of some) {
         if (this.#gone.get(identity) === back) this.#gone.delete(identity)
       }
@@ -258,13 +263,12 @@ export class Purger {
   async #carryOut({ aims, retained }: { aims: readonly Aim[]; retained: RetainedOf }): Promise<void> {
     for (let at = 0; at < aims.length; at += PURGED) {
       this.#stopped.signal.throwIfAborted()
-      await this.#purge(
-        aims
-          .slice(at, at + PURGED)
-          .flatMap(({ identity, batch }) =>
-            this.#clientsOf(identity, (id) => this.#batches.isExcused(id, batch)),
-          ),
-      )
+      const clients = aims
+        .slice(at, at + PURGED)
+        .flatMap(({ identity, batch }) =>
+          this.#clientsOf(identity, (id) => this.#batches.isExcused(id, batch)),
+        )
+      await purgeClients(this.#deps.store, clients)
     }
     await forgetRetained(this.#deps.store, retained)
   }
@@ -275,10 +279,6 @@ export class Purger {
     await purged.move(batch.to)
     this.#batches.finish(batch)
     if (this.#batches.count === 0) retained.withhold(null)
-  }
-
-  #purge(clients: readonly string[]): Promise<void> {
-    return purgeClients(this.#deps.store, clients)
   }
 
   /** Clients that are connected, and on whom those orders may be. */

@@ -199,8 +199,7 @@ export interface Registry
   cursor(): Promise<Cursor>
   /** Changes after `position`, oldest first, at most `limit`. */
   changesAfter(position: number, limit: number): Promise<PositionedChange[]>
-  /** The whole state as changes that a replica can apply in this order, read at one cursor, without certificates that have expired at `now`. */
-  // End the iteration, or iterate to the end: until then it pins the log.
+  /** The whole state at one cursor, as changes in an order for replicas, without what has expired at `now`. It pins the log until the iteration ends. */
   snapshot(now: number): Promise<{ cursor: Cursor; changes: AsyncIterable<readonly Change[]> }>
   /** Calls back after each commit that added changes made through this instance; returns how to stop. */
   onCommit(listener: (position: number) => void): () => void

@@ -25,11 +25,14 @@ async function benchOf(t: Test, directory = mkdtempSync(join(t.testdir(), 'purge
   const store = openSessionStore(path, { durability: 'kill', limits: LIMITS, log })
   const clients: Record<string, MqttClient> = {}
   await store.setup({ id: 'b', clients })
-  const heard = { changes: 0 }
+  const heard = { changes: 0, listener: () => {} }
   const deps: PurgerDeps = {
     ...{ store, replica, log },
     cleaned: async () => {},
-    changed: () => void heard.changes++,
+    changed() {
+      heard.changes++
+      heard.listener()
+    },
     random: () => 0,
     limits: { retryFirstMs: 2, retryMostMs: 4 },
   }
@@ -83,13 +86,8 @@ async function benchOf(t: Test, directory = mkdtempSync(join(t.testdir(), 'purge
       await bench.retain(id, text)
     },
     retain(id: string, text = 'on') {
-      const packet = {
-        cmd: 'publish',
-        topic: `${id}/state`,
-        payload: Buffer.from(text),
-        qos: 1,
-        retain: true,
-      } as const
+      const head = { cmd: 'publish', topic: `${id}/state`, qos: 1, retain: true } as const
+      const packet = { ...head, payload: Buffer.from(text) }
       const { write, done, undone } = store.retained.plan(packet, id)
       return store.group.commit(write, done).catch(undone)
     },
@@ -583,4 +581,20 @@ t.test('orders that cannot be read are not said to be carried out', async (t) =>
   bench.stream(12, hold('h', { state: 'ended' }))
   await bench.purger.rest()
   t.same(bench.purger.purged(), { epoch: 'e1', position: 12 })
+})
+
+t.test('what is to be forgotten just as a purge ends is forgotten as well', async (t) => {
+  const bench = await benchOf(t)
+  await bench.snapshot(registry, 10)
+  await bench.leave('door')
+  let second = Promise.resolve()
+  bench.heard.listener = () => {
+    bench.heard.listener = () => {}
+    queueMicrotask(() => {
+      second = bench.purger.forget(['door']) // before anybody hears that it has ended
+    })
+  }
+  await bench.purger.forget(['lamp'])
+  await second
+  t.equal(await bench.left('door'), 'r')
 })
