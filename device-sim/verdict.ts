@@ -1,4 +1,5 @@
 import type { Receipt } from '#shared/api'
+import { isCarriedOut } from '#shared/receipt'
 import type { PairVerdict } from './judge-pairs.ts'
 import { counted, type Outcome, quantiles, round } from './report.ts'
 
@@ -111,8 +112,7 @@ function faultsOfRun(
 /** Every broker has applied it, all that it takes is forgotten, and nobody survived. */
 function isComplete(receipt: Receipt | null): boolean {
   if (!receipt) return false
-  const { survivors, brokers } = receipt
-  return survivors.length === 0 && brokers.every(({ state, purging }) => state === 'applied' && !purging)
+  return receipt.survivors.length === 0 && receipt.brokers.every(isCarriedOut)
 }
 
 function certificateOf({ certificates, pair }: Finding): Finding['certificates'][number] | undefined {

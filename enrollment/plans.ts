@@ -1,6 +1,7 @@
 import type { PlanRequest, PlanView, Receipt } from '#shared/api'
 import { isMusterError, MusterError } from '#shared/errors'
 import { isDeviceId } from '#shared/identity/device'
+import { isCarriedOut } from '#shared/receipt'
 import type { Deps } from './deps.ts'
 import type { Act, Actor, NewPlan } from './registry/registry.ts'
 
@@ -94,7 +95,7 @@ async function finalise(deps: Deps, id: string, signal: AbortSignal): Promise<vo
 }
 
 function isComplete(receipt: Receipt): boolean {
-  return receipt.brokers.every(({ state, purging }) => state === 'applied' && !purging)
+  return receipt.brokers.every(isCarriedOut)
 }
 
 function targetOf(request: PlanRequest): NewPlan['target'] {

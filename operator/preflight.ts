@@ -48,16 +48,15 @@ export async function checkPorts(
   address: string,
   more: readonly PortUse[] = [],
 ): Promise<void> {
-  for (const [use, port] of Object.entries(ports(base))) {
+  const taken = new Map<number, string>()
+  for (const [name, port] of Object.entries(ports(base))) {
     if (!Number.isInteger(port) || port < 1 || port > 65_535) {
       throw new MusterError('config_invalid', `Cannot take --port-base ${base}: it makes ${port} a port`)
     }
-    await checkPort({ use: USES[use as keyof typeof USES], port, address }) // the keys are those of `ports`
+    const use = USES[name as keyof typeof USES] // the keys are those of `ports`
+    await checkPort({ use, port, address })
+    taken.set(port, use)
   }
-  const own = Object.entries(ports(base)).map(
-    ([use, port]) => [port, USES[use as keyof typeof USES]] as const,
-  ) // as above
-  const taken = new Map<number, string>(own)
   for (const { use, port, address } of more) {
     const other = taken.get(port)
     if (other !== undefined)

@@ -52,16 +52,14 @@ export async function runPlane(context: Context, options: PlaneOptions): Promise
 
 /** Those that are off until asked for. What is no port, its program says. */
 function furtherPorts({ metrics, portBase, listen, webSocketPort }: PlaneOptions): PortUse[] {
-  const of = metricsPorts(portBase)
-  const scraped = ['broker', 'enrollment'] as const
-  return [
-    ...(metrics
-      ? scraped.map((of_) => ({ use: `the metrics of the ${of_}`, port: of[of_], address: '127.0.0.1' }))
-      : []),
-    ...(webSocketPort === undefined || webSocketPort > 65_535
-      ? []
-      : [{ use: 'MQTT over WebSocket', port: webSocketPort, address: listen }]),
-  ]
+  const scraped = Object.entries(metrics ? metricsPorts(portBase) : {})
+  const uses = scraped.map(([name, port]) => ({
+    use: `the metrics of the ${name}`,
+    port,
+    address: '127.0.0.1',
+  }))
+  if (webSocketPort === undefined || webSocketPort > 65_535) return uses
+  return [...uses, { use: 'MQTT over WebSocket', port: webSocketPort, address: listen }]
 }
 
 type Started = PlaneOptions & { readonly files: Layout }

@@ -1,6 +1,7 @@
 import { setTimeout } from 'node:timers/promises'
 import type { PlanRequest, PlanView, Receipt } from '#shared/api'
 import { MusterError } from '#shared/errors'
+import { isCarriedOut } from '#shared/receipt'
 import type { Context } from './context.ts'
 import { formatDuration } from './duration.ts'
 import { EXIT, type ExitCode } from './exit-codes.ts'
@@ -69,7 +70,7 @@ async function confirm(context: Context, { action, counts }: PlanView): Promise<
 
 /** True when every broker has applied the plan, has forgotten what it takes, and no session outlived it. */
 export function isComplete({ brokers, survivors }: Receipt): boolean {
-  return survivors.length === 0 && brokers.every(({ state, purging }) => state === 'applied' && !purging)
+  return survivors.length === 0 && brokers.every(isCarriedOut)
 }
 
 /** One line a broker, then what is not done yet. */
